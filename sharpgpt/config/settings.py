@@ -1,0 +1,264 @@
+"""`TrainingConfig`: every setting of a run, its meaning and its range.
+
+The docstring under a setting is the only place where its meaning is written: `--help`, the
+comments in `config.yaml` and the comments in a run's own `config.yaml` are all made from it.
+A value is checked when it is assigned; rules between settings when the configuration is made,
+read or used (`check`). Nothing here imports torch.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sharpgpt.config import validation
+
+PenaltyType = Literal["non_max_sum", "neg_entropy", "neg_max_prob", "top_k_mass"]
+
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+SECTIONS = {
+    "model_name": "Model",
+    "dataset": "Data",
+    "penalty_type": "Sharpness penalty",
+    "batch_size": "Optimisation",
+    "device": "Machine",
+    "eval_interval": "Validation, samples, checkpoints",
+    "run_name": "Run folder",
+    "use_wandb": "Weights & Biases",
+}
+"""The first setting of each section, in the order in which `--help` and YAML files show them."""
+
+
+@dataclass
+class TrainingConfig:
+    """Every setting of a training run. Raises `ConfigError` (a ValueError) for a bad value."""
+
+    model_name: Text = "gpt2"
+    """Architecture: gpt2, gpt2-medium, gpt2-large, gpt2-xl (no network needed), or the local folder
+    or hub name of any HuggingFace causal LM with a linear output layer. Weights are always random."""
+
+    n_layer: Count | None = None
+    """Number of transformer layers; null takes the architecture's."""
+
+    n_head: Count | None = None
+    """Number of attention heads; null takes the architecture's. Must divide n_embd."""
+
+    n_embd: Count | None = None
+    """Width of the model; null takes the architecture's."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout probability on embeddings, attention and residual paths, in [0, 1)."""
+
+    tokenizer: Literal["gpt2", "char"] = "gpt2"
+    """gpt2: byte-pair encoding, 50257 tokens. char: one token per distinct character of the text."""
+
+    dataset: Text = "tinyshakespeare"
+    """tinyshakespeare, or the path of a UTF-8 text file or of a folder of .txt files."""
+
+    max_seq_length: Annotated[int, Field(ge=2)] = 1024
+    """Tokens in a block, the context length T. Each block predicts its T - 1 later tokens."""
+
+    cache_dir: Text | None = None
+    """Where downloads are kept; null means ~/.cache/sharpgpt."""
+
+    num_workers: CountOrNone = 2
+    """Threads that tokenize and prefetch batches; 0 does both in the main thread."""
+
+    penalty_type: PenaltyType = "non_max_sum"
+    """non_max_sum: 1 - max p. neg_entropy: the entropy H(p), minimised. neg_max_prob: -max p.
+    top_k_mass: 1 - sum of the top_k largest p. Every one falls as p sharpens."""
+
+    penalty_weight: float = 0.01
+    """Weight w in loss = cross_entropy + w * penalty. Above 0 sharpens, 0 is plain cross-entropy,
+    below 0 flattens (the confidence penalty of Pereyra et al. 2017)."""
+
+    top_k: Count = 5
+    """k of the top-k mass: of the top_k_mass penalty and of the logged top_k_mass."""
+
+    penalty_positions: Text = "0:N-2"
+    """Penalised positions of a block of N tokens, first:last, inclusive, each written as a number,
+    N, N-2 or N/2. 0:N-2 is every position that predicts a token of the block."""
+
+    penalty_warmup_steps: CountOrNone = 0
+    """Steps over which the penalty weight rises linearly from 0 to penalty_weight."""
+
+    penalty_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the weight after its warm-up: constant, or a linear or cosine path to
+    penalty_final_ratio * penalty_weight at the last step."""
+
+    penalty_final_ratio: NonNegative = 0.0
+    """Weight at the last step over penalty_weight, for the linear and cosine schedules."""
+
+    batch_size: Count = 8
+    """Blocks in one forward pass (a micro-batch)."""
+
+    gradient_accumulation_steps: Count = 4
+    """Micro-batches in one optimizer step; their gradients equal those of one large batch."""
+
+    num_epochs: Positive = 10
+    """Passes over the training text; max_steps wins over it."""
+
+    max_steps: Count | None = None
+    """Optimizer steps; null trains for num_epochs."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw for all parameters, or muon for the matrices inside the layers and adamw for the rest."""
+
+    learning_rate: Positive = 6e-4
+    """Peak learning rate."""
+
+    warmup_steps: CountOrNone = 500
+    """Steps of linear learning-rate warm-up."""
+
+    min_lr_ratio: Share = 0.1
+    """Learning rate at the end of the cosine decay over learning_rate."""
+
+    weight_decay: NonNegative = 0.1
+    """Decoupled weight decay, on matrices and embeddings only."""
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.95,
+    )
+    """Adam's two decay rates, each in [0, 1)."""
+
+    eps: Positive = 1e-8
+    """Adam's epsilon."""
+
+    max_grad_norm: NonNegative = 1.0
+    """Gradients are scaled down to this global norm; 0 clips nothing."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of the weights, the order of the blocks, dropout and the samples."""
+
+    device: Text = "auto"
+    """auto takes cuda, else mps, else cpu; or name one: cpu, cuda, cuda:1, mps."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward and backward pass; weights stay float32. auto is bfloat16 on CUDA
+    devices that have it, else float32."""
+
+    compile: bool = False
+    """Compile the model with torch.compile: a slow first step, faster ones after it."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    eval_interval: CountOrNone = 500
+    """Steps between validations; 0 validates at the end only."""
+
+    eval_max_blocks: Count | None = None
+    """At most so many validation blocks, always the same ones; null takes the whole split."""
+
+    log_interval: Count = 10
+    """Steps between log lines; train/* figures are means over all rows since the last one."""
+
+    generate_interval: CountOrNone = 500
+    """Steps between samples; 0 samples at the end only."""
+
+    num_generate_samples: CountOrNone = 3
+    """Samples generated each time; 0 for none."""
+
+    generate_max_length: Annotated[int, Field(ge=2)] = 100
+    """Tokens in a sample, prompt included. May exceed max_seq_length."""
+
+    generate_temperature: NonNegative = 1.0
+    """Sampling temperature; 0 takes the most probable token each time."""
+
+    generate_top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Nucleus sampling: the smallest set of tokens with this mass; 1 keeps all."""
+
+    generate_prompt: Text = "\n"
+    """The text that samples continue."""
+
+    save_interval: CountOrNone = 1000
+    """Steps between checkpoints; 0 saves at the end only."""
+
+    keep_checkpoints: Count = 2
+    """Number of checkpoints kept, the newest ones."""
+
+    run_name: Text | None = None
+    """Name of the run and of its folder; null makes one from the time and the settings."""
+
+    output_dir: Text = "./outputs"
+    """The run folder is output_dir/run_name."""
+
+    checkpoint_dir: Text | None = None
+    """Checkpoints go to checkpoint_dir/run_name; null means the run folder's checkpoints/."""
+
+    resume: Text | None = None
+    """auto continues run_name's newest checkpoint, or starts; a path continues that checkpoint."""
+
+    use_wandb: bool = True
+    """Track the run in Weights & Biases. metrics.jsonl is written in any case."""
+
+    wandb_project: Text = "gpt2-entropy-regularization"
+    """W&B project."""
+
+    wandb_entity: Text | None = None
+    """W&B team or user; null is your default."""
+
+    wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto is online when there is an API key and W&B can be reached, else offline."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        value, problem = validation.validated(type(self), name, value)
+        if problem:
+            raise validation.ConfigError([problem])
+        object.__setattr__(self, name, value)
+
+    def check(self) -> None:
+        """Raise `ConfigError` with every rule between settings that this configuration breaks."""
+        if problems := validation.conflicts(self):
+            raise validation.ConfigError(problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting by name, in plain YAML types."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "TrainingConfig":
+        """Build from names and values; raise one `ConfigError` that lists *all* problems."""
+        good, problems = {}, []
+        for name, value in settings.items():
+            good[name], problem = validation.validated(cls, name, value)
+            if problem:
+                problems.append(problem)
+                del good[name]
+        if not problems:
+            return cls(**good)
+        # The rules between settings are checked too, as far as they concern values that are sound.
+        sound = object.__new__(cls)
+        for field in dataclasses.fields(cls):
+            object.__setattr__(sound, field.name, good.get(field.name, field.default))
+        bad = set(settings) - set(good)
+        raise validation.ConfigError(problems + validation.conflicts(sound, ignoring=bad))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "TrainingConfig":
+        """Read a YAML file of settings; those not in it keep their defaults."""
+        from sharpgpt.config import yaml_files
+
+        return cls.from_dict(yaml_files.read_settings(path))
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write every setting with its meaning as a comment; loads back to an equal configuration."""
+        from sharpgpt.config import yaml_files
+
+        self.check()
+        yaml_files.write_settings(self, path)

@@ -1,0 +1,89 @@
+"""Settings to and from YAML: the safe loader, no silent duplicates, comments from the docstrings."""
+
+import textwrap
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sharpgpt.config.descriptions import setting_descriptions
+from sharpgpt.config.validation import ConfigError, nearest
+from sharpgpt.files import write_text
+
+if TYPE_CHECKING:
+    from sharpgpt.config.settings import TrainingConfig
+
+
+class _NoDuplicatesLoader(yaml.SafeLoader):
+    """The safe loader, which by itself lets the later of two equal keys win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the setting {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `ConfigError` for a file that is missing or no mapping."""
+    path = Path(path)
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _NoDuplicatesLoader)
+    except FileNotFoundError:
+        folder = path.parent
+        names = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
+        there = f"; in {folder} there are {', '.join(names)}" if names else ""
+        suggestion = nearest(str(path), names)
+        raise ConfigError([f"{path}: no such file{there}{suggestion}"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError([f"{path}{where}: {error.problem}; expected lines `name: value`"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: not valid YAML: {str(error).splitlines()[0]}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: nested too deeply to be settings"]) from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            [f"{path}: holds a {type(settings).__name__}, allowed are lines `name: value`"]
+        )
+    return {str(name): value for name, value in settings.items()}
+
+
+def write_settings(config: "TrainingConfig", path: str | Path) -> None:
+    """Write all settings with comments, atomically."""
+    write_text(Path(path), commented_yaml(config))
+
+
+def commented_yaml(config: "TrainingConfig") -> str:
+    """Every setting as YAML, in sections, each under a comment that says what it means."""
+    from sharpgpt.config.settings import SECTIONS
+
+    descriptions = setting_descriptions(type(config))
+    lines = []
+    for name, value in config.to_dict().items():
+        if name in SECTIONS:
+            lines += ["", f"# ---- {SECTIONS[name]} ----"]
+        lines.append("")
+        lines += textwrap.wrap(
+            descriptions[name], 98, initial_indent="# ", subsequent_indent="# "
+        )
+        lines.append(f"{name}: {_scalar(value)}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _scalar(value: Any) -> str:
+    """One value in YAML, on one line."""
+    dumped = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return dumped.removesuffix("\n").removesuffix("\n...")
