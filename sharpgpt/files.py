@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something that the user can mend: the message says what was given, what is allowed, what to do.
+    """What the user can mend; the message says what was given, what is allowed, what to do.
 
     The command line prints the message without a traceback and exits with `exit_code`.
     """

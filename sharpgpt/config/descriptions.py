@@ -1,12 +1,10 @@
 """The docstring under each setting, read from the source, so that its meaning stands once."""
 
 import ast
-import functools
 import inspect
 import textwrap
 
 
-@functools.cache
 def setting_descriptions(cls: type) -> dict[str, str]:
     """Setting name -> its docstring, on one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]

@@ -21,7 +21,7 @@ class _NoDuplicatesLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the setting {key!r} stands twice", problem_mark=key_node.start_mark
@@ -47,7 +47,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError([f"{path}{where}: {error.problem}; expected lines `name: value`"]) from None
+        raise ConfigError(
+            [f"{path}{where}: {error.problem}; expected lines `name: value`"]
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not valid YAML: {str(error).splitlines()[0]}"]) from None
     except RecursionError:
@@ -76,9 +78,7 @@ def commented_yaml(config: "TrainingConfig") -> str:
         if name in SECTIONS:
             lines += ["", f"# ---- {SECTIONS[name]} ----"]
         lines.append("")
-        lines += textwrap.wrap(
-            descriptions[name], 98, initial_indent="# ", subsequent_indent="# "
-        )
+        lines += textwrap.wrap(descriptions[name], 98, initial_indent="# ", subsequent_indent="# ")
         lines.append(f"{name}: {_scalar(value)}")
     return "\n".join(lines).lstrip("\n") + "\n"
 

@@ -1,1 +1,15 @@
-"""sharpness."""
+"""Cross-entropy with a penalty on the sharpness of the output distribution. Needs torch alone."""
+
+from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
+from sharpgpt.sharpness.penalties import PENALTIES, Penalty
+from sharpgpt.sharpness.reference import linear_sharpness_loss, sharpness_loss
+
+__all__ = [
+    "PENALTIES",
+    "Penalty",
+    "Reduction",
+    "SharpnessOutput",
+    "SharpnessRows",
+    "linear_sharpness_loss",
+    "sharpness_loss",
+]

@@ -1,0 +1,13 @@
+"""The model: GPT-2 from HuggingFace with random weights, the penalties and the loss."""
+
+from sharpgpt.model import SharpnessLM, create_gpt2_model
+from sharpgpt.sharpness import PENALTIES, SharpnessOutput, linear_sharpness_loss, sharpness_loss
+
+__all__ = [
+    "PENALTIES",
+    "SharpnessLM",
+    "SharpnessOutput",
+    "create_gpt2_model",
+    "linear_sharpness_loss",
+    "sharpness_loss",
+]

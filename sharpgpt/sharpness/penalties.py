@@ -1,0 +1,114 @@
+"""The sharpness penalties: each once, its value and its gradient.
+
+A penalty is a function of one row of probabilities p = softmax(z) that *falls* as p sharpens:
+
+    name           value                         g = d value / d p      d value / d z
+    neg_entropy    H = -sum p ln p               -(ln p + 1)            -p (ln p + H)
+    non_max_sum    1 - m                         -e_m                   -m (e_m - p)
+    neg_max_prob   -m                            -e_m                   -m (e_m - p)
+    top_k_mass     1 - S                         -1[in the top k]       -p (1[in the top k] - S)
+
+with m the largest probability, e_m the unit vector at its position and S the sum of the k largest.
+The last column is the softmax Jacobian applied to g, the same for every penalty:
+
+    d value / d z = p * (g - sum(p * g))
+
+so a penalty states only its value and g. Ties go to the lowest index, for the maximum and for the
+k-th largest. `neg_entropy` is named for the minus sign in the formula of H: its value is the
+entropy itself, minimised.
+
+Shapes: N rows, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """One penalty as two functions of (probs_NV, log_probs_NV, top_k).
+
+    `value` gives value_N and is differentiable by autograd; `gradient` gives
+    g_NV = d value / d probs in closed form, for implementations that write their own backward.
+    Probabilities and their logarithms come together, since both are at hand and ln(p) would lose
+    what log_softmax keeps. `log_probs_NV` may be -inf where p is 0.
+    """
+
+    value: Callable[[Tensor, Tensor, int], Tensor]
+    gradient: Callable[[Tensor, Tensor, int], Tensor]
+
+
+def max_mask(probs_NV: Tensor) -> Tensor:
+    """One 1 per row, at the largest entry; of equal ones at the first. Boolean [N, V]."""
+    # argmax promises the first of equal maxima; amax would spread its gradient over all of them.
+    return torch.zeros_like(probs_NV, dtype=torch.bool).scatter_(
+        -1, probs_NV.argmax(-1, keepdim=True), True
+    )
+
+
+def top_k_mask(probs_NV: Tensor, top_k: int) -> Tensor:
+    """k ones per row, at the k largest entries; of equal ones at the first. Boolean [N, V].
+
+    torch.topk promises no order among equals, so it only finds the k-th largest value.
+    Raises ValueError unless 1 <= top_k <= V.
+    """
+    if not 1 <= top_k <= probs_NV.shape[-1]:
+        raise ValueError(
+            f"top_k: given {top_k}, allowed is 1 to the vocabulary size, {probs_NV.shape[-1]}"
+        )
+    smallest_N1 = probs_NV.topk(top_k, dim=-1, sorted=True).values[..., -1:]
+    above_NV = probs_NV > smallest_N1
+    equal_NV = probs_NV == smallest_N1
+    num_places_N1 = top_k - above_NV.sum(-1, keepdim=True)
+    return above_NV | (equal_NV & (equal_NV.cumsum(-1) <= num_places_N1))
+
+
+def max_prob(probs_NV: Tensor) -> Tensor:
+    """m_N, the largest probability of each row."""
+    return probs_NV.gather(-1, probs_NV.argmax(-1, keepdim=True)).squeeze(-1)
+
+
+def top_k_mass(probs_NV: Tensor, top_k: int) -> Tensor:
+    """S_N, the sum of the k largest probabilities of each row."""
+    return (probs_NV * top_k_mask(probs_NV.detach(), top_k)).sum(-1)
+
+
+def entropy(probs_NV: Tensor, log_probs_NV: Tensor) -> Tensor:
+    """H_N = -sum p ln p, in nats, with 0 ln 0 = 0."""
+    return -(probs_NV * _finite(log_probs_NV)).sum(-1)
+
+
+def _finite(log_probs_NV: Tensor) -> Tensor:
+    """ln p with 0 in place of -inf: such an entry has p = 0 and must contribute 0, not NaN."""
+    return log_probs_NV.masked_fill(log_probs_NV == -torch.inf, 0.0)
+
+
+PENALTIES: Mapping[str, Penalty] = {
+    "neg_entropy": Penalty(
+        value=lambda p, log_p, _: entropy(p, log_p),
+        gradient=lambda _, log_p, __: -(_finite(log_p) + 1),
+    ),
+    "non_max_sum": Penalty(
+        value=lambda p, _, __: 1 - max_prob(p),
+        gradient=lambda p, _, __: -max_mask(p).to(p.dtype),
+    ),
+    "neg_max_prob": Penalty(
+        value=lambda p, _, __: -max_prob(p),
+        gradient=lambda p, _, __: -max_mask(p).to(p.dtype),
+    ),
+    "top_k_mass": Penalty(
+        value=lambda p, _, top_k: 1 - top_k_mass(p, top_k),
+        gradient=lambda p, _, top_k: -top_k_mask(p, top_k).to(p.dtype),
+    ),
+}
+
+
+def logit_gradient(penalty: Penalty, logits_NV: Tensor, top_k: int) -> Tensor:
+    """d value / d logits in closed form, [N, V]: p * (g - sum(p * g))."""
+    log_probs_NV = logits_NV.log_softmax(-1)
+    probs_NV = log_probs_NV.exp()
+    weighted_NV = probs_NV * penalty.gradient(probs_NV, log_probs_NV, top_k)
+    return weighted_NV - probs_NV * weighted_NV.sum(-1, keepdim=True)
