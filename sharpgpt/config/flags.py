@@ -27,6 +27,7 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
     """The parser of the training command."""
     parser = _Parser(
         prog=prog,
+        usage="%(prog)s [--config FILE] [--dry_run] [--no_wandb] [--SETTING VALUE ...]",
         description="Train a GPT-2 from random weights with "
         "loss = cross_entropy + penalty_weight * sharpness_penalty.",
         epilog="Later wins: defaults, then --config, then flags.",

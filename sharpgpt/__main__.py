@@ -1,0 +1,7 @@
+"""`python -m sharpgpt`."""
+
+import sys
+
+from sharpgpt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,201 @@
+"""Tokens to batches: random access for training, fixed blocks for validation, a thread ahead.
+
+A block is T tokens; the model predicts its T - 1 later tokens from the ones before. Consecutive
+blocks overlap by one token (stride s = T - 1), so that every token between the first and the last
+block's end is predicted exactly once in an epoch.
+
+An epoch begins at a random token (its *phase*), or else the same tokens would stand at the start of
+a block, without context, in every epoch. The number of blocks must not depend on the phase, because
+schedules count on it. With L tokens, n blocks from phase f reach token f + n*s, so that
+
+    f + n*s <= L - 1.
+
+n = floor((L - s) / s) leaves room for every phase 0 .. s - 1 (s - 1 + n*s <= L - 1), and one block
+is the least: n = max(1, floor((L - s) / s)). The phase is drawn from all that fit,
+0 .. L - 1 - n*s, so that every token but the first is predicted in some epochs, the last ones too.
+
+Phase and order are a pure function of (seed, epoch), a batch one of (seed, first sample): a run
+that is resumed, or spread over other ranks and workers, sees the same samples. Nothing is kept but
+the tokens and the order of two epochs.
+"""
+
+import atexit
+import functools
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sharpgpt.data.tokenizer import TokenArray
+from sharpgpt.files import UserError
+
+Item = TypeVar("Item")
+
+
+def _gather(tokens: TokenArray, starts: npt.NDArray[np.int64], block_length: int) -> torch.Tensor:
+    """The blocks that begin at `starts`: int64 [len(starts), block_length]."""
+    blocks = tokens[starts[:, None] + np.arange(block_length)]
+    return torch.from_numpy(blocks.astype(np.int64))
+
+
+def _require_a_block(tokens: TokenArray, block_length: int, what: str) -> None:
+    if block_length < 2:
+        raise ValueError(f"block_length: given {block_length}, allowed is at least 2")
+    if len(tokens) < block_length:
+        lower = f"lower max_seq_length to at most {len(tokens)} or " if len(tokens) >= 2 else ""
+        raise UserError(
+            f"the {what} text has {len(tokens)} tokens, one block needs max_seq_length = "
+            f"{block_length}; {lower}give more text"
+        )
+
+
+class _Epoch(NamedTuple):
+    phase: int
+    order: npt.NDArray[np.int64]
+
+
+class TrainingBlocks:
+    """Shuffled blocks of T = `block_length` tokens, epoch after epoch; see the head of this file.
+
+    `tokens` [num_tokens] is any unsigned integer array and is not copied. Raises `UserError` for
+    fewer tokens than one block.
+    """
+
+    num_blocks: int
+    """Samples in an epoch, the same in each: `max(1, (num_tokens - (T - 1)) // (T - 1))`."""
+
+    def __init__(self, tokens: TokenArray, block_length: int, seed: int) -> None:
+        _require_a_block(tokens, block_length, "training")
+        self.tokens = tokens
+        self.block_length = block_length
+        self.seed = seed
+        self._stride = block_length - 1
+        self.num_blocks = max(1, (len(tokens) - self._stride) // self._stride)
+        # Per object, for a cache of the class would keep every object alive.
+        self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)
+
+    def __len__(self) -> int:
+        return self.num_blocks
+
+    def _draw_epoch(self, epoch: int) -> _Epoch:
+        random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
+        last_phase = len(self.tokens) - 1 - self.num_blocks * self._stride
+        phase = int(random.integers(last_phase, endpoint=True))
+        return _Epoch(phase, random.permutation(self.num_blocks))
+
+    def batch(self, first_sample: int, count: int) -> torch.Tensor:
+        """Samples `first_sample` to `first_sample + count - 1`: int64 [count, T].
+
+        Sample i is the block at place `i % num_blocks` of epoch `i // num_blocks`; a batch may
+        cross the end of an epoch, or of several.
+        """
+        if first_sample < 0 or count < 1:
+            raise ValueError(f"given first_sample {first_sample}, count {count}: none such")
+        starts, sample, end = [], first_sample, first_sample + count
+        while sample < end:
+            number, place = divmod(sample, self.num_blocks)
+            epoch = self._epoch(number)
+            chosen = epoch.order[place : place + end - sample]
+            starts.append(epoch.phase + chosen * self._stride)
+            sample += len(chosen)
+        return _gather(self.tokens, np.concatenate(starts), self.block_length)
+
+
+class ValidationBlocks:
+    """Fixed blocks in text order; `blocks[i]` is int64 [T], `blocks[i:j]` int64 [j - i, T]."""
+
+    def __init__(
+        self, tokens: TokenArray, starts: npt.NDArray[np.int64], block_length: int
+    ) -> None:
+        self.tokens = tokens
+        self.starts = starts
+        self.block_length = block_length
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(num_blocks, T)."""
+        return len(self.starts), self.block_length
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor:
+        if isinstance(index, slice):
+            return _gather(self.tokens, self.starts[index], self.block_length)
+        return _gather(self.tokens, self.starts[index, None], self.block_length)[0]
+
+
+def validation_blocks(
+    tokens: TokenArray, block_length: int, max_blocks: int | None = None
+) -> ValidationBlocks:
+    """The `(num_tokens - 1) // (T - 1)` blocks from the first token on, overlapping by one token.
+
+    Together they predict every token but the first and the last `(num_tokens - 1) % (T - 1)`. With
+    `max_blocks` below their number, so many of them, evenly spread over the split. They are cut
+    when they are asked for. Raises `UserError` for fewer tokens than one block.
+    """
+    _require_a_block(tokens, block_length, "validation")
+    stride = block_length - 1
+    num_blocks = (len(tokens) - 1) // stride
+    num_kept = num_blocks if max_blocks is None else min(max_blocks, num_blocks)
+    if num_kept < 1:
+        raise ValueError(f"max_blocks: given {max_blocks}, allowed is at least 1, or None")
+    kept = np.arange(num_kept, dtype=np.int64) * num_blocks // num_kept
+    return ValidationBlocks(tokens, kept * stride, block_length)
+
+
+def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
+    """The same items in the same order, made ahead of time on a background thread.
+
+    One thread, because `items` is one sequence; it keeps up to `num_workers` items
+    ready, at least two.
+    0 makes each item when it is asked for. An exception in `items` is raised at the place where
+    its item would be. The thread ends when the items do, when the consumer stops (closes or drops
+    the iterator), and when Python exits.
+    """
+    if num_workers == 0:
+        yield from items
+        return
+    results: queue.SimpleQueue[tuple[bool, Item | BaseException | None]] = queue.SimpleQueue()
+    free_places = threading.Semaphore(max(2, num_workers))
+    stopped = threading.Event()
+
+    def produce() -> None:
+        try:
+            iterator = iter(items)
+            while True:
+                free_places.acquire()
+                if stopped.is_set():
+                    return
+                results.put((True, next(iterator)))
+        except StopIteration:
+            results.put((False, None))
+        except BaseException as error:  # whatever it is, the consumer waits for it
+            results.put((False, error))
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+
+    def stop() -> None:
+        stopped.set()
+        free_places.release()
+        thread.join()
+
+    # A daemon thread that is inside torch when Python takes itself down can crash it.
+    atexit.register(stop)
+    thread.start()
+    try:
+        while True:
+            is_item, result = results.get()
+            if not is_item:
+                if result is not None:
+                    raise result  # type: ignore[misc]
+                return
+            free_places.release()
+            yield result  # type: ignore[misc]
+    finally:
+        stop()
+        atexit.unregister(stop)

@@ -1,0 +1,54 @@
+"""One small file over https: the right bytes, soon, or a reason why not.
+
+The caller has another way when there is no network, so everything that can go wrong on the way (no
+route, a proxy that answers with a page, a server that never answers, a changed file) becomes one
+`DownloadError` with a short reason, and nothing waits for long.
+"""
+
+import hashlib
+import os
+import time
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 10.0
+"""Longest silence within a download."""
+TOTAL_TIMEOUT_S = 60.0
+
+
+class DownloadError(Exception):
+    """The file could not be had; the message is the reason, part of a sentence."""
+
+
+def is_offline() -> bool:
+    """Whether the user forbids the network with SHARPGPT_OFFLINE=1 (any value but empty and 0)."""
+    return os.environ.get("SHARPGPT_OFFLINE", "") not in ("", "0")
+
+
+def download(url: str, *, num_bytes: int, sha256: str) -> bytes:
+    """The content of `url`, which has `num_bytes` bytes and the given SHA-256.
+
+    Raises `DownloadError` for anything else, and at once when `is_offline()`.
+    """
+    if is_offline():
+        raise DownloadError("SHARPGPT_OFFLINE is set")
+    import httpx
+
+    timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    end_s = time.monotonic() + TOTAL_TIMEOUT_S
+    data = bytearray()
+    try:
+        with httpx.stream("GET", url, timeout=timeout, follow_redirects=True) as response:
+            if response.status_code != httpx.codes.OK:
+                raise DownloadError(f"{url} answered with status {response.status_code}")
+            for part in response.iter_bytes():
+                data += part
+                if len(data) > num_bytes:
+                    break
+                if time.monotonic() > end_s:
+                    raise DownloadError(f"{url} took longer than {TOTAL_TIMEOUT_S:g} s")
+    # ValueError, ImportError: a proxy setting that httpx does not know, or has no module for.
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
+        raise DownloadError(f"{url}: {error or type(error).__name__}") from error
+    if len(data) != num_bytes or hashlib.sha256(data).hexdigest() != sha256:
+        raise DownloadError(f"{url} gave something else than the file known by its SHA-256")
+    return bytes(data)

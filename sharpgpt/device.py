@@ -1,0 +1,104 @@
+"""The device of a run: which one, in what arithmetic, and how fast it could be at best."""
+
+import contextlib
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.files import UserError
+
+PEAK_FLOPS_BFLOAT16 = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+"""Dense bfloat16 FLOP/s by a part of the device's name; the source is NVIDIA's data sheets."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and in what arithmetic a run computes."""
+
+    torch_device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass; weights stay float32 outside it."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch_device.type, dtype=self.dtype)
+
+    def name(self) -> str:
+        """The device as a person would say it."""
+        if self.torch_device.type == "cuda":
+            return torch.cuda.get_device_name(self.torch_device)
+        return self.torch_device.type
+
+
+def choose_device(config: TrainingConfig) -> Device:
+    """The device and arithmetic that the settings ask for; sets TF32 for CUDA.
+
+    Raises:
+        UserError: the device named is not on this machine; the message says what is.
+    """
+    present = ["cpu"]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if torch.cuda.is_available():
+        present += ["cuda"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    name = config.device
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if kind in present)
+    if name not in present:
+        raise UserError(
+            f"device: given {name!r}, which this machine does not have (or this build of PyTorch, "
+            f"{torch.__version__}, cannot use); here there is {', '.join(present)}, or use auto"
+        )
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = config.dtype if config.dtype != "auto" else "bfloat16" if has_bfloat16 else "float32"
+    return Device(device, getattr(torch, wanted))
+
+
+def peak_flops(device: Device) -> tuple[float, str]:
+    """The best FLOP/s of the device, the denominator of MFU, and where the figure is from.
+
+    Known data-centre and desktop GPUs have it from the data sheet. Elsewhere it is measured: the
+    fastest of a few 1024 x 1024 products in the arithmetic of the run (about 0.2 s).
+    """
+    if device.torch_device.type == "cuda" and device.dtype == torch.bfloat16:
+        for part, flops in PEAK_FLOPS_BFLOAT16.items():
+            if part in device.name():
+                return flops, "data sheet, dense bfloat16"
+    size, fastest_s = 1024, float("inf")
+    a = torch.ones(size, size, dtype=device.dtype, device=device.torch_device)
+    started = time.perf_counter()
+    for repetition in range(20):
+        before = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the product
+        fastest_s = min(fastest_s, time.perf_counter() - before)
+        if repetition >= 3 and time.perf_counter() - started > 0.3:
+            break
+    return 2 * size**3 / fastest_s, f"measured, {size} x {size} products"
+
+
+def flops_per_token(
+    num_matrix_parameters: int, n_layer: int, n_embd: int, max_seq_length: int
+) -> float:
+    """Training FLOPs per token: 6 N + 12 L D T (Chowdhery et al. 2022, PaLM, appendix B).
+
+    N counts the parameters of matrix products, the output layer among them and the embedding
+    look-ups not; attention is counted without the saving that causality allows.
+    """
+    return 6.0 * num_matrix_parameters + 12.0 * n_layer * n_embd * max_seq_length

@@ -1,0 +1,211 @@
+"""The figures of the report: what is plotted, drawn by matplotlib as SVG for an HTML page.
+
+Matplotlib draws with placeholder colours, which become CSS variables, so that one picture suits
+light and dark pages. Text stays text. Legends and titles belong to the page, not to the picture.
+"""
+
+import io
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sharpgpt.report.numbers import number, short
+from sharpgpt.report.run_files import Column, Metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Placeholders that matplotlib takes for colours, and the CSS that they become.
+SERIES_COLOURS = ("#0a0b01", "#0a0b02")
+INK, GRID = "#0a0b03", "#0a0b04"
+CSS_COLOURS = {
+    SERIES_COLOURS[0]: "var(--series-1)",
+    SERIES_COLOURS[1]: "var(--series-2)",
+    INK: "var(--muted)",
+    GRID: "var(--rule)",
+}
+
+FEW_POINTS = 40
+"""A series with at most so many points shows them, so that a lone one can be seen."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Metrics that share one picture: (metric, label) pairs, drawn in the series colours."""
+
+    title: str
+    unit: str
+    series: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of a legend: its series colour (1 or 2), label and newest value."""
+
+    colour: int
+    label: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished picture and the words around it."""
+
+    title: str
+    unit: str
+    svg: str
+    keys: list[Key] = field(default_factory=list)
+
+
+def _both(metric: str) -> tuple[tuple[str, str], ...]:
+    return ((f"train/{metric}", "train"), (f"val/{metric}", "validation"))
+
+
+def plots(penalty: str, top_k: str) -> dict[str, list[Plot]]:
+    """Section -> its plots; `penalty` and `top_k` name the settings in the titles."""
+    return {
+        "Loss": [
+            Plot("Loss", "nats, penalty included", _both("loss")),
+            Plot("Cross-entropy", "nats per token", _both("ce_loss")),
+            Plot("Perplexity", "exp of the cross-entropy", _both("perplexity")),
+            Plot("Accuracy", "share of tokens guessed right", _both("accuracy")),
+        ],
+        "Sharpness of the output distribution": [
+            Plot("Penalty", penalty, _both("penalty")),
+            Plot("Largest probability", "mean over positions", _both("avg_max_prob")),
+            Plot("Entropy", "nats, mean over positions", _both("entropy")),
+            Plot("Top-k mass", top_k, _both("top_k_mass")),
+        ],
+        "Optimisation": [
+            Plot("Learning rate", "", (("train/learning_rate", ""),)),
+            Plot("Penalty weight", "", (("train/penalty_weight", ""),)),
+            Plot("Gradient norm", "before clipping", (("train/grad_norm", ""),)),
+            Plot("Speed", "tokens per second", (("train/tokens_per_s", ""),)),
+            Plot("Model FLOPs utilisation", "share of peak", (("train/mfu", ""),)),
+        ],
+    }
+
+
+def draw(plot: Plot, metrics: Metrics) -> Drawing | None:
+    """Draw the curves of `plot`, or return None if none of them has a finite value."""
+    figure, axes = _figure()
+    keys, sentences = [], []
+    for index, (metric, label) in enumerate(plot.series):
+        column = metrics.column(metric)
+        finite = column.finite()
+        if not finite.steps:
+            continue
+        _curve(axes, column, index)
+        keys.append(Key(index + 1, label, number(column.last)))
+        sentences.append(_sentence(label or plot.title.lower(), finite))
+    if not keys:
+        return None
+    axes.margins(x=0.02, y=0.08)
+    axes.xaxis.set_major_formatter(short)
+    if max(abs(bound) for bound in axes.get_ylim()) >= 10_000:
+        axes.yaxis.set_major_formatter(short)
+    svg = _svg(figure, plot.title, f"{plot.title}. {' '.join(sentences)}")
+    return Drawing(plot.title, plot.unit, svg, keys)
+
+
+def draw_histogram(metrics: Metrics) -> Drawing | None:
+    """Draw how the largest probability is distributed over positions: the last and first logged."""
+    logged = [(step, counts) for step, counts in metrics.histograms if sum(counts) > 0]
+    if not logged:
+        return None
+    step, counts = logged[-1]
+    shares = [100 * count / sum(counts) for count in counts]
+    width = 1 / len(shares)
+    figure, axes = _figure()
+    left_edges = [index * width for index in range(len(shares))]
+    axes.bar(left_edges, shares, 0.86 * width, align="edge", color=SERIES_COLOURS[0], alpha=0.85)
+    keys = [Key(1, f"step {number(step)}")]
+    first_step, first = logged[0]
+    if first_step != step and len(first) == len(counts):
+        outline = [100 * count / sum(first) for count in first]
+        axes.stairs(outline, [*left_edges, 1.0], color=SERIES_COLOURS[1], linewidth=1.3)
+        keys.append(Key(2, f"step {number(first_step)}"))
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
+    fullest = max(range(len(shares)), key=shares.__getitem__)
+    sentence = (
+        f"Distribution of the largest probability at step {number(step)}. Its fullest bin is "
+        f"{fullest * width:.2f} to {(fullest + 1) * width:.2f} "
+        f"with {shares[fullest]:.0f}% of positions."
+    )
+    svg = _svg(figure, "histogram", sentence)
+    return Drawing("Distribution of the largest probability", "% of positions", svg, keys)
+
+
+def _curve(axes: "Axes", column: Column, index: int) -> None:
+    """Draw one column; NaN and infinite values are gaps in it."""
+    nan = float("nan")
+    kept = set(column.finite().steps)
+    values = [
+        value if step in kept else nan
+        for step, value in zip(column.steps, column.values, strict=True)
+    ]
+    few = len(kept) <= FEW_POINTS
+    axes.plot(
+        column.steps,
+        values,
+        color=SERIES_COLOURS[index],
+        linewidth=1.6 if few else 1.2,
+        marker="o" if few else "",
+        markersize=3 if len(kept) > 1 else 5,
+        zorder=2 + index,
+    )
+
+
+def _sentence(label: str, finite: Column) -> str:
+    first, last = finite.values[0], finite.values[-1]
+    return (
+        f"{label.capitalize()}: from {number(first)} at step {number(finite.steps[0])} "
+        f"to {number(last)} at step {number(finite.steps[-1])}, "
+        f"lowest {number(min(finite.values))}, highest {number(max(finite.values))}."
+    )
+
+
+def _figure() -> tuple["Figure", "Axes"]:
+    """A figure outside pyplot's global state, with quiet axes."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9, length=0, pad=5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    return figure, axes
+
+
+def _svg(figure: "Figure", name: str, sentence: str) -> str:
+    """The figure as an inline `<svg>` whose ids start with `name`, for the eye and for the ear."""
+    import matplotlib
+    from markupsafe import escape
+
+    target = io.StringIO()
+    nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+    # The font's name only measures text here; the page chooses the font.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(target, format="svg", metadata=nothing)
+    _, _, rest = target.getvalue().partition("<svg ")
+    head, _, body = rest.partition(">")
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    assert view_box is not None, "matplotlib writes a viewBox"
+    slug = re.sub(r"\W+", "-", name.lower())
+    body = re.sub(r'\bid="', f'id="{slug}-', body)
+    body = re.sub(r'xlink:href="#', f'href="#{slug}-', body)
+    body = body.replace("url(#", f"url(#{slug}-")
+    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--sans)", body)
+    for placeholder, css in CSS_COLOURS.items():
+        body = body.replace(placeholder, css)
+    return f'<svg {view_box[0]} role="img" aria-label="{escape(sentence)}">{body}'

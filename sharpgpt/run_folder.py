@@ -1,0 +1,84 @@
+"""The folder of a run: its name, whether it may be used, and what describes it."""
+
+import json
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.files import UserError, write_text
+from sharpgpt.training.checkpoint import CheckpointFolder, find_checkpoint
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`path` exists and can be written; `resume_from` is the checkpoint to continue, or None."""
+
+    path: Path
+    checkpoints: Path
+    resume_from: Path | None
+
+    @classmethod
+    def open(cls, config: TrainingConfig, data_name: str) -> "RunFolder":
+        """Find or make the folder that `config` asks for.
+
+        Raises:
+            UserError: it holds another run, cannot be written, or there is nothing to resume.
+        """
+        output_dir = Path(config.output_dir)
+        path = output_dir / (config.run_name or _new_name(output_dir, config, data_name))
+        checkpoints = (
+            Path(config.checkpoint_dir) / path.name
+            if config.checkpoint_dir
+            else path / "checkpoints"
+        )
+        resume_from = None
+        if config.resume == "auto":
+            resume_from = CheckpointFolder(checkpoints, config.keep_checkpoints).newest()
+        elif config.resume is not None:
+            resume_from = find_checkpoint(Path(config.resume))
+        own = resume_from is not None and resume_from.parent.resolve() == checkpoints.resolve()
+        if (path / "metrics.jsonl").exists() and config.resume != "auto" and not own:
+            raise UserError(
+                f"run_name: {path} already holds a run; use resume auto to continue it, give "
+                "another run_name, or delete the folder"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            for folder in (path, checkpoints):
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(
+                f"output_dir: the run folder {path} cannot be written: {error.strerror}; give an "
+                "output_dir (and checkpoint_dir) where you may write"
+            ) from None
+        return cls(path, checkpoints, resume_from)
+
+    def wandb_run_id(self) -> str | None:
+        """The W&B run that an earlier part of this run was tracked in."""
+        try:
+            text = (self.path / "environment.json").read_text(encoding="utf-8")
+            return cast("str | None", json.loads(text).get("wandb_run_id"))
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def write_description(self, config: TrainingConfig, environment: dict[str, Any]) -> None:
+        """Write config.yaml and environment.json."""
+        config.to_yaml(self.path / "config.yaml")
+        write_text(self.path / "environment.json", json.dumps(environment, indent=2))
+
+
+def _new_name(output_dir: Path, config: TrainingConfig, data_name: str) -> str:
+    """A name that says when and what, and that no folder has yet."""
+    what = re.sub(r"\W+", "-", data_name).strip("-")[:40] or "text"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{stamp}_{what}_{config.penalty_type}_{config.penalty_weight:g}"
+    number = 1
+    while (output_dir / name).exists():
+        number += 1
+        name = f"{stamp}-{number}_{what}_{config.penalty_type}_{config.penalty_weight:g}"
+    return name

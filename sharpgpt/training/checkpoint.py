@@ -1,0 +1,185 @@
+"""Checkpoints: a HuggingFace model folder plus the state that training needs to go on.
+
+    step_00000500/
+      config.json, generation_config.json, model.safetensors    the model, as HuggingFace writes it
+      tokenizer.json, tokenizer_config.json                     its tokenizer
+      training_state.json                                       step, settings, log state
+      training_state.safetensors                                optimizer state, random states
+
+No pickle anywhere. A checkpoint is written under a temporary name and renamed, so a folder called
+step_* is whole. Optimizer tensors are named after their parameter: `optimizer/NAME/KEY`.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sharpgpt.data import Tokenizer
+from sharpgpt.files import UserError, make_readable
+
+STATE_JSON = "training_state.json"
+STATE_TENSORS = "training_state.safetensors"
+
+
+@dataclass
+class CheckpointFolder:
+    """The checkpoints of one run: save, find, and keep the newest `keep`."""
+
+    path: Path
+    keep: int
+
+    def newest(self) -> Path | None:
+        """The checkpoint with the highest step, or None."""
+        return max(_checkpoints(self.path), key=_step_of, default=None)
+
+    def save(
+        self,
+        step: int,
+        *,
+        causal_lm: nn.Module,
+        tokenizer: Tokenizer,
+        optimizers: list[Optimizer],
+        max_seq_length: int,
+        state: dict[str, Any],
+    ) -> Path:
+        """Write the checkpoint of `step`, then remove all but the newest `keep`."""
+        from safetensors.torch import save_file
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".unfinished_", dir=self.path))
+        try:
+            _without_progress_bars(lambda: cast(Any, causal_lm).save_pretrained(temporary))
+            tokenizer.to_huggingface(max_seq_length).save_pretrained(temporary)
+            tensors = {**_optimizer_tensors(causal_lm, optimizers), **_random_states()}
+            save_file(tensors, temporary / STATE_TENSORS)
+            (temporary / STATE_JSON).write_text(
+                json.dumps({"step": step, **state}, indent=2), encoding="utf-8"
+            )
+            for file in temporary.iterdir():
+                make_readable(file)
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+            make_readable(temporary)
+            final = self.path / f"step_{step:08d}"
+            if final.exists():  # left by an earlier run from the same checkpoint
+                shutil.rmtree(final)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for old in sorted(_checkpoints(self.path), key=_step_of)[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means: itself, or the newest one in a run or checkpoints folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (path / STATE_JSON).is_file():
+        return path
+    found = CheckpointFolder(path, 1).newest() or CheckpointFolder(path / "checkpoints", 1).newest()
+    if found is None:
+        raise UserError(
+            f"resume: given {str(path)!r}, where there is no checkpoint; allowed is auto, a "
+            "checkpoint folder such as outputs/NAME/checkpoints/step_00001000, or a run folder"
+        )
+    return found
+
+
+def load_checkpoint(
+    checkpoint: Path, causal_lm: nn.Module, optimizers: list[Optimizer]
+) -> dict[str, Any]:
+    """Put a checkpoint's weights, optimizer state and random states back; return its JSON state.
+
+    Raises:
+        UserError: the files are damaged, or belong to another model or optimizer.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = json.loads((checkpoint / STATE_JSON).read_text(encoding="utf-8"))
+        tensors = load_file(checkpoint / STATE_TENSORS)
+        saved = cast(Any, type(causal_lm)).from_pretrained(checkpoint, dtype=torch.float32)
+        causal_lm.load_state_dict(saved.state_dict())
+        _restore_optimizers(tensors, causal_lm, optimizers)
+        torch.set_rng_state(tensors["random/cpu"])
+        if "random/cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random/cuda"])
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"resume: the checkpoint {checkpoint} cannot be continued with these settings, or is "
+            f"damaged: {error}. Use the settings it was made with, or an earlier checkpoint"
+        ) from error
+    return cast(dict[str, Any], state)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in folder.glob("step_*")
+        if re.fullmatch(r"step_\d+", path.name) and (path / STATE_JSON).is_file()
+    ]
+
+
+def _without_progress_bars(action: Callable[[], None]) -> None:
+    """transformers shows a bar for each file it writes, across ours."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        action()
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def _optimizer_tensors(causal_lm: nn.Module, optimizers: list[Optimizer]) -> dict[str, Tensor]:
+    names = {id(parameter): name for name, parameter in causal_lm.named_parameters()}
+    return {
+        f"optimizer/{names[id(parameter)]}/{key}": value.detach().cpu().contiguous()
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _restore_optimizers(
+    tensors: dict[str, Tensor], causal_lm: nn.Module, optimizers: list[Optimizer]
+) -> None:
+    parameters = dict(causal_lm.named_parameters())
+    owner = {
+        parameter: optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for full_name, tensor in tensors.items():
+        if full_name.startswith("optimizer/"):
+            name, key = full_name.removeprefix("optimizer/").rsplit("/", 1)
+            parameter = parameters[name]
+            owner[parameter].state[parameter][key] = tensor.to(parameter.device)
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random/cuda"] = torch.cuda.get_rng_state()
+    return states

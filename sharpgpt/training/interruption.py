@@ -1,0 +1,43 @@
+"""Ctrl-C and termination as a request to stop after the current step, save and end."""
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StopSignal:
+    """Within the block, the first SIGINT or SIGTERM sets `number`; a second one ends at once.
+
+    Outside the main thread Python delivers no signals, and the block changes nothing.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.number: int | None = None
+        self._say = say
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+        self._say(f"{signal.Signals(number).name}: saving after this step (again to end at once)")
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

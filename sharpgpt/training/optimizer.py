@@ -1,0 +1,63 @@
+"""The optimizers: fused AdamW, or Muon for the matrices inside the layers beside it.
+
+Weight decay is for tensors of two or more dimensions; biases and normalisation gains have none.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from sharpgpt.config import TrainingConfig
+
+
+def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Optimizer]:
+    """The optimizers that together hold every parameter of `causal_lm` once.
+
+    Muon orthogonalises the update of a matrix (Jordan et al. 2024). Embeddings and the output layer
+    are tables of rows, not maps between spaces, and stay with AdamW. Its updates are scaled to
+    AdamW's root mean square (Liu et al. 2025, eq. 4), so one learning rate serves both; that scale
+    is symmetric in rows and columns, so HuggingFace's transposed Conv1D weights need no care.
+    """
+    parameters = [p for p in causal_lm.parameters() if p.requires_grad]
+    optimizers: list[Optimizer] = []
+    if config.optimizer == "muon":
+        tables = {
+            id(module.weight)
+            for module in causal_lm.modules()
+            if isinstance(module, nn.Embedding)
+        }
+        tables.add(id(cast(Any, causal_lm).get_output_embeddings().weight))
+        inner = [p for p in parameters if p.ndim == 2 and id(p) not in tables]
+        chosen = {id(p) for p in inner}
+        parameters = [p for p in parameters if id(p) not in chosen]
+        optimizers.append(
+            torch.optim.Muon(
+                inner,
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizers.append(
+        torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            fused=True,
+        )
+    )
+    return optimizers
+
+
+def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None:
+    """Give every parameter group this learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate

@@ -1,0 +1,23 @@
+"""Train GPT-2 with a sharpness penalty: `python train.py --config configs/quick_test.yaml`."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from sharpgpt.cli import train_command
+from sharpgpt.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from sharpgpt.run import RunResult
+
+__all__ = ["train"]
+
+
+def train(config: TrainingConfig) -> "RunResult":
+    """Train as `config` says; see `sharpgpt.run.train`. Imports torch when called, not before."""
+    from sharpgpt.run import train as run
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(train_command(sys.argv[1:]))
