@@ -148,6 +148,10 @@ def validation_blocks(
     return ValidationBlocks(tokens, kept * stride, block_length)
 
 
+class _End(NamedTuple):
+    error: BaseException | None
+
+
 def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
     """The same items in the same order, made ahead of time on a background thread.
 
@@ -160,7 +164,7 @@ def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
     if num_workers == 0:
         yield from items
         return
-    results: queue.SimpleQueue[tuple[bool, Item | BaseException | None]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
     free_places = threading.Semaphore(max(2, num_workers))
     stopped = threading.Event()
 
@@ -171,11 +175,11 @@ def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
                 free_places.acquire()
                 if stopped.is_set():
                     return
-                results.put((True, next(iterator)))
+                results.put(next(iterator))
         except StopIteration:
-            results.put((False, None))
+            results.put(_End(None))
         except BaseException as error:  # whatever it is, the consumer waits for it
-            results.put((False, error))
+            results.put(_End(error))
 
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
 
@@ -189,13 +193,13 @@ def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
     thread.start()
     try:
         while True:
-            is_item, result = results.get()
-            if not is_item:
-                if result is not None:
-                    raise result  # type: ignore[misc]
+            result = results.get()
+            if isinstance(result, _End):
+                if result.error is not None:
+                    raise result.error
                 return
             free_places.release()
-            yield result  # type: ignore[misc]
+            yield result
     finally:
         stop()
         atexit.unregister(stop)

@@ -16,7 +16,7 @@ def number(value: float | None, digits: int = 4) -> str:
     elif 1e-4 <= abs(value) < 1e15:
         # Rounding comes first: 9.9996 has one digit before the point less than what it rounds to.
         exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-        text = f"{value:.{max(0, digits - 1 - exponent)}f}"
+        text = f"{value:,.{max(0, digits - 1 - exponent)}f}"
         if abs(value) < 0.1:
             text = text.rstrip("0")
     else:

@@ -5,6 +5,7 @@ light and dark pages. Text stays text. Legends and titles belong to the page, no
 """
 
 import io
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,17 +27,24 @@ CSS_COLOURS = {
     GRID: "var(--rule)",
 }
 
+DISTRIBUTION = "Output distribution"
+"""The section that the histogram belongs to."""
+
 FEW_POINTS = 40
 """A series with at most so many points shows them, so that a lone one can be seen."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Metrics that share one picture: (metric, label) pairs, drawn in the series colours."""
+    """Metrics that share one picture: (metric, label) pairs, drawn in the series colours.
+
+    `log` asks for a logarithmic axis; it is kept linear where a value is not positive.
+    """
 
     title: str
     unit: str
     series: tuple[tuple[str, str], ...]
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,14 +76,14 @@ def plots(penalty: str, top_k: str) -> dict[str, list[Plot]]:
         "Loss": [
             Plot("Loss", "nats, penalty included", _both("loss")),
             Plot("Cross-entropy", "nats per token", _both("ce_loss")),
-            Plot("Perplexity", "exp of the cross-entropy", _both("perplexity")),
-            Plot("Accuracy", "share of tokens guessed right", _both("accuracy")),
+            Plot("Perplexity", "exp of the cross-entropy", _both("perplexity"), log=True),
         ],
-        "Sharpness of the output distribution": [
+        DISTRIBUTION: [
             Plot("Penalty", penalty, _both("penalty")),
             Plot("Largest probability", "mean over positions", _both("avg_max_prob")),
             Plot("Entropy", "nats, mean over positions", _both("entropy")),
             Plot("Top-k mass", top_k, _both("top_k_mass")),
+            Plot("Accuracy", "share of tokens guessed right", _both("accuracy")),
         ],
         "Optimisation": [
             Plot("Learning rate", "", (("train/learning_rate", ""),)),
@@ -89,21 +97,30 @@ def plots(penalty: str, top_k: str) -> dict[str, list[Plot]]:
 
 def draw(plot: Plot, metrics: Metrics) -> Drawing | None:
     """Draw the curves of `plot`, or return None if none of them has a finite value."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     figure, axes = _figure()
-    keys, sentences = [], []
+    keys, sentences, lowest, highest = [], [], math.inf, -math.inf
     for index, (metric, label) in enumerate(plot.series):
         column = metrics.column(metric)
         finite = column.finite()
+        gaps = len(column.steps) - len(finite.steps)
         if not finite.steps:
             continue
         _curve(axes, column, index)
+        lowest, highest = min(lowest, *finite.values), max(highest, *finite.values)
         keys.append(Key(index + 1, label, number(column.last)))
-        sentences.append(_sentence(label or plot.title.lower(), finite))
+        sentences.append(_sentence(label or plot.title.lower(), finite, gaps))
     if not keys:
         return None
     axes.margins(x=0.02, y=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(short)
-    if max(abs(bound) for bound in axes.get_ylim()) >= 10_000:
+    if plot.log and lowest > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1,) if highest > 50 * lowest else (1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    if plot.log or max(abs(bound) for bound in axes.get_ylim()) >= 10_000:
         axes.yaxis.set_major_formatter(short)
     svg = _svg(figure, plot.title, f"{plot.title}. {' '.join(sentences)}")
     return Drawing(plot.title, plot.unit, svg, keys)
@@ -140,10 +157,9 @@ def draw_histogram(metrics: Metrics) -> Drawing | None:
 
 def _curve(axes: "Axes", column: Column, index: int) -> None:
     """Draw one column; NaN and infinite values are gaps in it."""
-    nan = float("nan")
     kept = set(column.finite().steps)
     values = [
-        value if step in kept else nan
+        value if step in kept else math.nan
         for step, value in zip(column.steps, column.values, strict=True)
     ]
     few = len(kept) <= FEW_POINTS
@@ -158,13 +174,14 @@ def _curve(axes: "Axes", column: Column, index: int) -> None:
     )
 
 
-def _sentence(label: str, finite: Column) -> str:
+def _sentence(label: str, finite: Column, gaps: int) -> str:
     first, last = finite.values[0], finite.values[-1]
-    return (
+    sentence = (
         f"{label.capitalize()}: from {number(first)} at step {number(finite.steps[0])} "
         f"to {number(last)} at step {number(finite.steps[-1])}, "
         f"lowest {number(min(finite.values))}, highest {number(max(finite.values))}."
     )
+    return f"{sentence} {gaps} values are NaN or infinite." if gaps else sentence
 
 
 def _figure() -> tuple["Figure", "Axes"]:
@@ -180,9 +197,8 @@ def _figure() -> tuple["Figure", "Axes"]:
     axes.spines["bottom"].set_color(GRID)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=9, length=0, pad=5)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(colors=INK, labelsize=10, length=0, pad=5)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure, axes
 
 
@@ -202,10 +218,11 @@ def _svg(figure: "Figure", name: str, sentence: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', head)
     assert view_box is not None, "matplotlib writes a viewBox"
     slug = re.sub(r"\W+", "-", name.lower())
+    body = re.sub(r"<style.*?</style>|(?<=<g) id=\"[^\"]*\"", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{slug}-', body)
     body = re.sub(r'xlink:href="#', f'href="#{slug}-', body)
     body = body.replace("url(#", f"url(#{slug}-")
-    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--sans)", body)
+    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
     for placeholder, css in CSS_COLOURS.items():
         body = body.replace(placeholder, css)
     return f'<svg {view_box[0]} role="img" aria-label="{escape(sentence)}">{body}'

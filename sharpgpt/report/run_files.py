@@ -76,7 +76,7 @@ def read_run(run_folder: Path) -> RunFiles:
         environment=_read_object(run_folder / "environment.json", notes),
         metrics=read_metrics(run_folder / "metrics.jsonl", notes),
         samples=_read_samples(run_folder / "samples.jsonl", notes),
-        summary=_read_object(run_folder / "summary.json", notes),
+        summary=_read_object(run_folder / "summary.json", notes, optional=True),
         notes=notes,
     )
 
@@ -139,8 +139,10 @@ def _read_config(path: Path, notes: list[str]) -> TrainingConfig | None:
         return None
 
 
-def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
-    """The JSON object in a file."""
+def _read_object(path: Path, notes: list[str], *, optional: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; a missing one is no problem if it is `optional`."""
+    if optional and not path.exists():
+        return {}
     text = _read_text(path, notes)
     if text is None:
         return {}

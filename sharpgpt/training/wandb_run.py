@@ -152,7 +152,7 @@ class WandbRun:
         if self._owned:
             self._calls.put(lambda: self._finish_run(run, exit_code))
         self._calls.put(None)
-        thread.join(FINISH_TIMEOUT_S + 5)
+        thread.join(1.2 * FINISH_TIMEOUT_S)
         if thread.is_alive():
             self._say(_unfinished(run))
         if os.environ.get("WANDB_DATA_DIR") == self._staging:
@@ -296,4 +296,4 @@ def _unfinished(run: Any) -> str:
 def _words(error: Exception) -> str:
     """What an exception says, on one line, short."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    return text if len(text) <= 160 else text[:157] + "..."

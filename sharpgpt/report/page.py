@@ -1,0 +1,224 @@
+"""`write_report`: the files of a run folder -> one HTML page that needs nothing else."""
+
+import math
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.config.descriptions import setting_descriptions
+from sharpgpt.config.settings import SECTIONS
+from sharpgpt.files import write_text
+from sharpgpt.report.numbers import number
+from sharpgpt.report.plots import DISTRIBUTION, Drawing, draw, draw_histogram, plots
+from sharpgpt.report.run_files import Metrics, RunFiles, read_run
+
+MAX_SAMPLE_STEPS = 30
+"""The page shows the samples of so many steps, the newest; samples.jsonl holds all."""
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run folder, atomically, and return its path.
+
+    The page is made from the folder's files alone; what is missing or unreadable is said on it.
+    Raises `UserError` if `run_folder` is no folder.
+    """
+    page = _render(read_run(run_folder))
+    # Generated text may hold control characters and halves of surrogate pairs; HTML may not.
+    page = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", page.replace("\r\n", "\n"))
+    path = run_folder / "report.html"
+    write_text(path, page.encode("utf-8", errors="replace").decode("utf-8"))
+    return path
+
+
+def _render(run: RunFiles) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("sharpgpt.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = Markup
+    sample_steps = _samples_by_step(run.samples)
+    data = run.environment.get("data")
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        data=data if isinstance(data, dict) else {},
+        subtitle=_subtitle(run),
+        figures=_headline(run),
+        sections=_sections(run),
+        not_finite=_not_finite(run.metrics),
+        sample_steps=sample_steps[:MAX_SAMPLE_STEPS],
+        hidden_sample_steps=len(sample_steps[MAX_SAMPLE_STEPS:]),
+        settings=_settings(run.config) if run.config else {},
+        environment=_flat(run.environment),
+        summary=_flat(run.summary),
+    )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A headline figure: label, value and a few words about where it comes from."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def _headline(run: RunFiles) -> list[Figure]:
+    """The figures at the top; those without a source are left out."""
+    metrics = run.metrics
+    split = "val" if metrics.column("val/ce_loss").steps else "train"
+    words = {"val": "validation", "train": "training, never validated"}[split]
+    figures = []
+    for metric, label in (
+        ("ce_loss", "Cross-entropy"),
+        ("perplexity", "Perplexity"),
+        ("avg_max_prob", "Largest probability"),
+        ("entropy", "Entropy"),
+        ("penalty", "Penalty"),
+    ):
+        column = metrics.column(f"{split}/{metric}")
+        if column.last is not None:
+            note = words
+            lowest = min(zip(column.finite().values, column.finite().steps, strict=True), default=())
+            if metric == "ce_loss" and lowest and lowest[1] != column.steps[-1]:
+                note = f"{words}; lowest {number(lowest[0])} at step {number(lowest[1])}"
+            figures.append(Figure(label, number(column.last), note))
+    if speeds := metrics.column("train/tokens_per_s").finite().values:
+        figures.append(Figure("Tokens per second", number(statistics.median(speeds)), "median"))
+    if metrics.columns:
+        planned = run.config.max_steps if run.config else None
+        figures.append(
+            Figure("Steps", number(metrics.last_step), f"of {number(planned)}" if planned else "")
+        )
+    model = run.environment.get("model")
+    num_parameters = model.get("num_parameters") if isinstance(model, dict) else None
+    if isinstance(num_parameters, int | float):
+        figures.append(Figure("Parameters", number(num_parameters), ""))
+    return figures
+
+
+def _subtitle(run: RunFiles) -> str:
+    """The run in one line: model, data, penalty."""
+    if run.config is None:
+        return ""
+    config = run.config
+    data = run.environment.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    return (
+        f"{config.model_name} on {name or config.dataset}, "
+        f"loss = cross-entropy + {config.penalty_weight:g} × {config.penalty_type}"
+    )
+
+
+def _sections(run: RunFiles) -> dict[str, list[Drawing]]:
+    """Section -> its pictures; sections without any are left out."""
+    config, metrics = run.config, run.metrics
+    penalty = config.penalty_type if config else "unweighted"
+    top_k = f"mass of the {config.top_k} largest" if config else "mass of the k largest"
+    sections = {}
+    for title, section_plots in plots(penalty, top_k).items():
+        drawings = [drawing for plot in section_plots if (drawing := draw(plot, metrics))]
+        if title == DISTRIBUTION and (histogram := draw_histogram(metrics)):
+            drawings.append(histogram)
+        if drawings:
+            sections[title] = drawings
+    return sections
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A generated text, split into what was given and what the model wrote."""
+
+    prompt: str
+    continuation: str
+    settings: str
+
+
+def _samples_by_step(samples: Iterable[dict[str, Any]]) -> list[tuple[str, list[Sample]]]:
+    """(step, its samples), newest step first."""
+    by_step: dict[Any, list[Sample]] = {}
+    for sample in samples:
+        prompt, text = str(sample.get("prompt", "")), sample["text"]
+        settings = sample.get("settings")
+        words = (
+            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+            if isinstance(settings, dict)
+            else ""
+        )
+        continuation = text.removeprefix(prompt)
+        by_step.setdefault(sample.get("step"), []).append(Sample(prompt, continuation, words))
+    steps = sorted(by_step, key=_step_order, reverse=True)
+    return [(number(step) if _is_int(step) else "unknown", by_step[step]) for step in steps]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _step_order(step: Any) -> float:
+    return float(step) if _is_int(step) else -math.inf
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table of settings; `default` is empty where it was not changed."""
+
+    name: str
+    value: str
+    default: str
+    meaning: str
+
+
+def _settings(config: TrainingConfig) -> dict[str, list[Setting]]:
+    """Section -> its settings, in the order of the configuration file."""
+    meanings, defaults = setting_descriptions(TrainingConfig), TrainingConfig().to_dict()
+    sections: dict[str, list[Setting]] = {}
+    rows: list[Setting] = []
+    for name, value in config.to_dict().items():
+        if name in SECTIONS:
+            rows = sections.setdefault(SECTIONS[name], [])
+        default = "" if value == defaults[name] else _shown(defaults[name])
+        rows.append(Setting(name, _shown(value), default, meanings[name]))
+    return sections
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return value if value.strip() == value and value else repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(value)
+
+
+def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as (dotted name, value) rows."""
+    if isinstance(content, dict) and content:
+        return [
+            row
+            for name, value in content.items()
+            for row in _flat(value, f"{prefix}.{name}" if prefix else str(name))
+        ]
+    if not prefix:
+        return []
+    if isinstance(content, float):
+        return [(prefix, number(content, digits=6))]
+    if isinstance(content, int) and not isinstance(content, bool):
+        return [(prefix, f"{content:,}")]
+    return [(prefix, _shown(content))]
+
+
+def _not_finite(metrics: Metrics) -> list[str]:
+    """Metrics with values none of which is finite, so that no curve shows them."""
+    return [name for name, column in metrics.columns.items() if not column.finite().steps]

@@ -1,0 +1,86 @@
+"""The command line: flags for every setting, precedence, and one message for all problems."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sharpgpt.config import ConfigError, TrainingConfig
+from sharpgpt.config.flags import parse_training_flags, training_parser
+
+
+def parse(*argv: str) -> TrainingConfig:
+    return parse_training_flags(argv, "train.py")[0]
+
+
+def test_every_setting_is_a_flag_with_underscores() -> None:
+    help_text = training_parser("train.py").format_help()
+    for field in dataclasses.fields(TrainingConfig):
+        assert f"--{field.name} " in help_text
+
+
+def test_defaults_then_file_then_flags(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("penalty_weight: 0.5\ntop_k: 7\n", encoding="utf-8")
+    config = parse("--config", str(path), "--penalty_weight", "0.05")
+    assert (config.penalty_weight, config.top_k, config.batch_size) == (0.05, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["--no_wandb"], "use_wandb", False),
+        (["--no_use_wandb"], "use_wandb", False),
+        (["--use_wandb=False"], "use_wandb", False),
+        (["--use_wandb", "true"], "use_wandb", True),
+        (["--compile"], "compile", True),
+        (["--compile=true"], "compile", True),
+        (["--penalty_weight", "-1e-3"], "penalty_weight", -1e-3),
+        (["--penalty_weight=-.5"], "penalty_weight", -0.5),
+        (["--learning_rate", "6e-4"], "learning_rate", 6e-4),
+        (["--betas", "0.8", "0.99"], "betas", (0.8, 0.99)),
+        (["--betas=[0.8, 0.99]"], "betas", (0.8, 0.99)),
+        (["--max_steps", "null"], "max_steps", None),
+        (["--run_name", "007"], "run_name", "007"),
+        (["--penalty_positions", "N/2:N-2"], "penalty_positions", "N/2:N-2"),
+        (["--generate_prompt", "ROMEO: "], "generate_prompt", "ROMEO: "),
+    ],
+)
+def test_values(argv: list[str], name: str, value: object) -> None:
+    assert getattr(parse(*argv), name) == value
+
+
+def test_dry_run_is_no_setting() -> None:
+    assert parse_training_flags(["--dry_run"], "train.py")[1]
+    assert not parse_training_flags([], "train.py")[1]
+
+
+def test_all_problems_of_file_and_flags_in_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("penalty_typo: x\nbatch_size: 0\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        parse("--config", str(path), "--top_k", "five", "--penalty_wieght", "3")
+    message = str(caught.value)
+    for part in (
+        "penalty_typo: no such setting",
+        "batch_size: given 0",
+        "top_k: given 'five'",
+        "--penalty_wieght: no such flag; did you mean --penalty_weight?",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--penalty-weight", "3"], "did you mean --penalty_weight"),
+        (["quick_test.yaml"], "quick_test.yaml: not a flag"),
+        (["--top_k"], "expected one argument"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--penalty_w", "1"], "--penalty_w: no such flag"),
+    ],
+)
+def test_bad_command_lines(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(*argv)
+    assert message in str(caught.value)

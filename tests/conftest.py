@@ -1,0 +1,78 @@
+"""What the tests share: a small run on the stand-in text, without a network."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sharpgpt.config import TrainingConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Two test processes share two cores; sums are also the same in every test."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def text_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch, text_cache: Path) -> None:
+    monkeypatch.setenv("SHARPGPT_OFFLINE", "1")
+    monkeypatch.setenv("SHARPGPT_CACHE", str(text_cache))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Callable[..., TrainingConfig]:
+    """A configuration of a model that trains in a second; keyword arguments change settings."""
+
+    def make(**changes: Any) -> TrainingConfig:
+        settings = {
+            "tokenizer": "char",
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 32,
+            "max_seq_length": 32,
+            "batch_size": 8,
+            "gradient_accumulation_steps": 1,
+            "max_steps": 20,
+            "learning_rate": 3e-3,
+            "warmup_steps": 2,
+            "log_interval": 5,
+            "eval_interval": 10,
+            "eval_max_blocks": 16,
+            "generate_interval": 0,
+            "num_generate_samples": 1,
+            "generate_max_length": 12,
+            "save_interval": 0,
+            "num_workers": 0,
+            "use_wandb": False,
+            "device": "cpu",
+            "output_dir": str(tmp_path / "outputs"),
+            "run_name": "tiny",
+        }
+        return TrainingConfig.from_dict(settings | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def command_environment(text_cache: Path) -> dict[str, str]:
+    """The environment of a subprocess that runs one of the project's commands."""
+    return {
+        **os.environ,
+        "SHARPGPT_OFFLINE": "1",
+        "SHARPGPT_CACHE": str(text_cache),
+        "WANDB_MODE": "offline",
+        "OMP_NUM_THREADS": "1",
+    }
