@@ -24,9 +24,7 @@ def describe(config: TrainingConfig) -> str:
     with torch.device("meta"):
         causal_lm = create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
     steps = total_steps(config, len(blocks))
-    tokens_per_step = (
-        config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
-    )
+    tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
     flops = training_flops_per_token(causal_lm, config) * tokens_per_step
     memory = memory_estimate(causal_lm, config, device.dtype)
     settings = "\n".join(

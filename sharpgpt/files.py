@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all, and the error a user reads when something outside is wrong."""
+"""Files that exist whole or not at all, and the error whose message is for the user."""
 
 import contextlib
 import os

@@ -153,7 +153,7 @@ def _prepare(
     torch.manual_seed(config.seed)
     causal_lm.to(device.torch_device)
     if config.gradient_checkpointing:
-        cast(Any, causal_lm).gradient_checkpointing_enable({"use_reentrant": False})
+        cast(Any, causal_lm).activation_checkpointing_enable()
     optimizers = create_optimizers(causal_lm, config)
     window = Window(device.torch_device)
     first_step = 0
@@ -200,9 +200,7 @@ def _prepare(
         )
         environment["wandb_run_id"] = wandb_run.run_id
     folder.write_description(config, environment)
-    tokens_per_step = (
-        config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
-    )
+    tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
     terminal.say(
         f"{type(causal_lm).__name__} with {num_parameters:,} parameters on {device.name()} "
         f"({environment['hardware']['dtype']}); {data.name}: {len(data.train_tokens):,} training "
@@ -211,8 +209,8 @@ def _prepare(
     )
     if config.warmup_steps > num_steps:
         terminal.say(
-            f"NOTE: warmup_steps {config.warmup_steps} is more than the run's {num_steps} steps, so "
-            "the learning rate never reaches its peak"
+            f"NOTE: warmup_steps {config.warmup_steps} is more than the run's {num_steps} steps, "
+            "so the learning rate never reaches its peak"
         )
     startup.phase("run folder and optimizer")
     terminal.start_bar(first_step, num_steps)

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 _IMPORTED_AT = time.monotonic()
+LONG_AT_WORK_S = 120.0
+"""A process older than this did other things before, such as a notebook."""
 
 
 def process_age_s() -> float:
@@ -19,12 +21,14 @@ def process_age_s() -> float:
 
 
 class Startup:
-    """Seconds by phase, from the start of the process (or of `train` in one that was long at work)."""
+    """Seconds by phase, from the start of the process (of `train`, in one long at work)."""
 
     def __init__(self) -> None:
         age_s = process_age_s()
         fresh = age_s < 120
-        self.phases: dict[str, float] = {"python and torch": round(age_s, 2)} if fresh else {}
+        self.phases: dict[str, float] = (
+            {"imports of python and torch": round(age_s, 2)} if fresh else {}
+        )
         self._last = time.monotonic()
 
     def phase(self, name: str) -> None:

@@ -62,7 +62,7 @@ def test_the_one_operation_gelu_is_huggingfaces(tmp_path: Path) -> None:
 
 
 def test_first_loss_is_that_of_random_weights() -> None:
-    """ln V, plus D * 0.02^2 / 2 for the spread of logits h . w with |h|^2 = D (0.154 at D = 768)."""
+    """ln V, plus D * 0.02^2 / 2 = 0.154 for the spread of logits h . w with |h|^2 = D."""
     model = create_gpt2_model(n_layer=2, max_seq_length=64)
     input_ids_BT = tokens(50257, 64)
     with torch.no_grad():

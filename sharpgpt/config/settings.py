@@ -44,7 +44,7 @@ class TrainingConfig:
 
     model_name: Text = "gpt2"
     """Architecture: gpt2, gpt2-medium, gpt2-large, gpt2-xl (no network needed), or the local folder
-    or hub name of any HuggingFace causal LM with a linear output layer. Weights are always random."""
+    or hub name of any HuggingFace causal LM with a linear output layer. Its weights are random."""
 
     n_layer: Count | None = None
     """Number of transformer layers; null takes the architecture's."""
@@ -59,7 +59,7 @@ class TrainingConfig:
     """Dropout probability on embeddings, attention and residual paths, in [0, 1)."""
 
     tokenizer: Literal["gpt2", "char"] = "gpt2"
-    """gpt2: byte-pair encoding, 50257 tokens. char: one token per distinct character of the text."""
+    """gpt2: byte-pair encoding, 50257 tokens. char: a token for each distinct character."""
 
     dataset: Text = "tinyshakespeare"
     """tinyshakespeare, or the path of a UTF-8 text file or of a folder of .txt files."""
@@ -111,7 +111,7 @@ class TrainingConfig:
     """Optimizer steps; null trains for num_epochs."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """adamw for all parameters, or muon for the matrices inside the layers and adamw for the rest."""
+    """adamw for all parameters, or muon for the matrices inside the layers, adamw for the rest."""
 
     learning_rate: Positive = 6e-4
     """Peak learning rate."""
@@ -257,7 +257,7 @@ class TrainingConfig:
         return cls.from_dict(yaml_files.read_settings(path))
 
     def to_yaml(self, path: str | Path) -> None:
-        """Write every setting with its meaning as a comment; loads back to an equal configuration."""
+        """Write every setting, its meaning as a comment; loads back to an equal configuration."""
         from sharpgpt.config import yaml_files
 
         self.check()

@@ -113,7 +113,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def conflicts(config: "TrainingConfig", ignoring: Collection[str] = ()) -> list[str]:
-    """The rules between settings that `config` breaks, except those about settings in `ignoring`."""
+    """The rules between settings that `config` breaks, but none about settings in `ignoring`."""
     found = []
     for names, problem in _rules(config):
         if not set(names) & set(ignoring):

@@ -1,4 +1,4 @@
-"""Settings to and from YAML: the safe loader, no silent duplicates, comments from the docstrings."""
+"""Settings to and from YAML: safe loader, no silent duplicates, comments from the docstrings."""
 
 import textwrap
 from collections.abc import Hashable

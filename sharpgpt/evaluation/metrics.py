@@ -49,7 +49,7 @@ class RowMeans:
             )
 
     def means(self, prefix: str) -> dict[str, float]:
-        """`prefix/name` -> mean over all rows so far, with perplexity = exp(ce_loss). Waits once."""
+        """`prefix/name` -> mean over all rows so far; perplexity is exp(ce_loss). Waits once."""
         *sums, num_rows = torch.cat([self._sums, self._num_rows[None]]).tolist()
         means = {name: total / num_rows for name, total in zip(MEANS, sums, strict=True)}
         means["perplexity"] = perplexity(means["ce_loss"])

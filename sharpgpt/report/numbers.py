@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: four significant digits, thousands apart, no needless exponent."""
+"""Numbers as a reader wants them: four significant digits, thousands apart."""
 
 import math
 
@@ -24,7 +24,7 @@ def number(value: float | None, digits: int = 4) -> str:
     return text.replace("-", "−") if text.startswith("-") else text
 
 
-def short(value: float, _position: int | None = None) -> str:
+def short(value: float, _position: float | None = None) -> str:
     """A whole number on an axis: 500, 1.5k, 20k, 3M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

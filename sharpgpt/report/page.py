@@ -88,17 +88,19 @@ def _headline(run: RunFiles) -> list[Figure]:
         column = metrics.column(f"{split}/{metric}")
         if column.last is not None:
             note = words
-            lowest = min(zip(column.finite().values, column.finite().steps, strict=True), default=())
+            finite = column.finite()
+            lowest = min(zip(finite.values, finite.steps, strict=True), default=None)
             if metric == "ce_loss" and lowest and lowest[1] != column.steps[-1]:
                 note = f"{words}; lowest {number(lowest[0])} at step {number(lowest[1])}"
             figures.append(Figure(label, number(column.last), note))
     if speeds := metrics.column("train/tokens_per_s").finite().values:
         figures.append(Figure("Tokens per second", number(statistics.median(speeds)), "median"))
     if metrics.columns:
-        planned = run.config.max_steps if run.config else None
-        figures.append(
-            Figure("Steps", number(metrics.last_step), f"of {number(planned)}" if planned else "")
-        )
+        planned: Any = run.environment.get("num_steps")
+        if planned is None and run.config:
+            planned = run.config.max_steps
+        note = f"of {number(planned)}" if _is_int(planned) else ""
+        figures.append(Figure("Steps", number(metrics.last_step), note))
     model = run.environment.get("model")
     num_parameters = model.get("num_parameters") if isinstance(model, dict) else None
     if isinstance(num_parameters, int | float):

@@ -38,7 +38,7 @@ FEW_POINTS = 40
 class Plot:
     """Metrics that share one picture: (metric, label) pairs, drawn in the series colours.
 
-    `log` asks for a logarithmic axis; it is kept linear where a value is not positive.
+    `log` asks for a logarithmic axis; without positive, sane values it stays linear.
     """
 
     title: str
@@ -116,7 +116,7 @@ def draw(plot: Plot, metrics: Metrics) -> Drawing | None:
     axes.margins(x=0.02, y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(short)
-    if plot.log and lowest > 0:
+    if plot.log and lowest > 1e-100 and highest < 1e100:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1,) if highest > 50 * lowest else (1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -210,7 +210,11 @@ def _svg(figure: "Figure", name: str, sentence: str) -> str:
     target = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     # The font's name only measures text here; the page chooses the font.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans"}
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "DejaVu Sans",
+    }
     with matplotlib.rc_context(settings):
         figure.savefig(target, format="svg", metadata=nothing)
     _, _, rest = target.getvalue().partition("<svg ")

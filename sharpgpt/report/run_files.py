@@ -95,7 +95,8 @@ def read_metrics(path: Path, notes: list[str] | None = None) -> Metrics:
         if not isinstance(step, int) or isinstance(step, bool):
             continue
         if step < newest:
-            for by_step in (*found.values(), histograms):
+            tables: list[dict[int, Any]] = [*found.values(), histograms]
+            for by_step in tables:
                 for stale in [logged for logged in by_step if logged >= step]:
                     del by_step[stale]
         newest = step

@@ -25,7 +25,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
         "hardware": {
             "device": device.name(),
             "dtype": str(device.dtype).removeprefix("torch."),
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "num_cpus": os.cpu_count(),
             "num_threads": torch.get_num_threads(),
@@ -68,7 +68,8 @@ def _commit() -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as it calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

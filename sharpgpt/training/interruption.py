@@ -32,7 +32,7 @@ class StopSignal:
     ) -> None:
         self._restore()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         self.number = number
         self._restore()
         self._say(f"{signal.Signals(number).name}: saving after this step (again to end at once)")

@@ -21,11 +21,11 @@ from torch.optim import Optimizer
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.data import Tokenizer, TrainingBlocks, ValidationBlocks, prefetched
+from sharpgpt.device import Device
 from sharpgpt.evaluation import RowMeans, evaluate, generate_texts
 from sharpgpt.files import UserError
 from sharpgpt.model import SharpnessLM
 from sharpgpt.training.checkpoint import CheckpointFolder
-from sharpgpt.device import Device
 from sharpgpt.training.interruption import StopSignal
 from sharpgpt.training.optimizer import set_learning_rate
 from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
@@ -193,9 +193,7 @@ def log_training(
 ) -> None:
     """Log the means over the window and begin the next one."""
     config, window = run.config, run.window
-    tokens_per_step = (
-        config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
-    )
+    tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
     tokens_per_s = window.num_steps * tokens_per_step / window.seconds
     metrics = window.rows.means("train") | {
         "train/learning_rate": learning_rate,

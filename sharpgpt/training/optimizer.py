@@ -24,9 +24,7 @@ def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Opti
     optimizers: list[Optimizer] = []
     if config.optimizer == "muon":
         tables = {
-            id(module.weight)
-            for module in causal_lm.modules()
-            if isinstance(module, nn.Embedding)
+            id(module.weight) for module in causal_lm.modules() if isinstance(module, nn.Embedding)
         }
         tables.add(id(cast(Any, causal_lm).get_output_embeddings().weight))
         inner = [p for p in parameters if p.ndim == 2 and id(p) not in tables]

@@ -45,7 +45,9 @@ class Terminal:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
         )
-        self._task = self._progress.add_task("", total=total_steps, completed=first_step, figures="")
+        self._task = self._progress.add_task(
+            "", total=total_steps, completed=first_step, figures=""
+        )
         self._progress.start()
 
     def advance(self, step: int) -> None:

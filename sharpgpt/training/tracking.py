@@ -41,7 +41,9 @@ class RunLog:
             if histogram is not None:
                 self._wandb.log_histogram(step, "train/max_prob_histogram", histogram)
 
-    def log_samples(self, step: int, prompt: str, texts: list[str], settings: dict[str, Any]) -> None:
+    def log_samples(
+        self, step: int, prompt: str, texts: list[str], settings: dict[str, Any]
+    ) -> None:
         """Generated texts with how they were made."""
         samples = [
             {"step": step, "prompt": prompt, "text": text, "settings": settings} for text in texts

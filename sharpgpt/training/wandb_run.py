@@ -13,6 +13,7 @@ the same step share one row, and no `define_metric` is needed. A run that is res
 checkpoint repeats steps that W&B already has: it keeps the first version of those.
 """
 
+import atexit
 import os
 import queue
 import threading
@@ -35,6 +36,7 @@ FINISH_TIMEOUT_S = 30.0
 MAX_SAMPLE_ROWS = 500
 """Rows of the sample table; it is uploaded whole each time, so its size is bounded."""
 
+Say = Callable[[str], None]
 SAMPLE_COLUMNS = ["step", "prompt", "text", "temperature", "top_p"]
 
 
@@ -42,13 +44,7 @@ class WandbRun:
     """One run in Weights & Biases, or nothing at all when tracking is off. Made by `start`."""
 
     def __init__(
-        self,
-        run: Any | None,
-        *,
-        run_id: str | None,
-        say: Callable[[str], None],
-        staging: str = "",
-        owned: bool = True,
+        self, run: Any, *, run_id: str | None, say: Say, staging: str = "", owned: bool = True
     ) -> None:
         self.run_id = run_id
         self._run = run
@@ -62,6 +58,8 @@ class WandbRun:
         if run is not None:
             self._thread = threading.Thread(target=self._work, name="wandb calls", daemon=True)
             self._thread.start()
+            # Runs before W&B's own exit hook, which would cut off the calls still queued.
+            atexit.register(self._finish_at_exit)
 
     @classmethod
     def start(
@@ -71,7 +69,7 @@ class WandbRun:
         run_folder: Path,
         run_name: str,
         run_id: str | None,
-        say: Callable[[str], None],
+        say: Say,
         extra_config: Mapping[str, Any],
     ) -> "WandbRun":
         """Begin tracking, or continue the run `run_id`; W&B's files go to `run_folder`/wandb.
@@ -144,11 +142,13 @@ class WandbRun:
     def finish(self, exit_code: int = 0) -> None:
         """End tracking: upload what is left, for at most `FINISH_TIMEOUT_S`. May be called twice.
 
-        An `exit_code` other than 0 marks the run as failed.
+        An `exit_code` other than 0 marks the run as failed, which also happens to a run that is
+        not finished when the program ends.
         """
         run, thread, self._run = self._run, self._thread, None
         if run is None or thread is None:
             return
+        atexit.unregister(self._finish_at_exit)
         if self._owned:
             self._calls.put(lambda: self._finish_run(run, exit_code))
         self._calls.put(None)
@@ -157,6 +157,10 @@ class WandbRun:
             self._say(_unfinished(run))
         if os.environ.get("WANDB_DATA_DIR") == self._staging:
             del os.environ["WANDB_DATA_DIR"]
+
+    def _finish_at_exit(self) -> None:
+        """End a run that nobody ended, as after an exception."""
+        self.finish(exit_code=1)
 
     def _finish_run(self, run: Any, exit_code: int) -> None:
         try:
@@ -189,7 +193,7 @@ def _begin(
     run_folder: Path,
     run_name: str,
     run_id: str | None,
-    say: Callable[[str], None],
+    say: Say,
     extra_config: Mapping[str, Any],
 ) -> tuple[Any | None, bool]:
     """The W&B run (None when W&B's own settings say disabled), and whether it is ours to end."""
@@ -240,9 +244,7 @@ def _begin(
 def _identity(config: TrainingConfig, run_name: str, run_id: str | None) -> dict[str, Any]:
     """Name, project, team and id of the run, except what a sweep or the environment decides."""
     environment = os.environ
-    identity: dict[str, Any] = {}
-    if "WANDB_NAME" not in environment:
-        identity["name"] = run_name
+    identity: dict[str, Any] = {} if "WANDB_NAME" in environment else {"name": run_name}
     if "WANDB_SWEEP_ID" in environment:
         return identity
     is_default = config.wandb_project == TrainingConfig().wandb_project

@@ -59,8 +59,8 @@ def test_value_and_gradient_are_those_of_the_formula(name: str, kind: str, vocab
 
     torch.testing.assert_close(value_N, expected_N, rtol=1e-10, atol=1e-13)
     scale = expected_NV.norm()
-    # Norms relative to the truth: a zeroed, doubled or flipped gradient fails. 1e-15 is the rounding
-    # of probabilities near 1, far below the smallest gradient here.
+    # Norms relative to the truth: a zeroed, doubled or flipped gradient fails. 1e-15 is the
+    # rounding of probabilities near 1, far below the smallest gradient here.
     assert scale > 1e-6
     assert (autograd_NV - expected_NV).norm() < 1e-8 * scale + 1e-15
     assert (closed_NV - expected_NV).norm() < 1e-8 * scale + 1e-15

@@ -25,7 +25,8 @@ def test_learning_rate_of_runs_that_are_all_warm_up_or_one_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "middle", "last"), [("constant", 2.0, 2.0), ("linear", 1.25, 0.5), ("cosine", 1.25, 0.5)]
+    ("schedule", "middle", "last"),
+    [("constant", 2.0, 2.0), ("linear", 1.25, 0.5), ("cosine", 1.25, 0.5)],
 )
 def test_penalty_schedules(schedule: str, middle: float, last: float) -> None:
     config = TrainingConfig.from_dict(
@@ -45,7 +46,5 @@ def test_penalty_schedules(schedule: str, middle: float, last: float) -> None:
 
 
 def test_a_final_ratio_above_one_grows() -> None:
-    config = TrainingConfig(
-        penalty_weight=-0.1, penalty_schedule="linear", penalty_final_ratio=3.0
-    )
+    config = TrainingConfig(penalty_weight=-0.1, penalty_schedule="linear", penalty_final_ratio=3.0)
     assert penalty_weight_at(99, 100, config) == pytest.approx(-0.3)

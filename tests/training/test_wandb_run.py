@@ -274,14 +274,14 @@ def test_a_server_that_hangs_at_init_delays_neither_start_nor_exit(server, tmp_p
         command, capture_output=True, text=True, timeout=60, check=True, env=environment
     )
     assert time.monotonic() - started < 15
-    assert "offline, since Timed out" in done.stdout
+    assert re.match("W&B: offline, since .* giving up after", done.stdout)
     (offline,) = tmp_path.glob("wandb/offline-run-*-abc")
     assert any(offline.glob("*.wandb"))
 
 
 @pytest.mark.parametrize("finish", ["finish", "leave"])
 def test_on_a_terminal_it_asks_nothing_and_prints_only_our_lines(tmp_path, finish) -> None:
-    """A run that ends without `finish`, as by an exception, ends as quietly."""
+    """A run left without `finish`, as by an exception, ends as quietly, whole, and as failed."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path), finish],
@@ -307,6 +307,11 @@ def test_on_a_terminal_it_asks_nothing_and_prints_only_our_lines(tmp_path, finis
     assert len(lines) == 2, lines
     assert "there is no API key" in lines[0]
     assert lines[1] == "the end"
+    assert list(tmp_path.rglob("output.log")) == [], "the terminal's text is captured"
+    record = read_wandb(tmp_path)
+    assert record.history[1]["train/loss"] == 1.5
+    assert record.table(tmp_path, "samples", 1)[0]["text"] == "ab"
+    assert record.exit_code == {"finish": 0, "leave": 1}[finish]
 
 
 @pytest.mark.parametrize("how", ["setting", "switch", "environment"])

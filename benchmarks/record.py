@@ -1,0 +1,35 @@
+"""A benchmark's result file: what was run, on what, and the figures; one per published number."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.device import choose_device
+from sharpgpt.files import write_text
+from sharpgpt.training.environment import describe_environment
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+def spread(seconds: list[float]) -> dict[str, Any]:
+    """Median and range of repeated timings, in seconds."""
+    return {
+        "repetitions": len(seconds),
+        "median_s": round(statistics.median(seconds), 3),
+        "min_s": round(min(seconds), 3),
+        "max_s": round(max(seconds), 3),
+    }
+
+
+def write_result(name: str, command: str, figures: dict[str, Any]) -> None:
+    """Write results/NAME.json and print it."""
+    environment = describe_environment(choose_device(TrainingConfig()))
+    environment["command"] = command
+    path = RESULTS / f"{name}.json"
+    write_text(path, json.dumps({"figures": figures, "environment": environment}, indent=2) + "\n")
+    json.dump(figures, sys.stdout, indent=2)
+    print(f"\nwritten to {path.relative_to(REPOSITORY)}")
