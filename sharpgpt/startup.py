@@ -24,11 +24,9 @@ class Startup:
     """Seconds by phase, from the start of the process (of `train`, in one long at work)."""
 
     def __init__(self) -> None:
-        age_s = process_age_s()
-        fresh = age_s < 120
-        self.phases: dict[str, float] = (
-            {"imports of python and torch": round(age_s, 2)} if fresh else {}
-        )
+        self.phases: dict[str, float] = {}
+        if (age_s := process_age_s()) < LONG_AT_WORK_S:
+            self.phases["python and torch"] = round(age_s, 2)
         self._last = time.monotonic()
 
     def phase(self, name: str) -> None:
