@@ -77,11 +77,13 @@ def train(config: TrainingConfig) -> RunResult:
         config = replace(config, run_name=folder.path.name)
         terminal.open_log(folder.path / "log.txt")
         run = _prepare(config, data, causal_lm, device, folder, terminal, startup)
+        exit_code = 1
         try:
             with StopSignal(terminal.say) as stop:
                 run_steps(run, stop)
+            exit_code = 0
         finally:
-            report = _conclude(run, folder, startup)
+            report = _conclude(run, folder, startup, exit_code)
     result = RunResult(
         run_folder=folder.path,
         report=report,
@@ -243,7 +245,7 @@ def _prepare(
     )
 
 
-def _conclude(run: Training, folder: RunFolder, startup: Startup) -> Path | None:
+def _conclude(run: Training, folder: RunFolder, startup: Startup, exit_code: int) -> Path | None:
     """Write the summary and the report, close W&B; nothing in here may hide how the run ended."""
     summary = {
         "step": run.step,
@@ -259,7 +261,7 @@ def _conclude(run: Training, folder: RunFolder, startup: Startup) -> Path | None
         report = write_report(folder.path)
     except Exception as error:
         run.terminal.say(f"NOTE: the report could not be written: {type(error).__name__}: {error}")
-    run.log.finish(run.log.latest)
+    run.log.finish(exit_code)
     return report
 
 

@@ -57,11 +57,11 @@ class RunLog:
         """Seconds since the run began, earlier parts of a resumed run included."""
         return time.monotonic() - self._began
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Close W&B with the run's final figures."""
+    def finish(self, exit_code: int) -> None:
+        """Close W&B with the run's last figures; any exit code but 0 marks the run as failed."""
         if self._wandb:
-            self._wandb.summary(summary)
-            self._wandb.finish()
+            self._wandb.summary(self.latest)
+            self._wandb.finish(exit_code)
 
 
 def _append(path: Path, event: dict[str, Any]) -> None:

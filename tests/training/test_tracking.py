@@ -1,0 +1,79 @@
+"""The records of whole runs: what W&B stored offline, and what a resumed log keeps."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.files import UserError
+from sharpgpt.run import train
+from sharpgpt.training import loop
+from sharpgpt.training.tracking import RunLog
+from tests.wandb_reading import read_wandb
+
+MakeConfig = Callable[..., TrainingConfig]
+
+BOTH = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy")
+TRAIN_ALONE = ("learning_rate", "penalty_weight", "grad_norm", "tokens_per_s", "mfu")
+
+
+def test_an_offline_wandb_run_holds_every_metric_of_the_run(tiny_config: MakeConfig) -> None:
+    config = tiny_config(use_wandb=True, wandb_project="a-project", generate_interval=10)
+    result = train(config)
+    record = read_wandb(result.run_folder)
+    assert (record.project, record.name, record.exit_code) == ("a-project", "tiny", 0)
+
+    lines = (result.run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    logged: dict[int, dict[str, Any]] = {}
+    for event in map(json.loads, lines):
+        logged.setdefault(event["step"], {}).update(event)
+    assert record.history.keys() == logged.keys() == {1, 5, 10, 15, 20}
+    names = [f"train/{name}" for name in (*BOTH, "perplexity", *TRAIN_ALONE)]
+    for step, row in record.history.items():
+        wanted = names + [f"val/{name}" for name in (*BOTH, "perplexity")] * (step in (10, 20))
+        for name in wanted:
+            assert row[name] == pytest.approx(logged[step][name]), name
+        assert row["train/max_prob_histogram.values"] == logged[step]["train/max_prob_histogram"]
+    samples = record.table(result.run_folder, "samples", 20)
+    assert {row["step"] for row in samples} == {10, 20}
+    assert (
+        samples[0]["text"] == json.loads(result.samples.read_text("utf-8").splitlines()[-1])["text"]
+    )
+    assert record.summary["val/ce_loss"] == pytest.approx(result.metrics["val/ce_loss"])
+
+
+def test_a_failed_run_is_marked_so_in_wandb(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.accumulate_gradients
+
+    def poisoned(run: loop.Training, *args: Any) -> Any:
+        return original(run, *args) * (float("nan") if run.step == 7 else 1)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
+    config = tiny_config(use_wandb=True)
+    with pytest.raises(UserError, match="step 8"):
+        train(config)
+    record = read_wandb(Path(config.output_dir) / "tiny")
+    assert record.exit_code == 1
+    assert max(record.history) == 5
+
+
+def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:
+    first = RunLog(tmp_path, None, first_step=0)
+    for step in (1, 2, 3):
+        first.log(step, {"train/loss": float(step)})
+        first.log_samples(step, "p", [f"text {step}"], {})
+    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 3, "tra')  # torn by a crash
+    second = RunLog(tmp_path, None, first_step=2)
+    second.log(3, {"train/loss": 30.0, "train/perplexity": float("inf")})
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [(event["step"], event["train/loss"]) for event in events] == [(1, 1), (2, 2), (3, 30)]
+    assert events[2]["train/perplexity"] is None
+    assert events[2]["time_s"] >= events[1]["time_s"]
+    assert len((tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 2
