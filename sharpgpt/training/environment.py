@@ -31,7 +31,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
             "num_threads": torch.get_num_threads(),
             "memory_bytes": _memory_bytes(),
             "cuda": torch.version.cuda if cuda else None,
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
         },
     }
 

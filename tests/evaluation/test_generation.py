@@ -62,8 +62,10 @@ def test_a_text_ends_at_the_end_of_text_token() -> None:
     tokenizer = Gpt2Tokenizer()
     model: Any = create_gpt2_model(n_layer=1, n_head=2, n_embd=16, max_seq_length=16)
     prompt = tokenizer.encode("Hello").tolist()
-    with torch.no_grad():  # a bias towards the end: every hidden state points along its embedding
-        model.transformer.ln_f.bias.copy_(100 * model.lm_head.weight[50256])
+    with torch.no_grad():  # every hidden state is 1, and only the end's embedding points that way
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.fill_(1)
+        model.lm_head.weight[50256].fill_(1)
     made = generate_texts(
         model, tokenizer, prompt="Hello", num_samples=2, max_length=40, window=16,
         temperature=0, top_p=1.0, seed=0,
