@@ -14,7 +14,7 @@ import time
 from record import REPOSITORY, write_result
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.run import train
+from sharpgpt.run import load_training_data, train
 
 TARGET_CE = 1.90
 
@@ -23,6 +23,9 @@ def main() -> int:
     config = TrainingConfig.from_yaml(REPOSITORY / "configs" / "shakespeare_char_cpu.yaml")
     if sys.argv[1:]:
         config.dataset = sys.argv[1]
+    if load_training_data(config).name != "tinyshakespeare":
+        print("This text is not TinyShakespeare, so the figure would not compare; nothing was run.")
+        return 1
     with tempfile.TemporaryDirectory() as folder:
         config.output_dir, config.run_name = folder, "shakespeare_char_cpu"
         started = time.perf_counter()
@@ -30,15 +33,14 @@ def main() -> int:
         seconds = time.perf_counter() - started
         text = (result.run_folder / "environment.json").read_text(encoding="utf-8")
     environment = json.loads(text)
-    if environment["data"]["name"] != "tinyshakespeare":
-        print("This text is not TinyShakespeare, so the figure would not compare; nothing written.")
-        return 1
     val_ce = result.metrics["val/ce_loss"]
     figures = {
         "val_ce": round(val_ce, 4),
         "target_val_ce": TARGET_CE,
         "met": val_ce <= TARGET_CE,
         "steps": result.step,
+        "repetitions": 1,
+        "config": config.to_dict() | {"dataset": "tinyshakespeare", "output_dir": "./outputs"},
         "seconds": round(seconds, 1),
         "num_parameters": environment["model"]["num_parameters"],
         "data_sha256": environment["data"]["sha256"],
@@ -46,7 +48,7 @@ def main() -> int:
     }
     write_result(
         "shakespeare_char_cpu",
-        "python train.py --config configs/shakespeare_char_cpu.yaml",
+        "python benchmarks/bench_shakespeare_char.py",
         figures,
     )
     return 0 if figures["met"] else 1

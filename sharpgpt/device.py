@@ -1,7 +1,9 @@
 """The device of a run: which one, in what arithmetic, and how fast it could be at best."""
 
 import contextlib
+import re
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -12,15 +14,19 @@ from sharpgpt.files import UserError
 
 PEAK_FLOPS_BFLOAT16 = {
     "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10G": 70e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense bfloat16 FLOP/s by a part of the device's name; the source is NVIDIA's data sheets."""
+"""Dense bfloat16 FLOP/s by words of the device's name, the first that fits; the source is NVIDIA's
+data sheets."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,8 @@ def choose_device(config: TrainingConfig) -> Device:
         )
     device = torch.device(name)
     if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        # TF32. The newer per-backend switches break torch.compile, which reads this one.
+        torch.set_float32_matmul_precision("high")
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     wanted = config.dtype if config.dtype != "auto" else "bfloat16" if has_bfloat16 else "float32"
     return Device(device, getattr(torch, wanted))
@@ -74,16 +80,16 @@ def choose_device(config: TrainingConfig) -> Device:
 def peak_flops(device: Device) -> tuple[float, str]:
     """The best FLOP/s of the device, the denominator of MFU, and where the figure is from.
 
-    Known data-centre and desktop GPUs have it from the data sheet. Elsewhere it is measured: the
-    fastest of a few 1024 x 1024 products in the arithmetic of the run (about 0.2 s).
+    Known GPUs have it from the data sheet. Elsewhere it is measured: the fastest of a few square
+    products in the arithmetic of the run, large enough that starting them costs little.
     """
     if device.torch_device.type == "cuda" and device.dtype == torch.bfloat16:
-        for part, flops in PEAK_FLOPS_BFLOAT16.items():
-            if part in device.name():
+        for words, flops in PEAK_FLOPS_BFLOAT16.items():
+            if re.search(rf"\b{words}\b(?!.*Laptop)", device.name()):
                 return flops, "data sheet, dense bfloat16"
-    size, fastest_s = 1024, float("inf")
+    size = {"cpu": 1024, "mps": 4096}.get(device.torch_device.type, 8192)
     a = torch.ones(size, size, dtype=device.dtype, device=device.torch_device)
-    started = time.perf_counter()
+    fastest_s, started = float("inf"), time.perf_counter()
     for repetition in range(20):
         before = time.perf_counter()
         (a @ a)[0, 0].item()  # waits for the product
@@ -91,6 +97,36 @@ def peak_flops(device: Device) -> tuple[float, str]:
         if repetition >= 3 and time.perf_counter() - started > 0.3:
             break
     return 2 * size**3 / fastest_s, f"measured, {size} x {size} products"
+
+
+def device_random_state(device: torch.device) -> torch.Tensor:
+    """The state of a device's generator of random numbers (CPU, CUDA or MPS)."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def set_device_random_state(device: torch.device, state: torch.Tensor) -> None:
+    """The inverse of `device_random_state`."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers on the CPU and on `device` follow `seed` in the block; then as before."""
+    places = [torch.device("cpu"), device]
+    before = [device_random_state(place) for place in places]
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for place, state in zip(places, before, strict=True):
+            set_device_random_state(place, state)
 
 
 def flops_per_token(

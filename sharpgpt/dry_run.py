@@ -16,7 +16,7 @@ GIB = 2**30
 
 
 def describe(config: TrainingConfig) -> str:
-    """The text that `--dry_run` prints. Raises as `train` does for what would stop it."""
+    """The text that `--dry_run` prints. Raises as `train` does, for what shows without weights."""
     config.check()
     device = choose_device(config)
     data = load_training_data(config)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.config.architectures import GPT2_SIZES
 from sharpgpt.data import TextData, TrainingBlocks, load_data, validation_blocks
 from sharpgpt.device import Device, choose_device, flops_per_token, peak_flops
 from sharpgpt.files import UserError, write_text
@@ -27,7 +28,7 @@ from sharpgpt.model import SharpnessLM, create_model
 from sharpgpt.report import write_report
 from sharpgpt.run_folder import RunFolder
 from sharpgpt.startup import Startup
-from sharpgpt.training.checkpoint import CheckpointFolder, load_checkpoint
+from sharpgpt.training.checkpoint import CheckpointFolder, load_tensors, read_state
 from sharpgpt.training.environment import describe_environment
 from sharpgpt.training.interruption import StopSignal
 from sharpgpt.training.loop import Training, Window, run_steps
@@ -35,6 +36,16 @@ from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.terminal import Terminal
 from sharpgpt.training.tracking import RunLog
 from sharpgpt.training.wandb_run import WandbRun
+
+FIXED_BY_A_CHECKPOINT = (
+    "model_name", "n_layer", "n_head", "n_embd", "max_seq_length", "tokenizer", "optimizer",
+    "vocabulary",
+)  # fmt: skip
+HOUSEKEEPING = (
+    "output_dir", "checkpoint_dir", "cache_dir", "run_name", "resume", "dataset", "num_workers",
+    "use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "keep_checkpoints",
+)  # fmt: skip
+"""Settings that leave the mathematics and the records alone (a text is compared by its hash)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ def train(config: TrainingConfig) -> RunResult:
             terminal.say(f"NOTE: {note}")
         startup.phase("text and tokens")
         terminal.say(f"Building {config.model_name} (importing transformers takes some seconds)")
+        if config.model_name not in GPT2_SIZES and not Path(config.model_name).exists():
+            terminal.say("Asking the HuggingFace hub for it (without a network: half a minute)")
         causal_lm = create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
         startup.phase("transformers and the model")
 
@@ -77,24 +90,30 @@ def train(config: TrainingConfig) -> RunResult:
         config = replace(config, run_name=folder.path.name)
         terminal.open_log(folder.path / "log.txt")
         run = _prepare(config, data, causal_lm, device, folder, terminal, startup)
-        exit_code = 1
         try:
-            with StopSignal(terminal.say) as stop:
+            with StopSignal() as stop:
                 run_steps(run, stop)
-            exit_code = 0
-        finally:
-            report = _conclude(run, folder, startup, exit_code)
-    result = RunResult(
+        except Exception:
+            _conclude(run, folder, startup, exit_code=1)
+            raise
+        report = _conclude(run, folder, startup, exit_code=0)
+        result = _result(run, folder, report, stop.number)
+        terminal.say(_summary_text(result, run.total_steps))
+    return result
+
+
+def _result(
+    run: Training, folder: RunFolder, report: Path | None, signal_number: int | None
+) -> RunResult:
+    return RunResult(
         run_folder=folder.path,
         report=report,
         samples=run.log.samples_path,
         checkpoint=run.last_saved,
         step=run.step,
         metrics=dict(run.log.latest),
-        interrupted_by=stop.number,
+        interrupted_by=signal_number if run.step < run.total_steps else None,
     )
-    print(_summary_text(result, run.total_steps))
-    return result
 
 
 def load_training_data(config: TrainingConfig) -> TextData:
@@ -140,6 +159,30 @@ def training_flops_per_token(causal_lm: nn.Module, config: TrainingConfig) -> fl
     )
 
 
+def changed_settings(state: dict[str, Any], config: TrainingConfig, data: TextData) -> list[str]:
+    """What differs between a checkpoint's settings and data and those of the run that resumes it.
+
+    Raises:
+        UserError: a difference with which its tensors cannot be continued.
+    """
+    before = dict(state["config"])
+    now = config.to_dict()
+    before["text"], now["text"] = state["data_sha256"][:12], data.source["sha256"][:12]
+    before["vocabulary"] = state["tokenizer_fingerprint"][:12]
+    now["vocabulary"] = data.tokenizer.fingerprint[:12]
+    different = {
+        name: f"{name} {before.get(name)} -> {value}"
+        for name, value in now.items()
+        if name not in HOUSEKEEPING and before.get(name) != value
+    }
+    if fatal := [text for name, text in different.items() if name in FIXED_BY_A_CHECKPOINT]:
+        raise UserError(
+            "resume: the checkpoint cannot be continued with these settings: "
+            f"{'; '.join(fatal)}. Use those of the checkpoint, or start a new run"
+        )
+    return list(different.values())
+
+
 def _prepare(
     config: TrainingConfig,
     data: TextData,
@@ -160,15 +203,14 @@ def _prepare(
     window = Window(device.torch_device)
     first_step = 0
     if folder.resume_from:
-        state = load_checkpoint(folder.resume_from, causal_lm, optimizers)
-        if state["tokenizer_fingerprint"] != data.tokenizer.fingerprint:
-            raise UserError(
-                f"resume: {folder.resume_from} was trained with another vocabulary than the "
-                f"{config.tokenizer} tokenizer has on {data.name}; use the same text and tokenizer"
-            )
+        state = read_state(folder.resume_from)
+        changed = changed_settings(state, config, data)
+        load_tensors(folder.resume_from, causal_lm, optimizers, device.torch_device)
         first_step = state["step"]
         window.restore(state["window"])
         terminal.say(f"Continuing {folder.resume_from} at step {first_step}")
+        if changed:
+            terminal.say("NOTE: not as in that checkpoint: " + "; ".join(changed))
     model = SharpnessLM(
         causal_lm,
         penalty=config.penalty_type,
@@ -236,12 +278,13 @@ def _prepare(
         terminal=terminal,
         checkpoints=CheckpointFolder(folder.checkpoints, config.keep_checkpoints),
         window=window,
+        data_sha256=data.source["sha256"],
         first_step=first_step,
         total_steps=num_steps,
         flops_per_token=environment["model"]["flops_per_token"],
         peak_flops=peak,
         on_first_step=on_first_step,
-        on_saved=lambda: None,
+        last_saved=folder.resume_from if folder.is_continued else None,
     )
 
 
@@ -301,13 +344,14 @@ def _memory_advice(config: TrainingConfig) -> Iterator[None]:
     """Turn running out of memory into a message that says which settings to change."""
     try:
         yield
-    except RuntimeError as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        if not out_of_memory and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        texts = ("can't allocate memory", "out of memory")
+        if not out_of_memory and not any(text in str(error) for text in texts):
             raise
         raise UserError(
             f"Out of memory with batch_size {config.batch_size} and max_seq_length "
             f"{config.max_seq_length}. Lower batch_size and raise gradient_accumulation_steps by "
             "the same factor (the same mathematics), or set gradient_checkpointing, or lower "
-            f"max_seq_length; --dry_run shows the estimate. ({str(error).splitlines()[0]})"
+            f"max_seq_length; --dry_run shows the estimate. ({' '.join(str(error).split())[:200]})"
         ) from None

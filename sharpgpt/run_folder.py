@@ -15,11 +15,15 @@ from sharpgpt.training.checkpoint import CheckpointFolder, find_checkpoint
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`path` exists and can be written; `resume_from` is the checkpoint to continue, or None."""
+    """`path` exists and can be written; `resume_from` is the checkpoint to continue, or None.
+
+    `is_continued` says that this checkpoint is the run's own, and not that of a run it forks.
+    """
 
     path: Path
     checkpoints: Path
     resume_from: Path | None
+    is_continued: bool
 
     @classmethod
     def open(cls, config: TrainingConfig, data_name: str) -> "RunFolder":
@@ -29,7 +33,11 @@ class RunFolder:
             UserError: it holds another run, cannot be written, or there is nothing to resume.
         """
         output_dir = Path(config.output_dir)
-        path = output_dir / (config.run_name or _new_name(output_dir, config, data_name))
+        path = output_dir / config.run_name if config.run_name else None
+        try:
+            path = path or _new_folder(output_dir, config, data_name)
+        except OSError as error:
+            raise _unwritable(output_dir, error) from None
         checkpoints = (
             Path(config.checkpoint_dir) / path.name
             if config.checkpoint_dir
@@ -41,6 +49,12 @@ class RunFolder:
         elif config.resume is not None:
             resume_from = find_checkpoint(Path(config.resume))
         own = resume_from is not None and resume_from.parent.resolve() == checkpoints.resolve()
+        newest = CheckpointFolder(checkpoints, config.keep_checkpoints).newest()
+        if own and resume_from != newest and newest is not None:
+            raise UserError(
+                f"resume: {resume_from} is not the newest checkpoint of its run, {newest}; use "
+                "resume auto to continue the run, or another run_name to fork it from here"
+            )
         if (path / "metrics.jsonl").exists() and config.resume != "auto" and not own:
             raise UserError(
                 f"run_name: {path} already holds a run; use resume auto to continue it, give "
@@ -52,11 +66,8 @@ class RunFolder:
             for folder in (path, checkpoints):
                 tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise UserError(
-                f"output_dir: the run folder {path} cannot be written: {error.strerror}; give an "
-                "output_dir (and checkpoint_dir) where you may write"
-            ) from None
-        return cls(path, checkpoints, resume_from)
+            raise _unwritable(path, error) from None
+        return cls(path, checkpoints, resume_from, own)
 
     def wandb_run_id(self) -> str | None:
         """The W&B run that an earlier part of this run was tracked in."""
@@ -72,13 +83,26 @@ class RunFolder:
         write_text(self.path / "environment.json", json.dumps(environment, indent=2))
 
 
-def _new_name(output_dir: Path, config: TrainingConfig, data_name: str) -> str:
-    """A name that says when and what, and that no folder has yet."""
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"output_dir: the run folder {path} cannot be written: {error.strerror}; give an "
+        "output_dir (and checkpoint_dir) where you may write"
+    )
+
+
+def _new_folder(output_dir: Path, config: TrainingConfig, data_name: str) -> Path:
+    """Make a folder whose name says when and what; no other process gets the same."""
     what = re.sub(r"\W+", "-", data_name).strip("-")[:40] or "text"
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{stamp}_{what}_{config.penalty_type}_{config.penalty_weight:g}"
     number = 1
-    while (output_dir / name).exists():
-        number += 1
-        name = f"{stamp}-{number}_{what}_{config.penalty_type}_{config.penalty_weight:g}"
-    return name
+    while True:
+        start = stamp if number == 1 else f"{stamp}-{number}"
+        path = output_dir / f"{start}_{what}_{config.penalty_type}_{config.penalty_weight:g}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if output_dir.exists() and not output_dir.is_dir():
+                raise
+            number += 1
+        else:
+            return path

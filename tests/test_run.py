@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.data import load_text
 from sharpgpt.files import UserError
 from sharpgpt.run import train
 from sharpgpt.training import loop
@@ -139,8 +140,65 @@ def test_resume_by_path_is_a_new_run_from_there(tiny_config: MakeConfig) -> None
     assert [event["step"] for event in events(fork.run_folder)] == [25, 25]
     with pytest.raises(UserError, match="no checkpoint"):
         train(tiny_config(run_name="other", resume="nowhere"))
-    with pytest.raises(UserError, match="cannot be continued with these settings"):
-        train(tiny_config(run_name="wider", resume=str(first.run_folder), n_embd=48, max_steps=25))
+    for change in ({"n_embd": 48}, {"n_head": 4}, {"optimizer": "muon"}):
+        with pytest.raises(UserError, match=r"cannot be continued with these settings: (n_|opt)"):
+            train(tiny_config(run_name="x", resume=str(first.run_folder), max_steps=25, **change))
+
+
+def test_resume_names_what_has_changed(
+    tiny_config: MakeConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first = train(tiny_config(run_name="first", max_steps=4))
+    text = tmp_path / "other.txt"
+    text.write_text(load_text("tinyshakespeare").text[:100_000], encoding="utf-8")
+    resume = {"resume": str(first.run_folder), "max_steps": 5}
+    with pytest.raises(UserError, match="vocabulary"):
+        train(tiny_config(run_name="second", dataset=str(text), **resume))
+    train(tiny_config(run_name="third", seed=5, **resume))
+    assert "NOTE: not as in that checkpoint: max_steps 4 -> 5; seed 42 -> 5" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_finished_run_can_be_asked_for_again(tiny_config: MakeConfig) -> None:
+    first = train(tiny_config())
+    again = train(tiny_config(resume="auto"))
+    assert again.checkpoint == first.checkpoint
+    assert again.metrics["val/ce_loss"] == first.metrics["val/ce_loss"]
+    assert all(isinstance(value, float) for value in again.metrics.values())
+
+
+def test_going_back_in_a_run_is_refused_since_it_would_lose_what_follows(
+    tiny_config: MakeConfig,
+) -> None:
+    first = train(tiny_config(save_interval=5, keep_checkpoints=4))
+    earlier = str(first.run_folder / "checkpoints" / "step_00000005")
+    with pytest.raises(UserError, match="is not the newest checkpoint of its run"):
+        train(tiny_config(resume=earlier))
+    assert train(tiny_config(resume=earlier, run_name="fork")).step == 20
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    def full_disk(tensors: Any, path: Path) -> None:
+        if "step_5_done" in written:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        written.add("step_5_done")
+        original(tensors, path)
+
+    import safetensors.torch
+
+    written: set[str] = set()
+    original = safetensors.torch.save_file
+    monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
+    config = tiny_config(save_interval=5)
+    with pytest.raises(UserError, match=r"step 10 could not be written .* No space left"):
+        train(config)
+    checkpoints = Path(config.output_dir) / "tiny" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["step_00000005"]
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny_config: MakeConfig) -> None:
@@ -238,8 +296,23 @@ def test_a_learning_rate_that_explodes_ends_in_the_same_message(tiny_config: Mak
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_gradient_checkpointing_and_compile_are_the_same_mathematics(
     tiny_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = train(tiny_config(run_name="plain", max_steps=5, penalty_weight=0.1))
+    from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+
+    passes = []
+    original = GPT2MLP.forward
+    monkeypatch.setattr(
+        GPT2MLP, "forward", lambda self, x: (passes.append(1), original(self, x))[1]
+    )
+    train(tiny_config(run_name="counted", max_steps=1, eval_interval=0, eval_max_blocks=1))
+    once, _ = len(passes), passes.clear()
+    train(
+        tiny_config(run_name="twice", max_steps=1, eval_max_blocks=1, gradient_checkpointing=True)
+    )
+    assert len(passes) == once + 2  # two layers, entered again in the backward pass
+    monkeypatch.undo()
     for setting in ("gradient_checkpointing", "compile"):
         other = train(
             tiny_config(run_name=setting, max_steps=5, penalty_weight=0.1, **{setting: True})

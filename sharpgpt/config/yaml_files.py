@@ -1,5 +1,6 @@
 """Settings to and from YAML: safe loader, no silent duplicates, comments from the docstrings."""
 
+import re
 import textwrap
 from collections.abc import Hashable
 from pathlib import Path
@@ -15,8 +16,19 @@ if TYPE_CHECKING:
     from sharpgpt.config.settings import TrainingConfig
 
 
-class _NoDuplicatesLoader(yaml.SafeLoader):
-    """The safe loader, which by itself lets the later of two equal keys win without a word."""
+class _SettingsLoader(yaml.SafeLoader):
+    """The safe loader with two habits of YAML 1.1 left off.
+
+    It lets the later of two equal keys win without a word, and reads 5:30 as 330 (base 60) but
+    6e-4 as a text.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own way
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -30,11 +42,24 @@ class _NoDuplicatesLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_DIGITS = list("-+.0123456789")
+_SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), _DIGITS
+)
+_SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"
+    ),
+    _DIGITS,
+)
+
+
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `ConfigError` for a file that is missing or no mapping."""
     path = Path(path)
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _NoDuplicatesLoader)
+        settings = yaml.load(path.read_text(encoding="utf-8"), _SettingsLoader)
     except FileNotFoundError:
         folder = path.parent
         names = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []

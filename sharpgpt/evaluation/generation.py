@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sharpgpt.data import Tokenizer
+from sharpgpt.device import seeded
 
 
 @torch.no_grad()
@@ -37,9 +38,7 @@ def generate_texts(
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     was_training = model.training
     model.eval()
-    cuda_devices = [text_ids.device] if text_ids.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda_devices):
-        torch.manual_seed(seed)
+    with seeded(seed, text_ids.device):
         while (length := text_ids.shape[1]) < max_length:
             context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
             num_new = min(window - context.shape[1], max_length - length)

@@ -63,7 +63,7 @@ def top_k_mask(probs_NV: Tensor, top_k: int) -> Tensor:
     above_NV = probs_NV > smallest_N1
     equal_NV = probs_NV == smallest_N1
     num_places_N1 = top_k - above_NV.sum(-1, keepdim=True)
-    return above_NV | (equal_NV & (equal_NV.cumsum(-1) <= num_places_N1))
+    return above_NV | (equal_NV & (equal_NV.cumsum(-1, dtype=torch.int32) <= num_places_N1))
 
 
 def max_prob(probs_NV: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def sharpness_loss(
     Raises:
         ValueError: unknown penalty or reduction, shapes that do not fit, top_k outside 1..V.
     """
-    check_arguments(logits_NV, target_N, penalty, penalty_mask, reduction)
+    check_arguments(logits_NV.shape, target_N, penalty, penalty_mask, reduction, top_k)
     if logits_NV.dtype in (torch.float16, torch.bfloat16):
         logits_NV = logits_NV.float()
     valid_N = target_N != ignore_index
@@ -126,16 +126,21 @@ def _penalty(name: str, log_probs_NV: Tensor, top_k: int) -> Tensor:
 
 
 def check_arguments(
-    logits_NV: Tensor, target_N: Tensor, penalty: str, mask_N: Tensor | None, reduction: str
+    shape: tuple[int, ...],
+    target_N: Tensor,
+    penalty: str,
+    mask_N: Tensor | None,
+    reduction: str,
+    top_k: int,
 ) -> None:
-    """Raise ValueError for what a caller got wrong, naming what was given and what is allowed."""
+    """Raise ValueError for what a caller got wrong; `shape` is that of the logits, [N, V]."""
     if penalty not in penalties.PENALTIES:
         raise ValueError(f"penalty: given {penalty!r}, allowed is one of {[*penalties.PENALTIES]}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: given {reduction!r}, allowed is 'mean', 'sum' or 'none'")
-    if logits_NV.ndim != 2 or target_N.shape != logits_NV.shape[:1]:
+    if len(shape) != 2 or target_N.shape != shape[:1]:
         raise ValueError(
-            f"logits [N, V] and target [N] do not fit: given {tuple(logits_NV.shape)} and "
+            f"logits [N, V] and target [N] do not fit: given {tuple(shape)} and "
             f"{tuple(target_N.shape)}"
         )
     if mask_N is not None and (mask_N.shape != target_N.shape or mask_N.dtype != torch.bool):
@@ -143,3 +148,5 @@ def check_arguments(
             f"penalty_mask: given {mask_N.dtype} {tuple(mask_N.shape)}, allowed is torch.bool "
             f"{tuple(target_N.shape)}"
         )
+    if not 1 <= top_k <= shape[1]:
+        raise ValueError(f"top_k: given {top_k}, allowed is 1 to the vocabulary size, {shape[1]}")

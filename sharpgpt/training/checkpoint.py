@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpgpt.data import Tokenizer
+from sharpgpt.device import device_random_state, set_device_random_state
 from sharpgpt.files import UserError, make_readable
 
 STATE_JSON = "training_state.json"
@@ -50,9 +51,15 @@ class CheckpointFolder:
         tokenizer: Tokenizer,
         optimizers: list[Optimizer],
         max_seq_length: int,
+        device: torch.device,
         state: dict[str, Any],
     ) -> Path:
-        """Write the checkpoint of `step`, then remove all but the newest `keep`."""
+        """Write the checkpoint of `step`, then remove all but the newest `keep`.
+
+        Raises:
+            UserError: it cannot be written; the checkpoints before it stay.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -60,7 +67,7 @@ class CheckpointFolder:
         try:
             _without_progress_bars(lambda: cast(Any, causal_lm).save_pretrained(temporary))
             tokenizer.to_huggingface(max_seq_length).save_pretrained(temporary)
-            tensors = {**_optimizer_tensors(causal_lm, optimizers), **_random_states()}
+            tensors = {**_optimizer_tensors(causal_lm, optimizers), **_random_states(device)}
             save_file(tensors, temporary / STATE_TENSORS)
             (temporary / STATE_JSON).write_text(
                 json.dumps({"step": step, **state}, indent=2), encoding="utf-8"
@@ -74,6 +81,11 @@ class CheckpointFolder:
             if final.exists():  # left by an earlier run from the same checkpoint
                 shutil.rmtree(final)
             temporary.rename(final)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"The checkpoint of step {step} could not be written to {self.path}: {error}. "
+                "Earlier checkpoints are whole; make room there, or set checkpoint_dir"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         for old in sorted(_checkpoints(self.path), key=_step_of)[: -self.keep]:
@@ -98,32 +110,43 @@ def find_checkpoint(path: Path) -> Path:
     return found
 
 
-def load_checkpoint(
-    checkpoint: Path, causal_lm: nn.Module, optimizers: list[Optimizer]
-) -> dict[str, Any]:
-    """Put a checkpoint's weights, optimizer state and random states back; return its JSON state.
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint. Raises `UserError` for one that is damaged."""
+    try:
+        state = json.loads((checkpoint / STATE_JSON).read_text(encoding="utf-8"))
+        return {"step": int(state["step"]), **state}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"resume: {checkpoint / STATE_JSON} is damaged ({type(error).__name__}: {error}); "
+            "resume from an earlier checkpoint"
+        ) from error
+
+
+def load_tensors(
+    checkpoint: Path, causal_lm: nn.Module, optimizers: list[Optimizer], device: torch.device
+) -> None:
+    """Put a checkpoint's weights, optimizer state and random states back.
 
     Raises:
-        UserError: the files are damaged, or belong to another model or optimizer.
+        UserError: the files are damaged, or belong to another model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state = json.loads((checkpoint / STATE_JSON).read_text(encoding="utf-8"))
         tensors = load_file(checkpoint / STATE_TENSORS)
-        saved = cast(Any, type(causal_lm)).from_pretrained(checkpoint, dtype=torch.float32)
+        loader = cast(Any, type(causal_lm)).from_pretrained
+        saved = _without_progress_bars(lambda: loader(checkpoint, dtype=torch.float32))
         causal_lm.load_state_dict(saved.state_dict())
         _restore_optimizers(tensors, causal_lm, optimizers)
         torch.set_rng_state(tensors["random/cpu"])
-        if "random/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random/cuda"])
+        if f"random/{device.type}" in tensors and device.type != "cpu":
+            set_device_random_state(device, tensors[f"random/{device.type}"])
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise UserError(
             f"resume: the checkpoint {checkpoint} cannot be continued with these settings, or is "
             f"damaged: {error}. Use the settings it was made with, or an earlier checkpoint"
         ) from error
-    return cast(dict[str, Any], state)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -134,14 +157,14 @@ def _checkpoints(folder: Path) -> list[Path]:
     ]
 
 
-def _without_progress_bars(action: Callable[[], None]) -> None:
+def _without_progress_bars(action: Callable[[], Any]) -> Any:
     """transformers shows a bar for each file it writes, across ours."""
     from transformers.utils import logging
 
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        action()
+        return action()
     finally:
         if was_enabled:
             logging.enable_progress_bar()
@@ -178,8 +201,8 @@ def _restore_optimizers(
             owner[parameter].state[parameter][key] = tensor.to(parameter.device)
 
 
-def _random_states() -> dict[str, Tensor]:
+def _random_states(device: torch.device) -> dict[str, Tensor]:
     states = {"random/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random/cuda"] = torch.cuda.get_rng_state()
+    if device.type != "cpu":
+        states[f"random/{device.type}"] = device_random_state(device)
     return states

@@ -1,8 +1,8 @@
 """Ctrl-C and termination as a request to stop after the current step, save and end."""
 
+import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,9 +13,8 @@ class StopSignal:
     Outside the main thread Python delivers no signals, and the block changes nothing.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self.number: int | None = None
-        self._say = say
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -35,7 +34,9 @@ class StopSignal:
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.number = number
         self._restore()
-        self._say(f"{signal.Signals(number).name}: saving after this step (again to end at once)")
+        # A handler may run in the middle of a print, so it writes past Python's buffers.
+        name = signal.Signals(number).name
+        os.write(2, f"\n{name}: saving after this step (again to end at once)\n".encode())
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -49,12 +49,12 @@ class Training:
     terminal: Terminal
     checkpoints: CheckpointFolder
     window: "Window"
+    data_sha256: str
     first_step: int
     total_steps: int
     flops_per_token: float
     peak_flops: float
     on_first_step: Callable[[], None]
-    on_saved: Callable[[], None]
     step: int = 0
     last_saved: Path | None = None
 
@@ -116,9 +116,9 @@ def run_steps(run: Training, stop: StopSignal) -> None:
         if is_due(run, config.log_interval) or run.step == 1:
             log_training(run, learning_rate, penalty_weight, grad_norm)
         run.terminal.advance(run.step)
-        if is_due(run, config.eval_interval):
+        if is_due(run, config.eval_interval) and stop.number is None:
             validate(run)
-        if is_due(run, config.generate_interval):
+        if is_due(run, config.generate_interval) and stop.number is None:
             sample(run)
         if is_due(run, config.save_interval):
             save(run)
@@ -193,9 +193,12 @@ def log_training(
 ) -> None:
     """Log the means over the window and begin the next one."""
     config, window = run.config, run.window
+    started = time.perf_counter()
+    means = window.rows.means("train")  # waits for all that the device has still to do
+    window.seconds += time.perf_counter() - started
     tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
     tokens_per_s = window.num_steps * tokens_per_step / window.seconds
-    metrics = window.rows.means("train") | {
+    metrics = means | {
         "train/learning_rate": learning_rate,
         "train/penalty_weight": penalty_weight,
         "train/grad_norm": grad_norm.item(),
@@ -260,10 +263,11 @@ def save(run: Training) -> None:
         tokenizer=run.tokenizer,
         optimizers=run.optimizers,
         max_seq_length=run.config.max_seq_length,
+        device=run.device.torch_device,
         state={
             "config": run.config.to_dict(),
+            "data_sha256": run.data_sha256,
             "tokenizer_fingerprint": run.tokenizer.fingerprint,
             "window": run.window.state(),
         },
     )
-    run.on_saved()

@@ -26,7 +26,7 @@ class RunLog:
         _keep_until(self.samples_path, first_step)
         elapsed_s = kept[-1].get("time_s", 0.0) if kept else 0.0
         for event in kept:
-            self.latest |= {name: value for name, value in event.items() if "/" in name}
+            self.latest |= {n: v for n, v in event.items() if "/" in n and isinstance(v, float)}
         self._began = time.monotonic() - elapsed_s
 
     def log(self, step: int, metrics: dict[str, float], histogram: list[int] | None = None) -> None:
@@ -78,12 +78,13 @@ def _keep_until(path: Path, last_step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines(): a sample may hold U+2028 and the like, which JSON leaves as they are.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             event = json.loads(line)
-        except ValueError:
+            if event["step"] <= last_step:
+                kept.append(event)
+        except (ValueError, TypeError, KeyError):
             continue
-        if event["step"] <= last_step:
-            kept.append(event)
     write_text(path, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept))
     return kept

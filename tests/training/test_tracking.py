@@ -66,7 +66,7 @@ def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> N
     first = RunLog(tmp_path, None, first_step=0)
     for step in (1, 2, 3):
         first.log(step, {"train/loss": float(step)})
-        first.log_samples(step, "p", [f"text {step}"], {})
+        first.log_samples(step, "p", [f"text\u2028{step}\x85"], {})
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 3, "tra')  # torn by a crash
     second = RunLog(tmp_path, None, first_step=2)
@@ -76,4 +76,5 @@ def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> N
     assert [(event["step"], event["train/loss"]) for event in events] == [(1, 1), (2, 2), (3, 30)]
     assert events[2]["train/perplexity"] is None
     assert events[2]["time_s"] >= events[1]["time_s"]
-    assert len((tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    samples = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [json.loads(line)["text"] for line in samples] == ["text\u20281\x85", "text\u20282\x85"]

@@ -1,0 +1,333 @@
+"""Linear layer, cross-entropy and penalty in one pass that never holds the [N, V] logits.
+
+The dense way keeps several arrays of [N, V] from the forward to the backward pass: 400 MB each for
+2,048 rows of GPT-2's vocabulary. Here the rows go through in chunks. Each chunk has its logits in
+one buffer that is used again; their statistics are taken, their gradient is written over them, and
+the two gradient products are made at once. The backward pass only scales what is there. That is
+the three matrix products which any linear cross-entropy needs, and little else.
+
+The equivalent in plain torch is `reference.linear_sharpness_loss`, whose arguments and results this
+has. The gradient of the weight and all statistics are summed in float32 (float64 for float64).
+
+With `reduction="none"` the upstream gradient of each row is not known in the forward pass, so that
+pass takes the values alone, and the backward pass makes the logits once more: four products.
+
+What is not supported: a second backward pass through one result (an error says so), gradients of
+gradients, a gradient for `penalty_weight`, logits of -inf.
+
+Shapes: N rows, C rows of a chunk, D width, V vocabulary, W buffer columns (rows.py).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
+from sharpgpt.sharpness.reference import IGNORE_INDEX, check_arguments
+from sharpgpt.sharpness.rows import PADDING, STATISTICS, RowFactors, padded_width, tile_statistics
+
+BUFFER_BYTES = 64 * 2**20
+"""Size of the logits buffer on a CPU: long enough for efficient products, small beside the rest."""
+
+GPU_BUFFER_BYTES = 512 * 2**20
+"""On a GPU: large enough that launching kernels costs little beside the products."""
+
+TILE_BYTES = 2**20
+"""Logits whose row mathematics goes through the cache of a CPU at one time."""
+
+
+def default_chunk_size(num_rows: int, vocab_size: int, device_type: str) -> int:
+    """C, the rows of a chunk: as many as fill the buffer, in chunks of nearly equal size."""
+    limit = BUFFER_BYTES if device_type == "cpu" else GPU_BUFFER_BYTES
+    most = max(1, limit // (4 * padded_width(vocab_size)))
+    num_chunks = -(-num_rows // most)
+    return max(1, -(-num_rows // max(1, num_chunks)))
+
+
+def linear_sharpness_loss(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    *,
+    bias: Tensor | None = None,
+    penalty: str = "non_max_sum",
+    penalty_weight: float | Tensor = 0.0,
+    top_k: int = 5,
+    penalty_mask: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: Reduction = "mean",
+    per_row: bool = False,
+    chunk_size: int | None = None,
+) -> SharpnessOutput:
+    """Cross-entropy plus a weighted sharpness penalty of the logits `hidden @ weight.T + bias`.
+
+    Args:
+        hidden_ND: inputs of the output layer; float32, float64, bfloat16 or float16.
+        weight_VD: its weight; under autocast it may have another dtype than `hidden_ND`.
+        target_N: int64 token of each row; rows with `ignore_index` count for nothing.
+        bias: [V], or None.
+        penalty: a name in PENALTIES.
+        penalty_weight: number, or 0-d tensor when it changes from step to step.
+        top_k: k of the top-k mass, penalty and statistic, in 1..V.
+        penalty_mask: boolean [N]; the penalty counts where it is true. None is everywhere.
+        ignore_index: the target that marks a row as ignored.
+        reduction: mean and sum over the valid rows, none for a loss of shape [N].
+        per_row: return the statistics row by row too.
+        chunk_size: C; None takes `default_chunk_size`. The result does not depend on it but for
+            the order of sums.
+
+    Returns:
+        `SharpnessOutput`; its statistics are means over the valid rows whatever the reduction.
+
+    Raises:
+        ValueError: unknown penalty or reduction, shapes that do not fit, top_k outside 1..V.
+    """
+    shape = (hidden_ND.shape[0], weight_VD.shape[0])
+    check_arguments(shape, target_N, penalty, penalty_mask, reduction, top_k)
+    valid_N = target_N != ignore_index
+    num_rows = valid_N.sum()
+    product_dtype = _product_dtype(hidden_ND, weight_VD)
+    sum_dtype = torch.float64 if product_dtype == torch.float64 else torch.float32
+    loss_factor_N = valid_N.to(sum_dtype)
+    if reduction == "mean":
+        loss_factor_N = loss_factor_N / num_rows.clamp(min=1)
+    penalty_factor_N = loss_factor_N if penalty_mask is None else loss_factor_N * penalty_mask
+    penalty_factor_N = penalty_factor_N * penalty_weight
+    tensors = (hidden_ND, weight_VD, bias)
+    needs = [
+        torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
+        for tensor in tensors
+    ]
+    operator = linear_sharpness_rows if reduction == "none" else linear_sharpness
+    loss, statistics_6N, *_ = operator(
+        *tensors,
+        target_N.masked_fill(~valid_N, 0),
+        loss_factor_N,
+        penalty_factor_N.detach(),
+        penalty,
+        top_k,
+        product_dtype,
+        chunk_size or default_chunk_size(*shape, hidden_ND.device.type),
+        *needs,
+    )
+    with torch.no_grad():
+        counted_6N = statistics_6N.detach() * valid_N
+        if penalty_mask is not None:
+            counted_6N[STATISTICS.index("penalty")] *= penalty_mask
+        means_6 = counted_6N.sum(1) / num_rows.clamp(min=1)
+    rows = SharpnessRows(*counted_6N) if per_row else None
+    means = SharpnessRows(*means_6)._asdict()
+    return SharpnessOutput(loss=loss, **means, num_rows=num_rows, rows=rows)
+
+
+def _product_dtype(hidden_ND: Tensor, weight_VD: Tensor) -> torch.dtype:
+    """The dtype of the matrix products: autocast's, else that of the inputs; float32 on a CPU.
+
+    CPUs multiply half precision no faster without special units, and would round the logits.
+    """
+    device_type = hidden_ND.device.type
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+    else:
+        dtype = torch.promote_types(hidden_ND.dtype, weight_VD.dtype)
+    return torch.promote_types(dtype, torch.float32) if device_type == "cpu" else dtype
+
+
+@torch.library.custom_op("sharpgpt::linear_sharpness", mutates_args=())
+def linear_sharpness(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias: Tensor | None,
+    target_N: Tensor,
+    loss_factor_N: Tensor,
+    penalty_factor_N: Tensor,
+    penalty: str,
+    top_k: int,
+    product_dtype: torch.dtype,
+    chunk_size: int,
+    need_hidden: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, statistics [6, N], gradients of hidden, weight, bias; empty where not needed).
+
+    The loss is sum over rows of loss_factor * ce + penalty_factor * penalty.
+    """
+    device = hidden_ND.device
+    num_rows, vocab_size = hidden_ND.shape[0], weight_VD.shape[0]
+    sum_dtype = loss_factor_N.dtype
+    any_need = need_hidden or need_weight or need_bias
+    statistics_6N = torch.empty(len(STATISTICS), num_rows, dtype=sum_dtype, device=device)
+    grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else hidden_ND.new_empty(0)
+    # Tensors that grow by many chunks are kept in the dtype of sums until the end.
+    grad_weight_VD = torch.zeros(
+        weight_VD.shape if need_weight else 0, dtype=sum_dtype, device=device
+    )
+    grad_bias_V = torch.zeros(vocab_size if need_bias else 0, dtype=sum_dtype, device=device)
+    width = padded_width(vocab_size)
+    buffer_CW = torch.empty(min(chunk_size, num_rows), width, dtype=sum_dtype, device=device)
+    tile_rows = _tile_rows(len(buffer_CW), width, device.type)
+    scratch_2TW = torch.empty(2, tile_rows, width, dtype=sum_dtype, device=device)
+    cast_weight_VD = weight_VD.to(product_dtype)
+
+    with torch.autocast(device.type, enabled=False):
+        for start in range(0, num_rows, chunk_size):
+            rows = slice(start, start + chunk_size)
+            hidden_CD = hidden_ND[rows].to(product_dtype)
+            chunk_CW = buffer_CW[: len(hidden_CD)]
+            logits_CV = chunk_CW[:, :vocab_size]
+            chunk_CW[:, vocab_size:] = PADDING
+            _multiply_into(logits_CV, hidden_CD, cast_weight_VD.T)
+            if bias is not None:
+                logits_CV += bias
+            for first in range(0, len(chunk_CW), tile_rows):
+                tile_TW = chunk_CW[first : first + tile_rows]
+                place = slice(start + first, start + first + len(tile_TW))
+                statistics_6N[:, place] = tile_statistics(
+                    tile_TW,
+                    scratch_2TW[:, : len(tile_TW)],
+                    target_N[place],
+                    penalty=penalty,
+                    top_k=top_k,
+                    vocab_size=vocab_size,
+                    factors=RowFactors(loss_factor_N[place], penalty_factor_N[place])
+                    if any_need
+                    else None,
+                )
+            if need_bias:
+                grad_bias_V += logits_CV.sum(0)
+            gradient_CV = logits_CV.to(product_dtype)
+            if need_hidden:
+                grad_hidden_ND[rows] = gradient_CV @ cast_weight_VD
+            if need_weight:
+                _add_product(grad_weight_VD, gradient_CV.T, hidden_CD)
+    ce_N, penalty_N = statistics_6N[0], statistics_6N[1]
+    loss = torch.dot(loss_factor_N, ce_N) + torch.dot(penalty_factor_N, penalty_N)
+    return (
+        loss,
+        statistics_6N,
+        grad_hidden_ND,
+        grad_weight_VD.to(weight_VD.dtype),
+        grad_bias_V if bias is None else grad_bias_V.to(bias.dtype),
+    )
+
+
+def _tile_rows(chunk_rows: int, width: int, device_type: str) -> int:
+    """Rows of a tile: on a CPU what the cache holds, elsewhere the whole chunk."""
+    if device_type != "cpu":
+        return max(1, chunk_rows)
+    return max(1, min(chunk_rows, TILE_BYTES // (4 * width)))
+
+
+def _multiply_into(out_CV: Tensor, a_CD: Tensor, b_DV: Tensor) -> None:
+    """out = a @ b, whatever the dtype of the products."""
+    if a_CD.dtype == out_CV.dtype:
+        torch.mm(a_CD, b_DV, out=out_CV)
+    else:
+        out_CV.copy_(torch.mm(a_CD, b_DV, out_dtype=out_CV.dtype))
+
+
+def _add_product(out_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
+    """out += a @ b, summed in the dtype of out."""
+    if a_VC.dtype == out_VD.dtype:
+        out_VD.addmm_(a_VC, b_CD)
+    else:
+        out_VD += torch.mm(a_VC, b_CD, out_dtype=out_VD.dtype)
+
+
+@linear_sharpness.register_fake
+def _(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias: Tensor | None,
+    _: Tensor,
+    loss_factor_N: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    need_hidden, need_weight, need_bias = settings[-3:]
+    sums = loss_factor_N
+    return (
+        sums.new_empty(()),
+        sums.new_empty(len(STATISTICS), hidden_ND.shape[0]),
+        torch.empty_like(hidden_ND) if need_hidden else hidden_ND.new_empty(0),
+        torch.empty_like(weight_VD) if need_weight else weight_VD.new_empty(0),
+        (sums if bias is None else bias).new_empty(weight_VD.shape[0] if need_bias else 0),
+    )
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.needs = inputs[-3:]
+    ctx.save_for_backward(*output[2:])
+    ctx.set_materialize_grads(False)
+
+
+def _scale_gradients(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    """Scale the gradients by the upstream gradient, in place: they are as large as the weight."""
+    if grad_loss is None:
+        return (None,) * 13
+    gradients = [
+        gradient.mul_(grad_loss.to(gradient.dtype)) if need else None
+        for gradient, need in zip(ctx.saved_tensors, ctx.needs, strict=True)
+    ]
+    return (*gradients, *(None,) * 10)
+
+
+linear_sharpness.register_autograd(_scale_gradients, setup_context=_keep_gradients)
+
+
+@torch.library.custom_op("sharpgpt::linear_sharpness_rows", mutates_args=())
+def linear_sharpness_rows(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias: Tensor | None,
+    target_N: Tensor,
+    loss_factor_N: Tensor,
+    penalty_factor_N: Tensor,
+    penalty: str,
+    top_k: int,
+    product_dtype: torch.dtype,
+    chunk_size: int,
+    _need_hidden: bool,
+    _need_weight: bool,
+    _need_bias: bool,
+) -> tuple[Tensor, Tensor]:
+    """(loss [N], statistics [6, N]); the gradients are made in the backward pass."""
+    _, statistics_6N, *_ = linear_sharpness(
+        hidden_ND, weight_VD, bias, target_N, loss_factor_N, penalty_factor_N, penalty, top_k,
+        product_dtype, chunk_size, False, False, False,
+    )  # fmt: skip
+    loss_N = loss_factor_N * statistics_6N[0] + penalty_factor_N * statistics_6N[1]
+    return loss_N, statistics_6N
+
+
+@linear_sharpness_rows.register_fake
+def _(hidden_ND: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    loss_factor_N = others[3]
+    return (
+        torch.empty_like(loss_factor_N),
+        loss_factor_N.new_empty(len(STATISTICS), hidden_ND.shape[0]),
+    )
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    ctx.settings = inputs[6:]
+    ctx.save_for_backward(*inputs[:6])
+    ctx.set_materialize_grads(False)
+
+
+def _gradients_of_rows(ctx: Any, grad_loss_N: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    """One more pass, in which each row weighs what its upstream gradient says."""
+    if grad_loss_N is None:
+        return (None,) * 13
+    hidden_ND, weight_VD, bias, target_N, loss_factor_N, penalty_factor_N = ctx.saved_tensors
+    _, _, *gradients = linear_sharpness(
+        hidden_ND, weight_VD, bias, target_N, loss_factor_N * grad_loss_N,
+        penalty_factor_N * grad_loss_N, *ctx.settings,
+    )  # fmt: skip
+    needs = ctx.settings[-3:]
+    kept = [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
+    return (*kept, *(None,) * 10)
+
+
+linear_sharpness_rows.register_autograd(_gradients_of_rows, setup_context=_keep_inputs)

@@ -1,0 +1,205 @@
+"""The row mathematics of the fused loss: logits in, statistics out, the gradient in their place.
+
+For a row of logits z, shifted so that its maximum is 0: e = exp(z), s = sum e, p = e / s. Then
+
+    ce = ln s - z_y      max p = 1 / s      H = ln s - sum(e z) / s      S = sum over the top k of p
+
+and with r the row's factor in the loss, w the weight of its penalty, every gradient has the form
+
+    dz = p * (a + c z) - r e_y - (sparse)
+
+    penalty        a                      c       sparse, beside r e_y
+    none           r                      0
+    max            r (1 + w m)            0       r w m at the largest entry
+    top k          r (1 + w S)            0       r w p at the k largest entries
+    entropy        r (1 + w (ln s - H))   -r w
+
+since ln p = z - ln s. So a penalty costs one more factor per row and k entries, and only the
+entropy one more pass over the tile. Any other penalty, with its own value and g = d value / d p,
+takes the softmax Jacobian as it stands: dz = r (p - e_y) + r w p (g - sum(p g)).
+
+A tile is small enough to stay in the processor's cache over these passes. The k largest entries
+are found without a pass of their own: the largest entry of each block of BLOCK columns is needed
+for the maximum anyway, and the k largest entries of a row lie in the k blocks with the largest
+maxima (of equal ones the first), so only those k blocks are searched.
+
+Shapes: T rows of a tile, V vocabulary, W columns of the buffer: V rounded up to whole blocks, the
+columns from V on filled with PADDING.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sharpgpt.sharpness.penalties import PENALTIES
+
+BLOCK = 64
+PADDING = -1e30
+"""A logit of probability 0; finite, since 0 * -inf would spoil the entropy."""
+
+MAXIMUM = ("non_max_sum", "neg_max_prob")
+BUILT_IN = (*MAXIMUM, "neg_entropy", "top_k_mass")
+STATISTICS = ("ce", "penalty", "max_prob", "entropy", "top_k_mass", "accuracy")
+
+
+class RowFactors(NamedTuple):
+    """What each row weighs: [T] each. `loss` is r; `penalty` is r times the penalty's weight."""
+
+    loss: Tensor
+    penalty: Tensor
+
+
+def padded_width(vocab_size: int) -> int:
+    """W, the columns of the buffer for V logits."""
+    return -(-vocab_size // BLOCK) * BLOCK
+
+
+def tile_statistics(
+    logits_TW: Tensor,
+    scratch_2TW: Tensor,
+    target_T: Tensor,
+    *,
+    penalty: str,
+    top_k: int,
+    vocab_size: int,
+    factors: RowFactors | None,
+) -> Tensor:
+    """Statistics of a tile, [6, T] in the order of STATISTICS; the gradient replaces the logits.
+
+    Args:
+        logits_TW: float32 or float64, contiguous; overwritten, with d loss / d logits if `factors`.
+        scratch_2TW: room for two tiles, of the same dtype; overwritten.
+        target_T: int64 in 0..V-1; rows that do not count have factor 0 and any target.
+        penalty: a name in PENALTIES.
+        top_k: k, in 1..V.
+        vocab_size: V.
+        factors: what each row weighs, or None when no gradient is wanted.
+    """
+    block_max_TB = in_blocks(logits_TW).amax(-1)
+    top_index_Tk = top_k_indices(logits_TW, block_max_TB, top_k)
+    max_T1 = block_max_TB.amax(-1, keepdim=True)
+    z_TW = logits_TW.sub_(max_T1)
+    e_TW = torch.exp(z_TW, out=scratch_2TW[0])
+    sum_T = e_TW.sum(-1)
+    log_sum_T = sum_T.log()
+    dot_T = torch.mul(e_TW, z_TW, out=scratch_2TW[1]).sum(-1)
+    entropy_T = log_sum_T - dot_T / sum_T
+    max_prob_T = 1 / sum_T
+    top_p_Tk = e_TW.gather(1, top_index_Tk) * max_prob_T[:, None]
+    top_mass_T = top_p_Tk.sum(-1)
+    target_T1 = target_T[:, None]
+    ce_T = log_sum_T - z_TW.gather(1, target_T1).flatten()
+    # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
+    is_max_Tk = z_TW.gather(1, top_index_Tk) == 0
+    max_index_T1 = top_index_Tk.gather(1, is_max_Tk.to(torch.int8).argmax(-1, keepdim=True))
+    accuracy_T = (max_index_T1 == target_T1).flatten().to(ce_T.dtype)
+
+    if penalty in BUILT_IN:
+        value_T = {
+            "non_max_sum": 1 - max_prob_T,
+            "neg_max_prob": -max_prob_T,
+            "neg_entropy": entropy_T,
+            "top_k_mass": 1 - top_mass_T,
+        }[penalty]
+        if factors is not None:
+            _built_in_gradient(
+                z_TW, e_TW, penalty, factors, sum_T, log_sum_T, entropy_T, top_p_Tk,
+                max_index_T1, top_index_Tk,
+            )  # fmt: skip
+    else:
+        value_T = _custom_penalty(z_TW, e_TW, penalty, top_k, vocab_size, factors, sum_T, log_sum_T)
+    if factors is not None:
+        z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
+    return torch.stack([ce_T, value_T, max_prob_T, entropy_T, top_mass_T, accuracy_T])
+
+
+def _built_in_gradient(
+    z_TW: Tensor,
+    e_TW: Tensor,
+    penalty: str,
+    factors: RowFactors,
+    sum_T: Tensor,
+    log_sum_T: Tensor,
+    entropy_T: Tensor,
+    top_p_Tk: Tensor,
+    max_index_T1: Tensor,
+    top_index_Tk: Tensor,
+) -> None:
+    """Write p * (a + c z) and the sparse part of the penalty over z; `- r e_y` is left."""
+    loss_T, penalty_T = factors
+    if penalty == "neg_entropy":
+        a_T = loss_T + penalty_T * (log_sum_T - entropy_T)
+        torch.addcmul((a_T / sum_T)[:, None], z_TW, (-penalty_T / sum_T)[:, None], out=z_TW).mul_(
+            e_TW
+        )
+        return
+    if penalty in MAXIMUM:
+        sparse_T1 = (penalty_T / sum_T)[:, None]
+        a_T = loss_T + penalty_T / sum_T
+        index_Tk: Tensor = max_index_T1
+    else:
+        sparse_T1 = penalty_T[:, None] * top_p_Tk
+        a_T = loss_T + penalty_T * top_p_Tk.sum(-1)
+        index_Tk = top_index_Tk
+    torch.mul(e_TW, (a_T / sum_T)[:, None], out=z_TW)
+    z_TW.scatter_add_(1, index_Tk, -sparse_T1)
+
+
+def _custom_penalty(
+    z_TW: Tensor,
+    e_TW: Tensor,
+    penalty: str,
+    top_k: int,
+    vocab_size: int,
+    factors: RowFactors | None,
+    sum_T: Tensor,
+    log_sum_T: Tensor,
+) -> Tensor:
+    """Value of a penalty known by its functions alone; its gradient and that of p over z."""
+    functions = PENALTIES[penalty]
+    p_TV = (e_TW / sum_T[:, None])[:, :vocab_size]
+    log_p_TV = (z_TW - log_sum_T[:, None])[:, :vocab_size]
+    value_T = functions.value(p_TV, log_p_TV, top_k)
+    if factors is not None:
+        weighted_TV = p_TV * functions.gradient(p_TV, log_p_TV, top_k)
+        dot_T1 = weighted_TV.sum(-1, keepdim=True)
+        weighted_TV = (weighted_TV - p_TV * dot_T1) * factors.penalty[:, None]
+        z_TW.zero_()[:, :vocab_size] = weighted_TV + p_TV * factors.loss[:, None]
+    return value_T
+
+
+def in_blocks(logits_TW: Tensor) -> Tensor:
+    """The same data as [T, blocks, BLOCK]."""
+    return logits_TW.view(len(logits_TW), -1, BLOCK)
+
+
+def top_k_indices(logits_TW: Tensor, block_max_TB: Tensor, top_k: int) -> Tensor:
+    """Columns of the k largest logits of each row, ascending; of equal ones the first. [T, k]."""
+    if top_k * BLOCK >= logits_TW.shape[1]:
+        return first_largest(logits_TW, top_k)
+    block_Tk = first_largest(block_max_TB, top_k)
+    candidates_Tkc = in_blocks(logits_TW).gather(1, block_Tk[:, :, None].expand(-1, -1, BLOCK))
+    # Blocks are in ascending order, so equal candidates keep the order of their columns.
+    place_Tk = first_largest(candidates_Tkc.flatten(1), top_k)
+    block_start_Tk = block_Tk.gather(1, place_Tk // BLOCK) * BLOCK
+    return block_start_Tk + place_Tk % BLOCK
+
+
+def first_largest(values_TC: Tensor, k: int) -> Tensor:
+    """Columns of the k largest values of each row, ascending; of equal ones the first. [T, k].
+
+    torch.topk promises no order among equals, so it only finds the k-th largest value. Places are
+    given out by a running count, which needs no look at the data from outside (no host sync).
+    """
+    smallest_T1 = values_TC.topk(k, dim=-1).values[:, -1:]
+    above_TC = values_TC > smallest_T1
+    equal_TC = values_TC == smallest_T1
+    num_places_T1 = k - above_TC.sum(-1, keepdim=True)
+    chosen_TC = above_TC | (equal_TC & (equal_TC.cumsum(-1) <= num_places_T1))
+    place_TC = chosen_TC.cumsum(-1) - 1
+    # Columns that were not chosen all go to a place of their own, k, which is cut off.
+    place_TC = place_TC.masked_fill(~chosen_TC, k)
+    columns_C = torch.arange(values_TC.shape[1], device=values_TC.device)
+    index_Tk = place_TC.new_zeros(values_TC.shape[0], k + 1)
+    return index_Tk.scatter_(1, place_TC, columns_C.expand_as(place_TC))[:, :k]
