@@ -12,7 +12,7 @@ Shapes: B batch, T positions in a block, D width, V vocabulary, N = B * (T - 1) 
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from sharpgpt.config import TrainingConfig, penalised_positions
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY
 from sharpgpt.files import UserError
-from sharpgpt.sharpness import SharpnessOutput, linear_sharpness_loss
+from sharpgpt.sharpness import SharpnessOutput, linear_sharpness_loss, reference
+
+
+LINEAR_LOSSES: dict[str, Callable[..., SharpnessOutput]] = {
+    "fused": linear_sharpness_loss,
+    "reference": reference.linear_sharpness_loss,
+}
 
 
 class SharpnessLM(nn.Module):
@@ -33,13 +39,20 @@ class SharpnessLM(nn.Module):
     """
 
     def __init__(
-        self, causal_lm: nn.Module, *, penalty: str, top_k: int, penalty_positions: str = "0:N-2"
+        self,
+        causal_lm: nn.Module,
+        *,
+        penalty: str,
+        top_k: int,
+        penalty_positions: str = "0:N-2",
+        loss: str = "fused",
     ) -> None:
         super().__init__()
         self.causal_lm = causal_lm
         self.penalty = penalty
         self.top_k = top_k
         self.penalty_positions = penalty_positions
+        self.linear_loss = LINEAR_LOSSES[loss]
 
     def forward(
         self,
@@ -58,7 +71,7 @@ class SharpnessLM(nn.Module):
         num_blocks, block_length = input_ids_BT.shape
         hidden_BTD = causal_lm.base_model(input_ids=input_ids_BT, use_cache=False)[0]
         head = causal_lm.get_output_embeddings()
-        output = linear_sharpness_loss(
+        output = self.linear_loss(
             hidden_BTD[:, :-1].flatten(0, 1),
             head.weight,
             input_ids_BT[:, 1:].flatten(),

@@ -216,6 +216,7 @@ def _prepare(
         penalty=config.penalty_type,
         top_k=config.top_k,
         penalty_positions=config.penalty_positions,
+        loss=config.loss,
     )
     peak, peak_source = peak_flops(device)
     num_parameters = sum(p.numel() for p in causal_lm.parameters())

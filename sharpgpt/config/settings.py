@@ -84,6 +84,10 @@ class TrainingConfig:
     top_k: Count = 5
     """k of the top-k mass: of the top_k_mass penalty and of the logged top_k_mass."""
 
+    loss: Literal["fused", "reference"] = "fused"
+    """fused: one pass in chunks that never holds the logits. reference: the same from dense logits,
+    slow and memory-hungry, to check the other."""
+
     penalty_positions: Text = "0:N-2"
     """Penalised positions of a block of N tokens, first:last, inclusive, each written as a number,
     N, N-2 or N/2. 0:N-2 is every position that predicts a token of the block."""

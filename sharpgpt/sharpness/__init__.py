@@ -1,8 +1,9 @@
 """Cross-entropy with a penalty on the sharpness of the output distribution. Needs torch alone."""
 
+from sharpgpt.sharpness.fused import linear_sharpness_loss
 from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
 from sharpgpt.sharpness.penalties import PENALTIES, Penalty
-from sharpgpt.sharpness.reference import linear_sharpness_loss, sharpness_loss
+from sharpgpt.sharpness.reference import sharpness_loss
 
 __all__ = [
     "PENALTIES",

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sharpgpt.sharpness import PENALTIES, linear_sharpness_loss, sharpness_loss
+from sharpgpt.sharpness import PENALTIES, sharpness_loss
+from sharpgpt.sharpness.reference import linear_sharpness_loss
 
 NAMES = sorted(PENALTIES)
 
