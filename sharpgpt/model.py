@@ -24,7 +24,6 @@ from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCAB
 from sharpgpt.files import UserError
 from sharpgpt.sharpness import SharpnessOutput, linear_sharpness_loss, reference
 
-
 LINEAR_LOSSES: dict[str, Callable[..., SharpnessOutput]] = {
     "fused": linear_sharpness_loss,
     "reference": reference.linear_sharpness_loss,
@@ -71,7 +70,7 @@ class SharpnessLM(nn.Module):
         num_blocks, block_length = input_ids_BT.shape
         hidden_BTD = causal_lm.base_model(input_ids=input_ids_BT, use_cache=False)[0]
         head = causal_lm.get_output_embeddings()
-        output = self.linear_loss(
+        return self.linear_loss(
             hidden_BTD[:, :-1].flatten(0, 1),
             head.weight,
             input_ids_BT[:, 1:].flatten(),
@@ -80,12 +79,9 @@ class SharpnessLM(nn.Module):
             penalty_weight=penalty_weight,
             top_k=self.top_k,
             penalty_mask=self._penalty_mask(num_blocks, block_length, input_ids_BT.device),
-            reduction="mean" if normalizer is None else "sum",
+            normalizer=normalizer,
             per_row=per_row,
         )
-        if normalizer is not None:
-            output = output._replace(loss=output.loss / normalizer)
-        return output
 
     def _penalty_mask(self, num_blocks: int, length: int, device: torch.device) -> Tensor | None:
         """Boolean [N], true at the penalised positions; None when those are all."""

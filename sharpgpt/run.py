@@ -27,6 +27,7 @@ from sharpgpt.files import UserError, write_text
 from sharpgpt.model import SharpnessLM, create_model
 from sharpgpt.report import write_report
 from sharpgpt.run_folder import RunFolder
+from sharpgpt.sharpness import find_penalty
 from sharpgpt.startup import Startup
 from sharpgpt.training.checkpoint import CheckpointFolder, load_tensors, read_state
 from sharpgpt.training.environment import describe_environment
@@ -118,6 +119,10 @@ def _result(
 
 def load_training_data(config: TrainingConfig) -> TextData:
     """The tokens of a run, checked against the settings that depend on them."""
+    try:
+        find_penalty(config.penalty_type)
+    except ValueError as error:
+        raise UserError(f"penalty_type: {error}") from None
     data = load_data(
         dataset=config.dataset,
         tokenizer=config.tokenizer,

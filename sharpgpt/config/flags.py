@@ -59,7 +59,7 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _metavar(hint: Any) -> str:
-    words = allowed(hint)
+    words = allowed(hint).removesuffix(" or an import path module:name")
     if words.startswith("one of "):
         return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
     return {"a whole": "INT", "a numbe": "NUM", "a text": "TEXT"}[words[:7].split(",")[0]]

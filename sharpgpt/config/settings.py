@@ -17,6 +17,7 @@ from pydantic import Field
 from sharpgpt.config import validation
 
 PenaltyType = Literal["non_max_sum", "neg_entropy", "neg_max_prob", "top_k_mass"]
+ImportPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
 
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -73,9 +74,10 @@ class TrainingConfig:
     num_workers: CountOrNone = 2
     """Threads that tokenize and prefetch batches; 0 does both in the main thread."""
 
-    penalty_type: PenaltyType = "non_max_sum"
+    penalty_type: PenaltyType | ImportPath = "non_max_sum"
     """non_max_sum: 1 - max p. neg_entropy: the entropy H(p), minimised. neg_max_prob: -max p.
-    top_k_mass: 1 - sum of the top_k largest p. Every one falls as p sharpens."""
+    top_k_mass: 1 - sum of the top_k largest p. Every one falls as p sharpens. Or module:name, the
+    import path of a Penalty of your own (docs/loss.md)."""
 
     penalty_weight: float = 0.01
     """Weight w in loss = cross_entropy + w * penalty. Above 0 sharpens, 0 is plain cross-entropy,

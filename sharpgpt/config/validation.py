@@ -65,7 +65,8 @@ def allowed(hint: Any) -> str:
     """What an annotation allows, in words: `a whole number, at least 1, or null`."""
     if get_origin(hint) in (Union, types.UnionType):
         inner = [part for part in get_args(hint) if part is not type(None)]
-        return " or ".join(map(allowed, inner)) + ", or null"
+        either = " or ".join(map(allowed, inner))
+        return f"{either}, or null" if len(inner) < len(get_args(hint)) else either
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:
@@ -73,6 +74,8 @@ def allowed(hint: Any) -> str:
     if get_origin(hint) is Annotated:
         base, *extras = get_args(hint)
         bounds = [bound for extra in extras for bound in extra.metadata]
+        if any(getattr(bound, "pattern", None) for bound in bounds):
+            return "an import path module:name"
         words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
         ranges = [
             f"{words[key]} {getattr(bound, key)}"
@@ -96,7 +99,8 @@ def validated(cls: type, name: str, value: Any) -> tuple[Any, str | None]:
     try:
         return _adapter(cls, name).validate_python(candidate), None
     except ValidationError:
-        names = get_args(hint) if get_origin(hint) is Literal else ()
+        choices = [hint, *get_args(hint)]
+        names = [n for part in choices if get_origin(part) is Literal for n in get_args(part)]
         suggestion = nearest(str(value), names)
         return value, f"{name}: given {shown(value)}, allowed is {allowed(hint)}{suggestion}"
 

@@ -2,7 +2,7 @@
 
 from sharpgpt.sharpness.fused import linear_sharpness_loss
 from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
-from sharpgpt.sharpness.penalties import PENALTIES, Penalty
+from sharpgpt.sharpness.penalties import PENALTIES, Penalty, find_penalty
 from sharpgpt.sharpness.reference import sharpness_loss
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Reduction",
     "SharpnessOutput",
     "SharpnessRows",
+    "find_penalty",
     "linear_sharpness_loss",
     "sharpness_loss",
 ]

@@ -12,8 +12,7 @@ has. The gradient of the weight and all statistics are summed in float32 (float6
 With `reduction="none"` the upstream gradient of each row is not known in the forward pass, so that
 pass takes the values alone, and the backward pass makes the logits once more: four products.
 
-What is not supported: a second backward pass through one result (an error says so), gradients of
-gradients, a gradient for `penalty_weight`, logits of -inf.
+What is not supported: gradients of gradients, a gradient for `penalty_weight`, logits of -inf.
 
 Shapes: N rows, C rows of a chunk, D width, V vocabulary, W buffer columns (rows.py).
 """
@@ -57,6 +56,7 @@ def linear_sharpness_loss(
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
     reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
     per_row: bool = False,
     chunk_size: int | None = None,
 ) -> SharpnessOutput:
@@ -67,12 +67,14 @@ def linear_sharpness_loss(
         weight_VD: its weight; under autocast it may have another dtype than `hidden_ND`.
         target_N: int64 token of each row; rows with `ignore_index` count for nothing.
         bias: [V], or None.
-        penalty: a name in PENALTIES.
+        penalty: a name in PENALTIES, or the import path of a `Penalty`.
         penalty_weight: number, or 0-d tensor when it changes from step to step.
         top_k: k of the top-k mass, penalty and statistic, in 1..V.
         penalty_mask: boolean [N]; the penalty counts where it is true. None is everywhere.
         ignore_index: the target that marks a row as ignored.
         reduction: mean and sum over the valid rows, none for a loss of shape [N].
+        normalizer: what the mean divides by in place of the number of valid rows, such as the rows
+            of all micro-batches of a step.
         per_row: return the statistics row by row too.
         chunk_size: C; None takes `default_chunk_size`. The result does not depend on it but for
             the order of sums.
@@ -91,7 +93,7 @@ def linear_sharpness_loss(
     sum_dtype = torch.float64 if product_dtype == torch.float64 else torch.float32
     loss_factor_N = valid_N.to(sum_dtype)
     if reduction == "mean":
-        loss_factor_N = loss_factor_N / num_rows.clamp(min=1)
+        loss_factor_N /= num_rows.clamp(min=1) if normalizer is None else normalizer
     penalty_factor_N = loss_factor_N if penalty_mask is None else loss_factor_N * penalty_mask
     penalty_factor_N = penalty_factor_N * penalty_weight
     tensors = (hidden_ND, weight_VD, bias)
@@ -263,11 +265,16 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _scale_gradients(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
-    """Scale the gradients by the upstream gradient, in place: they are as large as the weight."""
+    """Scale the gradients by the upstream gradient.
+
+    They are as large as the weight, so the usual upstream gradient of 1 is spared a copy where
+    looking at it costs nothing: on a CPU, in eager mode.
+    """
     if grad_loss is None:
         return (None,) * 13
+    is_one = type(grad_loss) is Tensor and grad_loss.device.type == "cpu" and grad_loss.item() == 1
     gradients = [
-        gradient.mul_(grad_loss.to(gradient.dtype)) if need else None
+        (gradient if is_one else gradient * grad_loss.to(gradient.dtype)) if need else None
         for gradient, need in zip(ctx.saved_tensors, ctx.needs, strict=True)
     ]
     return (*gradients, *(None,) * 10)

@@ -20,7 +20,9 @@ entropy itself, minimised.
 Shapes: N rows, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,7 +88,7 @@ def _finite(log_probs_NV: Tensor) -> Tensor:
     return log_probs_NV.masked_fill(log_probs_NV == -torch.inf, 0.0)
 
 
-PENALTIES: Mapping[str, Penalty] = {
+PENALTIES: dict[str, Penalty] = {
     "neg_entropy": Penalty(
         value=lambda p, log_p, _: entropy(p, log_p),
         gradient=lambda _, log_p, __: -(_finite(log_p) + 1),
@@ -104,6 +106,34 @@ PENALTIES: Mapping[str, Penalty] = {
         gradient=lambda p, _, top_k: -top_k_mask(p, top_k).to(p.dtype),
     ),
 }
+
+
+def find_penalty(name: str) -> Penalty:
+    """The penalty called `name` in PENALTIES, or at the import path `module:name`.
+
+    Raises:
+        ValueError: there is none, or what is there is not a `Penalty`.
+    """
+    if found := PENALTIES.get(name):
+        return found
+    if ":" not in name:
+        raise ValueError(
+            f"penalty: given {name!r}, allowed is one of {[*PENALTIES]}, or module:name, the "
+            "import path of a Penalty"
+        )
+    return _imported_penalty(name)
+
+
+@functools.cache
+def _imported_penalty(path: str) -> Penalty:
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"penalty: {path!r} cannot be imported: {error}") from error
+    if not isinstance(found, Penalty):
+        raise ValueError(f"penalty: {path!r} is a {type(found).__name__}, expected a Penalty")
+    return found
 
 
 def logit_gradient(penalty: Penalty, logits_NV: Tensor, top_k: int) -> Tensor:

@@ -28,6 +28,7 @@ def sharpness_loss(
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
     reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
     per_row: bool = False,
 ) -> SharpnessOutput:
     """Cross-entropy plus a weighted sharpness penalty, from logits.
@@ -36,7 +37,7 @@ def sharpness_loss(
         logits_NV: scores before the softmax, any floating dtype; half precisions are computed in
             float32.
         target_N: int64 token of each row; rows with `ignore_index` count for nothing.
-        penalty: a name in `PENALTIES`.
+        penalty: a name in `PENALTIES`, or the import path of a `Penalty`.
         penalty_weight: number, or 0-d tensor when it changes from step to step. The number 0.0
             leaves the penalty out of the graph: plain cross-entropy, bit for bit.
         top_k: k of the top-k mass, penalty and statistic, in 1..V.
@@ -44,6 +45,8 @@ def sharpness_loss(
         ignore_index: the target that marks a row as ignored.
         reduction: mean and sum over the valid rows, none for a loss of shape [N]. The mean of no
             valid rows is 0, with zero gradients.
+        normalizer: what the mean divides by in place of the number of valid rows, such as the rows
+            of all micro-batches of a step.
         per_row: return the statistics row by row too.
 
     Returns:
@@ -81,10 +84,10 @@ def sharpness_loss(
         )
         means = SharpnessRows(*(row.sum() / num_rows.clamp(min=1) for row in rows))
 
-    if reduction == "none":
-        loss = loss_N
-    else:
-        loss = loss_N.sum() if reduction == "sum" else loss_N.sum() / num_rows.clamp(min=1)
+    divisor = num_rows.clamp(min=1) if normalizer is None else normalizer
+    loss = loss_N
+    if reduction != "none":
+        loss = loss_N.sum() if reduction == "sum" else loss_N.sum() / divisor
     return SharpnessOutput(
         loss=loss, **means._asdict(), num_rows=num_rows, rows=rows if per_row else None
     )
@@ -102,6 +105,7 @@ def linear_sharpness_loss(
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
     reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
     per_row: bool = False,
 ) -> SharpnessOutput:
     """`sharpness_loss` of `F.linear(hidden_ND, weight_VD, bias)`, the output layer of a model.
@@ -117,12 +121,13 @@ def linear_sharpness_loss(
         penalty_mask=penalty_mask,
         ignore_index=ignore_index,
         reduction=reduction,
+        normalizer=normalizer,
         per_row=per_row,
     )
 
 
 def _penalty(name: str, log_probs_NV: Tensor, top_k: int) -> Tensor:
-    return penalties.PENALTIES[name].value(log_probs_NV.exp(), log_probs_NV, top_k)
+    return penalties.find_penalty(name).value(log_probs_NV.exp(), log_probs_NV, top_k)
 
 
 def check_arguments(
@@ -134,8 +139,7 @@ def check_arguments(
     top_k: int,
 ) -> None:
     """Raise ValueError for what a caller got wrong; `shape` is that of the logits, [N, V]."""
-    if penalty not in penalties.PENALTIES:
-        raise ValueError(f"penalty: given {penalty!r}, allowed is one of {[*penalties.PENALTIES]}")
+    penalties.find_penalty(penalty)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: given {reduction!r}, allowed is 'mean', 'sum' or 'none'")
     if len(shape) != 2 or target_N.shape != shape[:1]:

@@ -6,17 +6,17 @@ For a row of logits z, shifted so that its maximum is 0: e = exp(z), s = sum e, 
 
 and with r the row's factor in the loss, w the weight of its penalty, every gradient has the form
 
-    dz = p * (a + c z) - r e_y - (sparse)
+    dz = p * (a + c z) - r e_y
 
-    penalty        a                      c       sparse, beside r e_y
-    none           r                      0
-    max            r (1 + w m)            0       r w m at the largest entry
-    top k          r (1 + w S)            0       r w p at the k largest entries
-    entropy        r (1 + w (ln s - H))   -r w
+    penalty        a                        c        a at other entries
+    none           r                        0
+    max            r (1 + w m)              0        r (1 - w (1 - m)) at the largest
+    top k          r (1 + w S)              0        r (1 - w (1 - S)) at the k largest
+    entropy        r (1 + w sum(p z))       -r w
 
-since ln p = z - ln s. So a penalty costs one more factor per row and k entries, and only the
-entropy one more pass over the tile. Any other penalty, with its own value and g = d value / d p,
-takes the softmax Jacobian as it stands: dz = r (p - e_y) + r w p (g - sum(p g)).
+since ln p = z - ln s, and ln s - H = sum(p z). So a penalty costs one more factor per row and k
+entries, and only the entropy one more pass over the tile. Any other penalty, with its own value and
+g = d value / d p, takes the softmax Jacobian as it stands: dz = r (p - e_y) + r w p (g - sum(p g)).
 
 A tile is small enough to stay in the processor's cache over these passes. The k largest entries
 are found without a pass of their own: the largest entry of each block of BLOCK columns is needed
@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sharpgpt.sharpness.penalties import PENALTIES
+from sharpgpt.sharpness.penalties import find_penalty
 
 BLOCK = 64
 PADDING = -1e30
@@ -71,79 +71,87 @@ def tile_statistics(
         logits_TW: float32 or float64, contiguous; overwritten, with d loss / d logits if `factors`.
         scratch_2TW: room for two tiles, of the same dtype; overwritten.
         target_T: int64 in 0..V-1; rows that do not count have factor 0 and any target.
-        penalty: a name in PENALTIES.
+        penalty: as `find_penalty` takes it.
         top_k: k, in 1..V.
         vocab_size: V.
         factors: what each row weighs, or None when no gradient is wanted.
     """
     block_max_TB = in_blocks(logits_TW).amax(-1)
     top_index_Tk = top_k_indices(logits_TW, block_max_TB, top_k)
-    max_T1 = block_max_TB.amax(-1, keepdim=True)
-    z_TW = logits_TW.sub_(max_T1)
+    z_TW = logits_TW.sub_(block_max_TB.amax(-1, keepdim=True))
     e_TW = torch.exp(z_TW, out=scratch_2TW[0])
-    sum_T = e_TW.sum(-1)
-    log_sum_T = sum_T.log()
-    dot_T = torch.mul(e_TW, z_TW, out=scratch_2TW[1]).sum(-1)
-    entropy_T = log_sum_T - dot_T / sum_T
+    top_e_Tk = e_TW.gather(1, top_index_Tk)
+    # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
+    max_place_T1 = top_e_Tk.argmax(-1, keepdim=True)
+    max_index_T1 = top_index_Tk.gather(1, max_place_T1)
+    # What lies outside is summed by itself, so 1 - max p and 1 - S keep their digits near p = 1.
+    outside_top_T = e_TW.scatter_(1, top_index_Tk, 0).sum(-1)
+    e_TW.scatter_(1, top_index_Tk, top_e_Tk)
+    outside_max_T = outside_top_T + top_e_Tk.scatter(1, max_place_T1, 0).sum(-1)
+    sum_T = 1 + outside_max_T
+    log_sum_T = outside_max_T.log1p()
+    mean_z_T = torch.mul(e_TW, z_TW, out=scratch_2TW[1]).sum(-1) / sum_T
+    entropy_T = log_sum_T - mean_z_T
     max_prob_T = 1 / sum_T
-    top_p_Tk = e_TW.gather(1, top_index_Tk) * max_prob_T[:, None]
-    top_mass_T = top_p_Tk.sum(-1)
     target_T1 = target_T[:, None]
     ce_T = log_sum_T - z_TW.gather(1, target_T1).flatten()
-    # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
-    is_max_Tk = z_TW.gather(1, top_index_Tk) == 0
-    max_index_T1 = top_index_Tk.gather(1, is_max_Tk.to(torch.int8).argmax(-1, keepdim=True))
-    accuracy_T = (max_index_T1 == target_T1).flatten().to(ce_T.dtype)
+    hit_T1 = max_index_T1 == target_T1
+    rest_T = outside_max_T / sum_T  # 1 - max p
+    rest_top_T = outside_top_T / sum_T  # 1 - S
+    built_in_value_T = {
+        "non_max_sum": rest_T,
+        "neg_max_prob": -max_prob_T,
+        "neg_entropy": entropy_T,
+        "top_k_mass": rest_top_T,
+    }.get(penalty)
 
-    if penalty in BUILT_IN:
-        value_T = {
-            "non_max_sum": 1 - max_prob_T,
-            "neg_max_prob": -max_prob_T,
-            "neg_entropy": entropy_T,
-            "top_k_mass": 1 - top_mass_T,
-        }[penalty]
-        if factors is not None:
-            _built_in_gradient(
-                z_TW, e_TW, penalty, factors, sum_T, log_sum_T, entropy_T, top_p_Tk,
-                max_index_T1, top_index_Tk,
-            )  # fmt: skip
-    else:
+    if built_in_value_T is None:
         value_T = _custom_penalty(z_TW, e_TW, penalty, top_k, vocab_size, factors, sum_T, log_sum_T)
-    if factors is not None:
-        z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
-    return torch.stack([ce_T, value_T, max_prob_T, entropy_T, top_mass_T, accuracy_T])
+        if factors is not None:
+            z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
+    else:
+        value_T = built_in_value_T
+        if factors is not None:
+            # The gradient of the penalty at the largest entry is -w r m times this.
+            if penalty == "neg_entropy":
+                at_max_T = -mean_z_T
+                _entropy_gradient(z_TW, e_TW, factors, sum_T, mean_z_T)
+            else:
+                at_max_T = rest_T if penalty in MAXIMUM else rest_top_T
+                index_Tk = max_index_T1 if penalty in MAXIMUM else top_index_Tk
+                _sparse_gradient(z_TW, e_TW, factors, sum_T, at_max_T, index_Tk)
+            z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
+            # p - 1 loses its digits where the target is the largest entry and p is near 1.
+            ce_at_max_T = torch.where(hit_T1.flatten(), -rest_T, max_prob_T)
+            exact_T = factors.loss * ce_at_max_T - factors.penalty * max_prob_T * at_max_T
+            z_TW.scatter_(1, max_index_T1, exact_T[:, None])
+    return torch.stack(
+        [ce_T, value_T, max_prob_T, entropy_T, 1 - rest_top_T, hit_T1.flatten().to(ce_T.dtype)]
+    )
 
 
-def _built_in_gradient(
+def _entropy_gradient(
+    z_TW: Tensor, e_TW: Tensor, factors: RowFactors, sum_T: Tensor, mean_z_T: Tensor
+) -> None:
+    """Write p * (r + r w (sum(p z) - z)) over z."""
+    a_T = (factors.loss + factors.penalty * mean_z_T) / sum_T
+    c_T = -factors.penalty / sum_T
+    torch.addcmul(a_T[:, None], z_TW, c_T[:, None], out=z_TW).mul_(e_TW)
+
+
+def _sparse_gradient(
     z_TW: Tensor,
     e_TW: Tensor,
-    penalty: str,
     factors: RowFactors,
     sum_T: Tensor,
-    log_sum_T: Tensor,
-    entropy_T: Tensor,
-    top_p_Tk: Tensor,
-    max_index_T1: Tensor,
-    top_index_Tk: Tensor,
+    rest_T: Tensor,
+    index_Tk: Tensor,
 ) -> None:
-    """Write p * (a + c z) and the sparse part of the penalty over z; `- r e_y` is left."""
-    loss_T, penalty_T = factors
-    if penalty == "neg_entropy":
-        a_T = loss_T + penalty_T * (log_sum_T - entropy_T)
-        torch.addcmul((a_T / sum_T)[:, None], z_TW, (-penalty_T / sum_T)[:, None], out=z_TW).mul_(
-            e_TW
-        )
-        return
-    if penalty in MAXIMUM:
-        sparse_T1 = (penalty_T / sum_T)[:, None]
-        a_T = loss_T + penalty_T / sum_T
-        index_Tk: Tensor = max_index_T1
-    else:
-        sparse_T1 = penalty_T[:, None] * top_p_Tk
-        a_T = loss_T + penalty_T * top_p_Tk.sum(-1)
-        index_Tk = top_index_Tk
-    torch.mul(e_TW, (a_T / sum_T)[:, None], out=z_TW)
-    z_TW.scatter_add_(1, index_Tk, -sparse_T1)
+    """Write p * (r + r w s) over z, and p * (r - r w (1 - s)) at `index_Tk`; s = 1 - rest."""
+    a_T = (factors.loss + factors.penalty * (1 - rest_T)) / sum_T
+    inside_T = (factors.loss - factors.penalty * rest_T) / sum_T
+    torch.mul(e_TW, a_T[:, None], out=z_TW)
+    z_TW.scatter_(1, index_Tk, e_TW.gather(1, index_Tk) * inside_T[:, None])
 
 
 def _custom_penalty(
@@ -157,7 +165,7 @@ def _custom_penalty(
     log_sum_T: Tensor,
 ) -> Tensor:
     """Value of a penalty known by its functions alone; its gradient and that of p over z."""
-    functions = PENALTIES[penalty]
+    functions = find_penalty(penalty)
     p_TV = (e_TW / sum_T[:, None])[:, :vocab_size]
     log_p_TV = (z_TW - log_sum_T[:, None])[:, :vocab_size]
     value_T = functions.value(p_TV, log_p_TV, top_k)

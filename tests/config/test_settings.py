@@ -95,6 +95,7 @@ def test_floats_in_yaml_without_a_dot(tmp_path: Path) -> None:
         ("penalty_wieght", 0.1, "did you mean penalty_weight?"),
         ("penalty_type", "neg_entropi", "did you mean neg_entropy?"),
         ("penalty_type", "sharp", "allowed is one of non_max_sum, neg_entropy"),
+        ("penalty_type", "a b:c", "or an import path module:name"),
         ("batch_size", -4, "given -4, allowed is a whole number, at least 1"),
         ("batch_size", 2.5, "given 2.5, allowed is a whole number"),
         ("batch_size", True, "given true, allowed is a whole number"),
