@@ -51,6 +51,8 @@ format: setup-dev
 bench: setup-dev
 	$(BIN)/python benchmarks/bench_shakespeare_char.py
 	$(BIN)/python benchmarks/bench_startup.py
+	$(BIN)/python benchmarks/bench_fused.py
+	$(BIN)/python benchmarks/bench_step.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

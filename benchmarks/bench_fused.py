@@ -4,7 +4,7 @@
 
 At N = 2048, D = 768, V = 50257 in float32: three matrix products in the same chunks (what any
 linear cross-entropy needs), PyTorch's F.linear_cross_entropy (no penalty), the dense loss with each
-penalty, ours with weight 0 and with each penalty. Then ours with the entropy penalty at other N and V.
+penalty, ours with weight 0 and with each penalty. Then ours with the entropy penalty at other N, V.
 Forward and backward together; the peak of extra memory is taken in a process of its own for each
 case, from the resident set, less the inputs and their gradients.
 

@@ -73,6 +73,8 @@ def train(config: TrainingConfig) -> RunResult:
         UserError: anything else that the user can mend, such as a text that is missing, a folder
             that cannot be written, memory that does not suffice, a loss that is no longer finite.
     """
+    if not isinstance(config, TrainingConfig):
+        raise TypeError(f"train: given {type(config).__name__}, expected a TrainingConfig")
     config.check()
     startup, terminal = Startup(), Terminal()
     with contextlib.closing(terminal), _memory_advice(config):
@@ -212,7 +214,13 @@ def _prepare(
         changed = changed_settings(state, config, data)
         load_tensors(folder.resume_from, causal_lm, optimizers, device.torch_device)
         first_step = state["step"]
-        window.restore(state["window"])
+        try:
+            window.restore(state["window"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"resume: the state of {folder.resume_from} is damaged ({error}); resume from an "
+                "earlier checkpoint"
+            ) from error
         terminal.say(f"Continuing {folder.resume_from} at step {first_step}")
         if changed:
             terminal.say("NOTE: not as in that checkpoint: " + "; ".join(changed))

@@ -168,6 +168,36 @@ def test_a_finished_run_can_be_asked_for_again(tiny_config: MakeConfig) -> None:
     assert all(isinstance(value, float) for value in again.metrics.values())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "", "[1, 2]", '{"step": 20}', '"step"', None,
+        {"step": -4}, {"step": 1.5}, {"config": 3}, {"window": {"rows": {}}}, {"data_sha256": 5},
+    ],
+)  # fmt: skip
+def test_a_damaged_state_is_one_message_and_nothing_is_lost(
+    tiny_config: MakeConfig, damage: Any
+) -> None:
+    first = train(tiny_config(max_steps=2))
+    metrics = (first.run_folder / "metrics.jsonl").read_bytes()
+    state = first.checkpoint / "training_state.json"
+    if damage is None:
+        state.unlink()
+    elif isinstance(damage, dict):
+        whole = json.loads(state.read_text(encoding="utf-8"))
+        state.write_text(json.dumps(whole | damage), encoding="utf-8")
+    else:
+        state.write_text(damage, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^resume: "):
+        train(tiny_config(max_steps=4, resume="auto"))
+    assert (first.run_folder / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_train_takes_a_configuration_only() -> None:
+    with pytest.raises(TypeError, match="train: given str, expected a TrainingConfig"):
+        train("configs/quick_test.yaml")  # type: ignore[arg-type]
+
+
 def test_going_back_in_a_run_is_refused_since_it_would_lose_what_follows(
     tiny_config: MakeConfig,
 ) -> None:

@@ -240,7 +240,9 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "TrainingConfig":
         """Build from names and values; raise one `ConfigError` that lists *all* problems."""
-        good, problems = {}, []
+        good: dict[str, Any] = {}
+        problems = []
+        settings = {str(name): value for name, value in settings.items()}
         for name, value in settings.items():
             good[name], problem = validation.validated(cls, name, value)
             if problem:

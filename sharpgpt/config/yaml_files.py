@@ -34,6 +34,10 @@ class _SettingsLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.MarkedYAMLError(
+                    problem="a list or mapping as a name", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the setting {key!r} stands twice", problem_mark=key_node.start_mark
@@ -77,6 +81,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not valid YAML: {str(error).splitlines()[0]}"]) from None
+    except (ValueError, TypeError, OverflowError) as error:  # such as the date 2026-13-01
+        raise ConfigError([f"{path}: a value cannot be read: {error}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: nested too deeply to be settings"]) from None
     if settings is None:

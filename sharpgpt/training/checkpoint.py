@@ -30,6 +30,14 @@ from sharpgpt.files import UserError, make_readable
 
 STATE_JSON = "training_state.json"
 STATE_TENSORS = "training_state.safetensors"
+STATE_TYPES = {
+    "step": int,
+    "config": dict,
+    "data_sha256": str,
+    "tokenizer_fingerprint": str,
+    "window": dict,
+}
+"""What training_state.json holds; the loop writes it."""
 
 
 @dataclass
@@ -40,8 +48,18 @@ class CheckpointFolder:
     keep: int
 
     def newest(self) -> Path | None:
-        """The checkpoint with the highest step, or None."""
-        return max(_checkpoints(self.path), key=_step_of, default=None)
+        """The checkpoint with the highest step, or None.
+
+        Raises:
+            UserError: there are checkpoints, but their state is missing from every one.
+        """
+        newest = max(_checkpoints(self.path), key=_step_of, default=None)
+        if newest is None and (damaged := sorted(self.path.glob("step_*"))):
+            raise UserError(
+                f"resume: {damaged[-1]} has no {STATE_JSON}, so nothing in {self.path} can be "
+                "continued; give another run_name, or delete that folder to start over"
+            )
+        return newest
 
     def save(
         self,
@@ -114,7 +132,12 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint. Raises `UserError` for one that is damaged."""
     try:
         state = json.loads((checkpoint / STATE_JSON).read_text(encoding="utf-8"))
-        return {"step": int(state["step"]), **state}
+        for name, kind in STATE_TYPES.items():
+            if type(state[name]) is not kind:
+                raise TypeError(f"{name} is {state[name]!r:.60}")
+        if state["step"] < 0:
+            raise ValueError(f"step is {state['step']}")
+        return cast(dict[str, Any], state)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"resume: {checkpoint / STATE_JSON} is damaged ({type(error).__name__}: {error}); "

@@ -150,11 +150,11 @@ def test_settings_may_disagree_while_they_are_being_assigned() -> None:
 
 
 def test_all_problems_in_one_message() -> None:
-    bad = {"batch_sise": 1, "seed": -1, "top_k": 0, "n_embd": 100, "run_name": "a/b"}
+    bad = {"batch_sise": 1, 5: 6, "seed": -1, "top_k": 0, "n_embd": 100, "run_name": "a/b"}
     with pytest.raises(ConfigError) as caught:
         TrainingConfig.from_dict(bad)
-    assert len(caught.value.problems) == 5
-    assert "5 problems" in str(caught.value)
+    assert len(caught.value.problems) == 6
+    assert "6 problems" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,9 @@ def test_all_problems_in_one_message() -> None:
         ("a: [1\n", "line 2"),
         ("key: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
         ("\ttab: 1\n", "line 1"),
+        ("? [a, b]\n: 1\n", "a list or mapping as a name"),
+        ("run_name: 2026-13-01\n", "a value cannot be read: month"),
+        ("seed: " + 5000 * "1" + "\n", "a value cannot be read"),
     ],
 )
 def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> None:
