@@ -142,7 +142,7 @@ def create_gpt2_model(
             # Not torch.manual_seed, which would seed every other device too.
             torch.default_generator.manual_seed(seed)
             model = _from_config(config)
-        linear = _has_linear_head(model)
+        linear = has_linear_head(model)
     except Exception as error:  # whatever the code of an architecture raises
         raise UserError(
             f"model_name: {model_name!r} with {changes} cannot be built as a causal LM: {error}"
@@ -244,7 +244,7 @@ def _one_operation_gelu(config: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _has_linear_head(model: nn.Module) -> bool:
+def has_linear_head(model: nn.Module) -> bool:
     """Whether the logits are one linear map of the last hidden state.
 
     Some architectures scale or cap their logits after the output layer; a loss computed from hidden
@@ -257,13 +257,16 @@ def _has_linear_head(model: nn.Module) -> bool:
         return True
     if not isinstance(head, nn.Linear):
         return False
-    probe_BT = torch.arange(4)[None] % causal_lm.config.vocab_size
+    probe_BT = torch.arange(4, device=head.weight.device)[None] % causal_lm.config.vocab_size
     original = head.weight.clone()
-    was_training = model.training
-    model.eval()
-    head.weight.mul_(300 / causal_lm(input_ids=probe_BT).logits.abs().max())
-    hidden_BTD = causal_lm.base_model(input_ids=probe_BT, use_cache=False)[0]
-    same = torch.allclose(head(hidden_BTD), causal_lm(input_ids=probe_BT).logits, rtol=1e-4)
-    head.weight.copy_(original)
-    model.train(was_training)
-    return same
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        head.weight.mul_(300 / causal_lm(input_ids=probe_BT).logits.abs().max())
+        hidden_BTD = causal_lm.base_model(input_ids=probe_BT, use_cache=False)[0]
+        logits_BTV = causal_lm(input_ids=probe_BT).logits
+        return torch.allclose(head(hidden_BTD), logits_BTV, rtol=1e-4)
+    finally:
+        head.weight.copy_(original)
+        for module, mode in modes.items():
+            module.training = mode

@@ -83,8 +83,11 @@ def linear_sharpness_loss(
         `SharpnessOutput`; its statistics are means over the valid rows whatever the reduction.
 
     Raises:
-        ValueError: unknown penalty or reduction, shapes that do not fit, top_k outside 1..V.
+        ValueError: unknown penalty or reduction, shapes that do not fit, top_k outside 1..V,
+            chunk_size below 1.
     """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size: given {chunk_size}, allowed is None or at least 1")
     shape = (hidden_ND.shape[0], weight_VD.shape[0])
     check_arguments(shape, target_N, penalty, penalty_mask, reduction, top_k)
     valid_N = target_N != ignore_index

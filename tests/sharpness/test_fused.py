@@ -433,6 +433,7 @@ def test_the_operators_are_registered_soundly(operator: Any) -> None:
         ({"penalty": "no_such_module:x"}, "cannot be imported"),
         ({"penalty": "math:pi"}, "is a float, expected a Penalty"),
         ({"top_k": 66}, "top_k: given 66"),
+        ({"chunk_size": 0}, "chunk_size: given 0"),
         ({"reduction": "avg"}, "reduction: given 'avg'"),
     ],
 )
