@@ -14,7 +14,7 @@ help:
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
 
-# torch first: an unpinned torch would bring gigabytes of CUDA that a CPU has no use for.
+# torch first and by its pin, which takes the CPU build where the package index has one.
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "SharpGPT needs Python 3.11 or newer; give one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }

@@ -92,6 +92,11 @@ def train(config: TrainingConfig) -> RunResult:
         folder = RunFolder.open(config, data.name)
         config = replace(config, run_name=folder.path.name)
         terminal.open_log(folder.path / "log.txt")
+        if config.resume == "auto" and folder.resume_from is None:
+            terminal.say(
+                f"NOTE: there is no checkpoint in {folder.checkpoints}, so the run starts at step "
+                "0; earlier metrics and samples, if any, are kept as *.before-<time>"
+            )
         run = _prepare(config, data, causal_lm, device, folder, terminal, startup)
         try:
             with StopSignal() as stop:

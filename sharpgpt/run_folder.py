@@ -32,14 +32,14 @@ class RunFolder:
         Raises:
             UserError: it holds another run, cannot be written, or there is nothing to resume.
         """
-        output_dir = Path(config.output_dir)
+        output_dir = Path(config.output_dir).expanduser()
         path = output_dir / config.run_name if config.run_name else None
         try:
             path = path or _new_folder(output_dir, config, data_name)
         except OSError as error:
             raise _unwritable(output_dir, error) from None
         checkpoints = (
-            Path(config.checkpoint_dir) / path.name
+            Path(config.checkpoint_dir).expanduser() / path.name
             if config.checkpoint_dir
             else path / "checkpoints"
         )
@@ -47,7 +47,7 @@ class RunFolder:
         if config.resume == "auto":
             resume_from = CheckpointFolder(checkpoints, config.keep_checkpoints).newest()
         elif config.resume is not None:
-            resume_from = find_checkpoint(Path(config.resume))
+            resume_from = find_checkpoint(Path(config.resume).expanduser())
         own = resume_from is not None and resume_from.parent.resolve() == checkpoints.resolve()
         newest = CheckpointFolder(checkpoints, config.keep_checkpoints).newest()
         if own and resume_from != newest and newest is not None:
@@ -67,6 +67,8 @@ class RunFolder:
                 tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise _unwritable(path, error) from None
+        if resume_from is None:
+            _set_aside_earlier_records(path)
         return cls(path, checkpoints, resume_from, own)
 
     def wandb_run_id(self) -> str | None:
@@ -81,6 +83,14 @@ class RunFolder:
         """Write config.yaml and environment.json."""
         config.to_yaml(self.path / "config.yaml")
         write_text(self.path / "environment.json", json.dumps(environment, indent=2))
+
+
+def _set_aside_earlier_records(path: Path) -> None:
+    """Keep what a run wrote that ended before its first checkpoint, and is now started over."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        if (path / name).exists():
+            (path / name).rename(path / f"{name}.before-{stamp}")
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -198,6 +198,17 @@ def test_train_takes_a_configuration_only() -> None:
         train("configs/quick_test.yaml")  # type: ignore[arg-type]
 
 
+def test_starting_over_keeps_the_earlier_records(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(tiny_config(max_steps=2))
+    metrics = (first.run_folder / "metrics.jsonl").read_bytes()
+    train(tiny_config(max_steps=3, resume="auto", checkpoint_dir=str(tmp_path / "elsewhere")))
+    assert "there is no checkpoint in" in capsys.readouterr().out
+    (kept,) = first.run_folder.glob("metrics.jsonl.before-*")
+    assert kept.read_bytes() == metrics
+
+
 def test_going_back_in_a_run_is_refused_since_it_would_lose_what_follows(
     tiny_config: MakeConfig,
 ) -> None:
@@ -349,6 +360,16 @@ def test_gradient_checkpointing_and_compile_are_the_same_mathematics(
         )
         for name in ("train/loss", "val/loss", "val/entropy"):
             assert other.metrics[name] == pytest.approx(plain.metrics[name], rel=1e-4), setting
+
+
+def test_a_penalty_of_ones_own_by_import_path(tiny_config: MakeConfig) -> None:
+    own = {"penalty_type": "docs.examples.tsallis:GINI", "penalty_weight": 0.5}
+    fused = train(tiny_config(run_name="fused", **own))
+    reference = train(tiny_config(run_name="reference", loss="reference", **own))
+    assert fused.metrics["val/penalty"] == pytest.approx(reference.metrics["val/penalty"], rel=1e-4)
+    assert 0.5 < fused.metrics["val/penalty"] < 1
+    with pytest.raises(UserError, match=r"penalty_type: .* cannot be imported"):
+        train(tiny_config(run_name="none", penalty_type="no_such_module:GINI"))
 
 
 def test_bfloat16_trains_close_to_float32(tiny_config: MakeConfig) -> None:

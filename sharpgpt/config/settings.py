@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -39,7 +39,7 @@ SECTIONS = {
 """The first setting of each section, in the order in which `--help` and YAML files show them."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainingConfig:
     """Every setting of a training run. Raises `ConfigError` (a ValueError) for a bad value."""
 
@@ -215,6 +215,15 @@ class TrainingConfig:
 
     wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto is online when there is an API key and W&B can be reached, else offline."""
+
+    def __new__(cls, **settings: Any) -> Self:
+        """Name the nearest setting where Python would only say that a keyword is unexpected."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = [name for name in settings if name not in known]
+        if unknown:
+            problems = [validation.validated(cls, name, settings[name])[1] for name in unknown]
+            raise validation.ConfigError([problem for problem in problems if problem])
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         self.check()

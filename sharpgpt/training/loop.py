@@ -32,6 +32,9 @@ from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
 from sharpgpt.training.terminal import Terminal
 from sharpgpt.training.tracking import RunLog
 
+MANY_BLOCKS = 20
+"""Validation batches from which a line says that it is under way."""
+
 
 @dataclass
 class Training:
@@ -216,6 +219,8 @@ def validate(run: Training) -> None:
     """Log `val/*` over the validation blocks, with the penalty weight of this step."""
     weight = penalty_weight_at(max(0, run.step - 1), run.total_steps, run.config)
     blocks, size = run.val_blocks, run.config.batch_size
+    if len(blocks) > MANY_BLOCKS * size:
+        run.terminal.say(f"step {run.step}: validating on {len(blocks)} blocks")
     metrics = evaluate(
         run.model,
         (blocks[first : first + size] for first in range(0, len(blocks), size)),

@@ -1,5 +1,6 @@
 """`TrainingConfig`: names and defaults that existing experiment files rely on, and its errors."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,21 @@ def test_settings_may_disagree_while_they_are_being_assigned() -> None:
         config.check()
     config.n_head = 10
     config.check()
+
+
+def test_a_misspelt_keyword_names_the_nearest_setting() -> None:
+    with pytest.raises(ConfigError, match="did you mean batch_size"):
+        TrainingConfig(batch_sise=8)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        TrainingConfig(8)  # type: ignore[misc]
+    assert copy.deepcopy(TrainingConfig(seed=3)) == TrainingConfig(seed=3)
+
+
+def test_yaml_anchors_and_merges(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("<<: &base {seed: 3, top_k: 7}\nseed: 4\npenalty_positions: 5:30\n", "utf-8")
+    config = TrainingConfig.from_yaml(path)
+    assert (config.seed, config.top_k, config.penalty_positions) == (4, 7, "5:30")
 
 
 def test_all_problems_in_one_message() -> None:

@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sharpgpt.sharpness import PENALTIES, SharpnessOutput, fused, reference, rows
+from sharpgpt.sharpness import (
+    PENALTIES,
+    LinearSharpnessLoss,
+    SharpnessOutput,
+    fused,
+    reference,
+    rows,
+)
 from sharpgpt.sharpness.fused import default_chunk_size, linear_sharpness_loss
 
 BUILT_IN = sorted(PENALTIES)
@@ -376,6 +383,19 @@ def test_the_logits_are_never_held() -> None:
             penalty="neg_entropy", penalty_weight=0.5, chunk_size=20,
         ).loss.backward()  # fmt: skip
     assert max(sizes) <= 20 * 1024 * 4 < 400 * 1000 * 4
+
+
+def test_the_module_is_the_function() -> None:
+    hidden_ND, weight_VD, target_N = problem(9, 8, 65)
+    mask_N = torch.arange(9) > 3
+    settings = {"penalty": "top_k_mass", "penalty_weight": 0.5, "top_k": 3}
+    module = LinearSharpnessLoss(**settings)
+    ours = module(hidden_ND, weight_VD, target_N, penalty_mask=mask_N)
+    expected = linear_sharpness_loss(
+        hidden_ND, weight_VD, target_N, penalty_mask=mask_N, **settings
+    )
+    assert torch.equal(ours.loss, expected.loss)
+    assert "penalty='top_k_mass'" in repr(module)
 
 
 def test_chunks_are_nearly_equal_and_fill_the_buffer() -> None:
