@@ -32,8 +32,8 @@ from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
 from sharpgpt.training.terminal import Terminal
 from sharpgpt.training.tracking import RunLog
 
-MANY_BLOCKS = 20
-"""Validation batches from which a line says that it is under way."""
+LONG_VALIDATION_FLOPS = 2e12
+"""Work (some ten seconds on a CPU) from which a line says that a validation is under way."""
 
 
 @dataclass
@@ -219,7 +219,8 @@ def validate(run: Training) -> None:
     """Log `val/*` over the validation blocks, with the penalty weight of this step."""
     weight = penalty_weight_at(max(0, run.step - 1), run.total_steps, run.config)
     blocks, size = run.val_blocks, run.config.batch_size
-    if len(blocks) > MANY_BLOCKS * size:
+    # A forward pass is a third of a training step's FLOPs.
+    if len(blocks) * run.config.max_seq_length * run.flops_per_token / 3 > LONG_VALIDATION_FLOPS:
         run.terminal.say(f"step {run.step}: validating on {len(blocks)} blocks")
     metrics = evaluate(
         run.model,
