@@ -104,10 +104,11 @@ def _new_folder(output_dir: Path, config: TrainingConfig, data_name: str) -> Pat
     """Make a folder whose name says when and what; no other process gets the same."""
     what = re.sub(r"\W+", "-", data_name).strip("-")[:40] or "text"
     stamp = time.strftime("%Y%m%d-%H%M%S")
+    penalty = re.sub(r"\W+", "-", config.penalty_type)
     number = 1
     while True:
         start = stamp if number == 1 else f"{stamp}-{number}"
-        path = output_dir / f"{start}_{what}_{config.penalty_type}_{config.penalty_weight:g}"
+        path = output_dir / f"{start}_{what}_{penalty}_{config.penalty_weight:g}"
         try:
             path.mkdir(parents=True)
         except FileExistsError:

@@ -364,7 +364,8 @@ def test_gradient_checkpointing_and_compile_are_the_same_mathematics(
 
 def test_a_penalty_of_ones_own_by_import_path(tiny_config: MakeConfig) -> None:
     own = {"penalty_type": "docs.examples.tsallis:GINI", "penalty_weight": 0.5}
-    fused = train(tiny_config(run_name="fused", **own))
+    fused = train(tiny_config(run_name=None, **own))
+    assert fused.run_folder.name.endswith("docs-examples-tsallis-GINI_0.5")
     reference = train(tiny_config(run_name="reference", loss="reference", **own))
     assert fused.metrics["val/penalty"] == pytest.approx(reference.metrics["val/penalty"], rel=1e-4)
     assert 0.5 < fused.metrics["val/penalty"] < 1
