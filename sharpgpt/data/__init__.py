@@ -9,22 +9,19 @@ from typing import Any
 
 from sharpgpt.data.batches import TrainingBlocks, ValidationBlocks, prefetched, validation_blocks
 from sharpgpt.data.sources import SourceText, default_cache_dir, load_text
-from sharpgpt.data.tokenizer import (
-    CharTokenizer,
-    Gpt2Tokenizer,
-    TokenArray,
-    Tokenizer,
-    load_tokenizer,
-)
+from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer, Tokenizer, load_tokenizer
+from sharpgpt.data.tokens import ArrayTokens, TokenArray, Tokens
 from sharpgpt.files import UserError
 
 __all__ = [
+    "ArrayTokens",
     "CharTokenizer",
     "Gpt2Tokenizer",
     "SourceText",
     "TextData",
     "TokenArray",
     "Tokenizer",
+    "Tokens",
     "TrainingBlocks",
     "ValidationBlocks",
     "default_cache_dir",
@@ -47,10 +44,8 @@ class TextData:
     source: dict[str, Any]
     """Plain facts for environment.json: origin of the text, its hash, its note, token counts."""
     tokenizer: Tokenizer
-    train_tokens: TokenArray
-    """[num_train_tokens], of `tokenizer.dtype`."""
-    val_tokens: TokenArray
-    """[num_val_tokens]."""
+    train_tokens: Tokens
+    val_tokens: Tokens
 
 
 def load_data(
@@ -71,8 +66,8 @@ def load_data(
     text = source.text
     coder = load_tokenizer(tokenizer, text)
     cut = int(len(text) * TRAIN_FRACTION)
-    train_tokens = coder.encode(text[:cut], num_workers)
-    val_tokens = coder.encode(text[cut:], num_workers)
+    train_tokens = ArrayTokens(coder.encode(text[:cut], num_workers))
+    val_tokens = ArrayTokens(coder.encode(text[cut:], num_workers))
     _require_blocks(source, train_tokens, val_tokens, max_seq_length)
     facts = {
         "name": source.name,
@@ -92,7 +87,7 @@ def load_data(
 
 
 def _require_blocks(
-    source: SourceText, train_tokens: TokenArray, val_tokens: TokenArray, max_seq_length: int
+    source: SourceText, train_tokens: Tokens, val_tokens: Tokens, max_seq_length: int
 ) -> None:
     """One message for a text that is too short, whichever split it is."""
     shorter = min(len(train_tokens), len(val_tokens))

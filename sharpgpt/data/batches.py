@@ -15,8 +15,8 @@ is the least: n = max(1, floor((L - s) / s)). The phase is drawn from all that f
 0 .. L - 1 - n*s, so that every token but the first is predicted in some epochs, the last ones too.
 
 Phase and order are a pure function of (seed, epoch), a batch one of (seed, first sample): a run
-that is resumed, or spread over other ranks and workers, sees the same samples. Nothing is kept but
-the tokens and the order of two epochs.
+that is resumed, or spread over other ranks and workers, sees the same samples. The order is a
+function too (permutation.py), so nothing here grows with the number of tokens.
 """
 
 import atexit
@@ -30,19 +30,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sharpgpt.data.tokenizer import TokenArray
+from sharpgpt.data.permutation import Permutation
+from sharpgpt.data.tokens import Tokens
 from sharpgpt.files import UserError
 
 Item = TypeVar("Item")
 
 
-def _gather(tokens: TokenArray, starts: npt.NDArray[np.int64], block_length: int) -> torch.Tensor:
-    """The blocks that begin at `starts`: int64 [len(starts), block_length]."""
-    blocks = tokens[starts[:, None] + np.arange(block_length)]
-    return torch.from_numpy(blocks.astype(np.int64))
-
-
-def _require_a_block(tokens: TokenArray, block_length: int, what: str) -> None:
+def _require_a_block(tokens: Tokens, block_length: int, what: str) -> None:
     if block_length < 2:
         raise ValueError(f"block_length: given {block_length}, allowed is at least 2")
     if len(tokens) < block_length:
@@ -55,20 +50,19 @@ def _require_a_block(tokens: TokenArray, block_length: int, what: str) -> None:
 
 class _Epoch(NamedTuple):
     phase: int
-    order: npt.NDArray[np.int64]
+    order: Permutation
 
 
 class TrainingBlocks:
     """Shuffled blocks of T = `block_length` tokens, epoch after epoch; see the head of this file.
 
-    `tokens` [num_tokens] is any unsigned integer array and is not copied. Raises `UserError` for
-    fewer tokens than one block.
+    Raises `UserError` for fewer tokens than one block.
     """
 
     num_blocks: int
     """Samples in an epoch, the same in each: `max(1, (num_tokens - (T - 1)) // (T - 1))`."""
 
-    def __init__(self, tokens: TokenArray, block_length: int, seed: int) -> None:
+    def __init__(self, tokens: Tokens, block_length: int, seed: int) -> None:
         _require_a_block(tokens, block_length, "training")
         self.tokens = tokens
         self.block_length = block_length
@@ -85,7 +79,7 @@ class TrainingBlocks:
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
         last_phase = len(self.tokens) - 1 - self.num_blocks * self._stride
         phase = int(random.integers(last_phase, endpoint=True))
-        return _Epoch(phase, random.permutation(self.num_blocks))
+        return _Epoch(phase, Permutation(self.num_blocks, random))
 
     def batch(self, first_sample: int, count: int) -> torch.Tensor:
         """Samples `first_sample` to `first_sample + count - 1`: int64 [count, T].
@@ -99,18 +93,35 @@ class TrainingBlocks:
         while sample < end:
             number, place = divmod(sample, self.num_blocks)
             epoch = self._epoch(number)
-            chosen = epoch.order[place : place + end - sample]
-            starts.append(epoch.phase + chosen * self._stride)
-            sample += len(chosen)
-        return _gather(self.tokens, np.concatenate(starts), self.block_length)
+            places = np.arange(place, min(place + end - sample, self.num_blocks))
+            starts.append(epoch.phase + epoch.order(places) * self._stride)
+            sample += len(places)
+        return self.tokens.gather(np.concatenate(starts), self.block_length)
+
+    def micro_batch(
+        self,
+        step: int,
+        number: int,
+        *,
+        batch_size: int,
+        num_micro_batches: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> torch.Tensor:
+        """Micro-batch `number` of optimizer step `step` on one of several ranks: int64 [B, T].
+
+        A step takes the next `batch_size * num_micro_batches * world_size` samples whatever their
+        division, so fewer ranks with more micro-batches train on the same samples step by step.
+        """
+        first_of_step = step * num_micro_batches * world_size
+        place_in_step = number * world_size + rank
+        return self.batch((first_of_step + place_in_step) * batch_size, batch_size)
 
 
 class ValidationBlocks:
     """Fixed blocks in text order; `blocks[i]` is int64 [T], `blocks[i:j]` int64 [j - i, T]."""
 
-    def __init__(
-        self, tokens: TokenArray, starts: npt.NDArray[np.int64], block_length: int
-    ) -> None:
+    def __init__(self, tokens: Tokens, starts: npt.NDArray[np.int64], block_length: int) -> None:
         self.tokens = tokens
         self.starts = starts
         self.block_length = block_length
@@ -125,12 +136,12 @@ class ValidationBlocks:
 
     def __getitem__(self, index: int | slice) -> torch.Tensor:
         if isinstance(index, slice):
-            return _gather(self.tokens, self.starts[index], self.block_length)
-        return _gather(self.tokens, self.starts[index, None], self.block_length)[0]
+            return self.tokens.gather(self.starts[index], self.block_length)
+        return self.tokens.gather(self.starts[index, None], self.block_length)[0]
 
 
 def validation_blocks(
-    tokens: TokenArray, block_length: int, max_blocks: int | None = None
+    tokens: Tokens, block_length: int, max_blocks: int | None = None
 ) -> ValidationBlocks:
     """The `(num_tokens - 1) // (T - 1)` blocks from the first token on, overlapping by one token.
 

@@ -26,12 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
+from sharpgpt.data.tokens import TokenArray
 from sharpgpt.files import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TokenArray = npt.NDArray[np.uint16 | np.uint32]
 
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 END_OF_TEXT = "<|endoftext|>"

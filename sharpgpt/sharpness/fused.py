@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpgpt.sharpness.compiled import row_mathematics
 from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
 from sharpgpt.sharpness.reference import IGNORE_INDEX, check_arguments
 from sharpgpt.sharpness.rows import PADDING, STATISTICS, RowFactors, padded_width, tile_statistics
@@ -29,8 +30,9 @@ from sharpgpt.sharpness.rows import PADDING, STATISTICS, RowFactors, padded_widt
 BUFFER_BYTES = 64 * 2**20
 """Size of the logits buffer on a CPU: long enough for efficient products, small beside the rest."""
 
-GPU_BUFFER_BYTES = 512 * 2**20
-"""On a GPU: large enough that launching kernels costs little beside the products."""
+GPU_BUFFER_BYTES = 128 * 2**20
+"""On a GPU: 667 rows of GPT-2's vocabulary, 3e11 operations, beside which launching a dozen kernels
+is little. By this reasoning alone, not by measurement."""
 
 TILE_BYTES = 2**20
 """Logits whose row mathematics goes through the cache of a CPU at one time."""
@@ -172,8 +174,13 @@ def linear_sharpness(
     grad_bias_V = torch.zeros(vocab_size if need_bias else 0, dtype=sum_dtype, device=device)
     width = padded_width(vocab_size)
     buffer_CW = torch.empty(min(chunk_size, num_rows), width, dtype=sum_dtype, device=device)
-    tile_rows = _tile_rows(len(buffer_CW), width, device.type)
-    scratch_2TW = torch.empty(2, tile_rows, width, dtype=sum_dtype, device=device)
+    num_tile_rows = tile_rows(len(buffer_CW), width, device.type)
+    mathematics = row_mathematics(device.type, penalty)
+    scratch_2TW = (
+        torch.empty(2, num_tile_rows, width, dtype=sum_dtype, device=device)
+        if mathematics is tile_statistics
+        else None
+    )
     cast_weight_VD = weight_VD.to(product_dtype)
 
     with torch.autocast(device.type, enabled=False):
@@ -186,12 +193,12 @@ def linear_sharpness(
             _multiply_into(logits_CV, hidden_CD, cast_weight_VD.T)
             if bias is not None:
                 logits_CV += bias
-            for first in range(0, len(chunk_CW), tile_rows):
-                tile_TW = chunk_CW[first : first + tile_rows]
+            for first in range(0, len(chunk_CW), num_tile_rows):
+                tile_TW = chunk_CW[first : first + num_tile_rows]
                 place = slice(start + first, start + first + len(tile_TW))
-                statistics_6N[:, place] = tile_statistics(
+                statistics_6N[:, place] = mathematics(
                     tile_TW,
-                    scratch_2TW[:, : len(tile_TW)],
+                    None if scratch_2TW is None else scratch_2TW[:, : len(tile_TW)],
                     target_N[place],
                     penalty=penalty,
                     top_k=top_k,
@@ -218,7 +225,7 @@ def linear_sharpness(
     )
 
 
-def _tile_rows(chunk_rows: int, width: int, device_type: str) -> int:
+def tile_rows(chunk_rows: int, width: int, device_type: str) -> int:
     """Rows of a tile: on a CPU what the cache holds, elsewhere the whole chunk."""
     if device_type != "cpu":
         return max(1, chunk_rows)

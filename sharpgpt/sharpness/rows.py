@@ -57,7 +57,7 @@ def padded_width(vocab_size: int) -> int:
 
 def tile_statistics(
     logits_TW: Tensor,
-    scratch_2TW: Tensor,
+    scratch_2TW: Tensor | None,
     target_T: Tensor,
     *,
     penalty: str,
@@ -69,7 +69,8 @@ def tile_statistics(
 
     Args:
         logits_TW: float32 or float64, contiguous; overwritten, with d loss / d logits if `factors`.
-        scratch_2TW: room for two tiles, of the same dtype; overwritten.
+        scratch_2TW: room for two tiles, of the same dtype; overwritten. None allocates it, which is
+            right for a compiler: it needs no room for what it fuses.
         target_T: int64 in 0..V-1; rows that do not count have factor 0 and any target.
         penalty: as `find_penalty` takes it.
         top_k: k, in 1..V.
@@ -79,7 +80,7 @@ def tile_statistics(
     block_max_TB = in_blocks(logits_TW).amax(-1)
     top_index_Tk = top_k_indices(logits_TW, block_max_TB, top_k)
     z_TW = logits_TW.sub_(block_max_TB.amax(-1, keepdim=True))
-    e_TW = torch.exp(z_TW, out=scratch_2TW[0])
+    e_TW = torch.exp(z_TW, out=None if scratch_2TW is None else scratch_2TW[0])
     top_e_Tk = e_TW.gather(1, top_index_Tk)
     # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
     max_place_T1 = top_e_Tk.argmax(-1, keepdim=True)
@@ -90,7 +91,8 @@ def tile_statistics(
     outside_max_T = outside_top_T + top_e_Tk.scatter(1, max_place_T1, 0).sum(-1)
     sum_T = 1 + outside_max_T
     log_sum_T = outside_max_T.log1p()
-    mean_z_T = torch.mul(e_TW, z_TW, out=scratch_2TW[1]).sum(-1) / sum_T
+    ez_TW = torch.mul(e_TW, z_TW, out=None if scratch_2TW is None else scratch_2TW[1])
+    mean_z_T = ez_TW.sum(-1) / sum_T
     entropy_T = log_sum_T - mean_z_T
     max_prob_T = 1 / sum_T
     target_T1 = target_T[:, None]

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from sharpgpt.data.batches import TrainingBlocks, prefetched, validation_blocks
-from sharpgpt.data.tokenizer import TokenArray
+from sharpgpt.data.tokens import ArrayTokens
 from sharpgpt.files import UserError
 
 SHAPES = [(2, 2), (3, 2), (100, 2), (5, 5), (8, 5), (9, 5), (11, 5), (12, 5), (1000, 17), (97, 96)]
 """(tokens, tokens in a block)"""
 
 
-def numbered(num_tokens: int) -> TokenArray:
+def numbered(num_tokens: int) -> ArrayTokens:
     """Each token is its own position."""
-    return np.arange(num_tokens, dtype=np.uint16)
+    return ArrayTokens(np.arange(num_tokens, dtype=np.uint16))
 
 
 def epoch_blocks(blocks: TrainingBlocks, epoch: int) -> torch.Tensor:
@@ -86,28 +86,28 @@ def test_a_batch_is_a_function_of_seed_and_sample_alone() -> None:
 def test_the_order_is_what_it_was() -> None:
     """Resuming an older run needs the same samples; a change here is a breaking one."""
     blocks = TrainingBlocks(numbered(40), 5, seed=42)
-    assert blocks.batch(0, 20)[:, 0].tolist() == [
-        9,
-        17,
-        21,
-        5,
-        29,
-        13,
-        25,
-        1,
-        33,
-        24,
-        4,
-        8,
-        0,
-        16,
-        12,
-        32,
-        28,
-        20,
-        26,
-        14,
-    ]
+    order = [5, 21, 13, 9, 25, 33, 1, 29, 17, 24, 12, 28, 4, 0, 16, 32, 8, 20, 34, 10]  # fmt: skip
+    assert blocks.batch(0, 20)[:, 0].tolist() == order
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_samples_of_a_step_do_not_depend_on_the_ranks(world_size: int) -> None:
+    """Eight blocks a step: one process in four micro-batches, or two or four in fewer."""
+    blocks = TrainingBlocks(numbered(500), 9, seed=6)
+    for step in (0, 3, 1000):
+        parts = [
+            blocks.micro_batch(
+                step,
+                number,
+                batch_size=2,
+                num_micro_batches=4 // world_size,
+                rank=rank,
+                world_size=world_size,
+            )
+            for number in range(4 // world_size)
+            for rank in range(world_size)
+        ]
+        assert torch.equal(torch.cat(parts), blocks.batch(8 * step, 8))
 
 
 def test_nothing_but_two_epochs_is_kept() -> None:

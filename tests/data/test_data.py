@@ -28,12 +28,12 @@ def test_the_split_is_at_nine_tenths_of_the_characters(poem: Path, tokenizer: st
     cut = int(len(text) * 0.9)
     assert loaded.tokenizer.name == tokenizer
     assert loaded.tokenizer.fingerprint == load_tokenizer(tokenizer, text).fingerprint
-    assert loaded.train_tokens.dtype == loaded.val_tokens.dtype == np.uint16
-    assert loaded.tokenizer.decode(loaded.train_tokens) == text[:cut]
-    assert loaded.tokenizer.decode(loaded.val_tokens) == text[cut:]
+    assert loaded.train_tokens[:].dtype == loaded.val_tokens[:].dtype == np.uint16
+    assert loaded.tokenizer.decode(loaded.train_tokens[:]) == text[:cut]
+    assert loaded.tokenizer.decode(loaded.val_tokens[:]) == text[cut:]
     threaded = load_data(dataset=str(poem), tokenizer=tokenizer, max_seq_length=16, num_workers=2)
-    assert np.array_equal(threaded.train_tokens, loaded.train_tokens)
-    assert np.array_equal(threaded.val_tokens, loaded.val_tokens)
+    assert np.array_equal(threaded.train_tokens[:], loaded.train_tokens[:])
+    assert np.array_equal(threaded.val_tokens[:], loaded.val_tokens[:])
 
 
 def test_the_facts_are_plain_and_complete(poem: Path) -> None:

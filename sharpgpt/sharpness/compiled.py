@@ -1,0 +1,44 @@
+"""The row mathematics as it stands, or through torch's compiler where that saves passes.
+
+On a CPU the tiles of rows.py stay in the cache and are a few percent of the pass; compiling them
+takes seconds and makes some penalties faster, others slower (benchmarks/bench_compiled.py), so they
+stay as they are. On a GPU every operation is a pass over memory, so there the same function is
+compiled: the compiler fuses the passes, and what is left are a few reductions over the row and one
+write of the gradient.
+
+The number of rows is dynamic: chunks differ in size by one. A penalty of the user's own stays as it
+is, since it may do what the compiler does not know. `torch.compiler.set_stance("force_eager")`
+turns the compiler off.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpgpt.sharpness.rows import BUILT_IN, tile_statistics
+
+TileStatistics = Callable[..., Tensor]
+"""`rows.tile_statistics`, or a function that is called like it and gives the same."""
+
+
+def row_mathematics(device_type: str, penalty: str) -> TileStatistics:
+    """What turns a tile of logits into statistics and gradient, on this kind of device."""
+    if device_type == "cuda" and penalty in BUILT_IN and has_triton():
+        return compiled_tile_statistics()
+    return tile_statistics
+
+
+def has_triton() -> bool:
+    """Whether torch can compile for GPUs; on Windows and in some builds Triton is missing."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def compiled_tile_statistics() -> TileStatistics:
+    """`tile_statistics`, compiled at its first use for each kind of argument."""
+    compiled: Any = torch.compile(tile_statistics, dynamic=True)
+    return compiled
