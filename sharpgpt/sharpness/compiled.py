@@ -14,7 +14,7 @@ turns the compiler off.
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,5 +40,4 @@ def has_triton() -> bool:
 @functools.cache
 def compiled_tile_statistics() -> TileStatistics:
     """`tile_statistics`, compiled at its first use for each kind of argument."""
-    compiled: Any = torch.compile(tile_statistics, dynamic=True)
-    return compiled
+    return cast(TileStatistics, torch.compile(tile_statistics, dynamic=True))
