@@ -34,7 +34,8 @@ class SharpnessLM(nn.Module):
     """A causal LM whose forward returns the sharpness loss of a batch of blocks.
 
     `causal_lm` is the HuggingFace model itself, with `base_model` (tokens to hidden states) and an
-    output layer that is one `nn.Linear`.
+    output layer that is one `nn.Linear`. With `boundary_id`, the end-of-text token, no position
+    attends to a document other than its own.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SharpnessLM(nn.Module):
         top_k: int,
         penalty_positions: str = "0:N-2",
         loss: str = "fused",
+        boundary_id: int | None = None,
     ) -> None:
         super().__init__()
         self.causal_lm = causal_lm
@@ -52,6 +54,7 @@ class SharpnessLM(nn.Module):
         self.top_k = top_k
         self.penalty_positions = penalty_positions
         self.linear_loss = LINEAR_LOSSES[loss]
+        self.boundary_id = boundary_id
 
     def forward(
         self,
@@ -68,7 +71,10 @@ class SharpnessLM(nn.Module):
         """
         causal_lm = cast(Any, self.causal_lm)
         num_blocks, block_length = input_ids_BT.shape
-        hidden_BTD = causal_lm.base_model(input_ids=input_ids_BT, use_cache=False)[0]
+        attention = {}
+        if self.boundary_id is not None:
+            attention["attention_mask"] = document_mask(input_ids_BT, self.boundary_id)
+        hidden_BTD = causal_lm.base_model(input_ids=input_ids_BT, use_cache=False, **attention)[0]
         head = causal_lm.get_output_embeddings()
         return self.linear_loss(
             hidden_BTD[:, :-1].flatten(0, 1),
@@ -90,6 +96,18 @@ class SharpnessLM(nn.Module):
             return None
         position_T = torch.arange(length - 1, device=device)
         return ((position_T >= first) & (position_T <= last)).repeat(num_blocks)
+
+
+def document_mask(input_ids_BT: Tensor, boundary_id: int) -> Tensor:
+    """Which positions each position may attend to: boolean [B, 1, T, T], true for earlier ones of
+    its own document.
+
+    The end-of-text token counts to the document after it: the first token of a document is
+    predicted from that token alone, and the token itself from the document that it ends.
+    """
+    document_BT = (input_ids_BT == boundary_id).cumsum(1)
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    return same_BTT.tril()[:, None]
 
 
 def create_gpt2_model(

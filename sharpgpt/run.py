@@ -235,6 +235,9 @@ def _prepare(
         top_k=config.top_k,
         penalty_positions=config.penalty_positions,
         loss=config.loss,
+        boundary_id=(
+            data.tokenizer.end_of_text_id if config.document_boundaries == "respect" else None
+        ),
     )
     peak, peak_source = peak_flops(device)
     num_parameters = sum(p.numel() for p in causal_lm.parameters())

@@ -196,3 +196,30 @@ def test_what_cannot_be_built_is_one_message(changes: dict[str, Any], message: s
     with pytest.raises(UserError) as caught:
         small(**changes)
     assert message in str(caught.value)
+
+
+def test_documents_are_kept_apart() -> None:
+    """Another first document changes nothing in the second, as it does where they are joined."""
+    causal_lm = create_gpt2_model(
+        n_layer=2, n_head=2, n_embd=32, vocab_size=65, max_seq_length=16, end_of_text_id=64
+    )
+    ids_BT = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
+    ids_BT[:, 6] = 64
+    changed_BT = ids_BT.clone()
+    changed_BT[:, :6] = (changed_BT[:, :6] + 1) % 64
+
+    def losses(boundary_id: int | None, ids_BT: torch.Tensor) -> torch.Tensor:
+        model = SharpnessLM(causal_lm, penalty="neg_entropy", top_k=5, boundary_id=boundary_id)
+        rows = model(ids_BT, per_row=True).rows
+        assert rows is not None
+        return rows.ce.view(2, 15)
+
+    apart, still_apart = losses(64, ids_BT), losses(64, changed_BT)
+    assert torch.equal(apart[:, 6:], still_apart[:, 6:])
+    assert not torch.equal(apart[:, :6], still_apart[:, :6])
+    joined = losses(None, ids_BT)
+    torch.testing.assert_close(apart[:, :6], joined[:, :6])
+    assert not torch.equal(joined[:, 6:], losses(None, changed_BT)[:, 6:])
+    assert not torch.allclose(joined[:, 6:], apart[:, 6:])
+    without_end_BT = ids_BT % 64
+    torch.testing.assert_close(losses(64, without_end_BT), losses(None, without_end_BT))

@@ -63,10 +63,16 @@ class TrainingConfig:
     """gpt2: byte-pair encoding, 50257 tokens. char: a token for each distinct character."""
 
     dataset: Text = "tinyshakespeare"
-    """tinyshakespeare, or the path of a UTF-8 text file or of a folder of .txt files."""
+    """tinyshakespeare, openwebtext, fineweb-edu, or org/name of a dataset on the HuggingFace hub;
+    the path of a text file, of .jsonl or .parquet files, of a folder of such files, of a folder
+    that sharpgpt prepare wrote, or of the .bin files of nanoGPT or llm.c (docs/data.md)."""
 
     max_seq_length: Annotated[int, Field(ge=2)] = 1024
     """Tokens in a block, the context length T. Each block predicts its T - 1 later tokens."""
+
+    document_boundaries: Literal["ignore", "respect"] = "ignore"
+    """respect: no token attends to another document of its block. ignore is faster, and what GPT-2
+    and nanoGPT do. The end-of-text token tells documents apart, so a single text has none."""
 
     cache_dir: Text | None = None
     """Where downloads are kept; null means ~/.cache/sharpgpt."""

@@ -164,6 +164,12 @@ def _rules(config: "TrainingConfig") -> Iterable[tuple[tuple[str, ...], str]]:
             "resume: given 'auto' without run_name; auto continues a run by its name, so set "
             "run_name too",
         )
+    if config.document_boundaries == "respect" and config.tokenizer == "char":
+        yield (
+            ("document_boundaries", "tokenizer"),
+            "document_boundaries: given respect with tokenizer char, which has no end-of-text "
+            "token; allowed with it is ignore",
+        )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
         yield (
             ("device",),

@@ -78,7 +78,7 @@ def test_config_yaml_is_the_defaults_written_out() -> None:
 )
 def test_committed_configurations_load_and_open_with_a_recipe(path: Path) -> None:
     TrainingConfig.from_yaml(path)
-    head = path.read_text(encoding="utf-8").splitlines()[:6]
+    head = path.read_text(encoding="utf-8").splitlines()[:8]
     assert any(f"--config configs/{path.name}" in line for line in head)
     assert any("hardware" in line for line in head)
     assert any("expect" in line for line in head)
