@@ -1,0 +1,107 @@
+"""The study of README.md beside this file: train every arm that is not trained yet.
+
+    python experiments/shakespeare_char/study.py [--dataset PATH] [--parallel 2]
+
+Stop it whenever you like; the same command goes on. `--dataset` is the path of TinyShakespeare for
+machines without a network; another text is refused.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+REPOSITORY = FOLDER.parents[1]
+OUTPUTS = FOLDER / "outputs"
+CONFIG = REPOSITORY / "configs" / "shakespeare_char_cpu.yaml"
+
+PENALTIES = ("neg_entropy", "non_max_sum", "neg_max_prob", "top_k_mass")
+WEIGHTS = (0.03, 0.1, 0.3)
+SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed."""
+
+    penalty: str
+    weight: float
+    seed: int
+
+    @property
+    def arm(self) -> str:
+        """The name that its seeds share."""
+        return "baseline" if self.weight == 0 else f"{self.penalty}_{self.weight:g}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return OUTPUTS / f"{self.arm}_seed{self.seed}"
+
+    def is_finished(self) -> bool:
+        """Whether its summary names the last step."""
+        try:
+            summary = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(summary["step"] == summary["num_steps"])
+
+
+def all_runs() -> list[Run]:
+    """Every run of the study, seed by seed, so that a study cut short has whole seeds."""
+    return [
+        run
+        for seed in SEEDS
+        for run in (
+            Run("neg_entropy", 0.0, seed),
+            *(Run(penalty, weight, seed) for penalty in PENALTIES for weight in WEIGHTS),
+        )
+    ]
+
+
+def train(run: Run, dataset: str) -> str | None:
+    """Train or continue one run on one core; return what went wrong, or None."""
+    command = [
+        sys.executable, str(REPOSITORY / "train.py"), "--config", str(CONFIG), "--no_wandb",
+        "--dataset", dataset, "--penalty_type", run.penalty, "--penalty_weight", str(run.weight),
+        "--seed", str(run.seed), "--output_dir", str(OUTPUTS), "--run_name", run.folder.name,
+        "--resume", "auto", "--num_generate_samples", "3", "--num_workers", "0", "--device", "cpu",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY
+    )
+    if done.returncode != 0:
+        return f"{run.folder.name}: exit code {done.returncode}\n{done.stderr[-2000:]}"
+    facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["data"]
+    if facts["name"] != "tinyshakespeare":
+        return f"{run.folder.name}: trained on {facts['name']}; give the path of TinyShakespeare"
+    return None
+
+
+def main() -> int:
+    """Train what is missing; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Train every arm that is not trained yet.")
+    parser.add_argument("--dataset", default="tinyshakespeare")
+    parser.add_argument("--parallel", type=int, default=2, help="runs at a time, a core each [2]")
+    arguments = parser.parse_args()
+    left = [run for run in all_runs() if not run.is_finished()]
+    print(f"{len(left)} of {len(all_runs())} runs to train", flush=True)
+
+    def one(run: Run) -> str | None:
+        problem = train(run, arguments.dataset)
+        print(problem or f"finished {run.folder.name}", flush=True)
+        return problem
+
+    with ThreadPoolExecutor(arguments.parallel) as threads:
+        problems = [problem for problem in threads.map(one, left) if problem]
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
