@@ -15,14 +15,15 @@ newlines, one blank line between two files, one newline at the end.
 """
 
 import hashlib
+import io
 import os
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sharpgpt.config.validation import nearest, shown
 from sharpgpt.data.download import DownloadError, download
 from sharpgpt.data.standin import STANDIN_NAME, standin_text
+from sharpgpt.data.text_files import text_pieces
 from sharpgpt.files import UserError, atomic_path
 
 TINYSHAKESPEARE = "tinyshakespeare"
@@ -222,24 +223,4 @@ def read_utf8(path: Path) -> str:
         raise UserError(
             f"{path}: cannot be read: {error.strerror}; allow yourself to read it, or copy it"
         ) from None
-    quoted = shlex.quote(str(path))
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(
-            f"{path}: UTF-16 text, allowed is UTF-8; convert it: "
-            f"iconv -f UTF-16 -t UTF-8 {quoted} > converted.txt"
-        )
-    if (offset := data.find(b"\0")) >= 0:
-        raise UserError(
-            f"{path}: a binary file (a NUL at byte offset {offset}), allowed is UTF-8 text; "
-            "extract the text from it first"
-        )
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: not UTF-8 text (0x{data[error.start]:02x} at byte offset {error.start}, line "
-            f"{line}), allowed is UTF-8; convert it, from Latin-1 for example: "
-            f"iconv -f ISO-8859-1 -t UTF-8 {quoted} > converted.txt"
-        ) from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+    return "".join(text for text, _ in text_pieces(io.BytesIO(data), str(path)))

@@ -109,3 +109,18 @@ def test_importing_the_package_does_not_import_the_heavy_ones() -> None:
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+def test_prepared_data_is_opened_where_it_lies(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 50257, 3000).astype(np.uint16)
+    ids.tofile(tmp_path / "train.bin")
+    ids[:300].tofile(tmp_path / "val.bin")
+    loaded = load_data(dataset=str(tmp_path), tokenizer="gpt2", max_seq_length=64)
+    assert np.array_equal(loaded.train_tokens[:], ids)
+    assert (loaded.name, loaded.source["form"]) == (tmp_path.name, "nanogpt")
+    assert loaded.source["num_val_tokens"] == 300
+    json.dumps(loaded.source)
+    with pytest.raises(UserError, match="was made with gpt2; set tokenizer to gpt2"):
+        load_data(dataset=str(tmp_path), tokenizer="char", max_seq_length=64)
+    with pytest.raises(UserError, match=r"the validation split \(val\) 300, .* val_fraction"):
+        load_data(dataset=str(tmp_path), tokenizer="gpt2", max_seq_length=512)

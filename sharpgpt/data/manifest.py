@@ -1,0 +1,180 @@
+"""manifest.json: what prepared data is, where it came from, and the hash of every shard.
+
+It is written last, so a folder that has one is finished. It may come from a stranger: it is read as
+plain JSON, every field is checked, and file names that could lead out of the folder are refused.
+docs/data.md describes the fields.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sharpgpt.files import UserError, write_text
+
+MANIFEST = "manifest.json"
+VERSION = 1
+MAX_BYTES = 64 * 2**20
+"""A manifest larger than this is no manifest; that of 100,000 shards has 15 MB."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Form = Literal["sharpgpt", "nanogpt", "llm.c"]
+SplitName = Literal["train", "val"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class ShardEntry(_Record):
+    """One shard."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]
+    num_tokens: Count
+    sha256: Sha256
+    """Of the whole file, a header included."""
+
+
+class SplitEntry(_Record):
+    """The training or the validation split."""
+
+    num_tokens: Count
+    num_documents: Count
+    num_bytes: Count
+    """Of the text as UTF-8, without the end-of-text tokens."""
+    shards: list[ShardEntry]
+
+
+class TokenizerEntry(_Record):
+    """The tokenizer that made the ids."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    fingerprint: Sha256
+    """SHA-256 of its vocabulary (`Tokenizer.fingerprint`)."""
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 32)]
+    characters: list[Annotated[str, Field(min_length=1, max_length=1)]] | None = None
+    """Of the char tokenizer: the token with id i is characters[i]."""
+
+
+class Manifest(_Record):
+    """All of manifest.json."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=300)]
+    form: Form
+    dtype: Literal["uint16", "uint32"]
+    tokenizer: TokenizerEntry
+    end_of_text_id: Count | None
+    splits: dict[SplitName, SplitEntry]
+    source: dict[str, Any]
+    """Plain facts: origin, revision, files, licence."""
+    recipe: dict[str, Any]
+    """Every option that decides the bytes; equal recipes give equal shards."""
+
+    def identity(self) -> str:
+        """SHA-256 over the hashes of all shards: equal means the same tokens."""
+        names: tuple[SplitName, ...] = ("train", "val")
+        hashes = [f"{name} {shard.sha256}" for name in names for shard in self.splits[name].shards]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json, atomically."""
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of prepared data.
+
+    Raises:
+        UserError: it is missing, damaged, of another version, or contradicts itself.
+    """
+    path = folder / MANIFEST
+    again = "prepare the data again (sharpgpt prepare), or copy the folder anew"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES} bytes, so no manifest; {again}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, so the data is not finished; {again}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {again}") from None
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{path}: of version {version!r:.40}, and this SharpGPT reads version {VERSION}; "
+            "prepare the data again, or take the SharpGPT that wrote it"
+        )
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(content))
+        _check(manifest)
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({_first_problem(error)}); {again}") from None
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Rules between fields. Raises ValueError."""
+    if set(manifest.splits) != {"train", "val"}:
+        raise ValueError(f"splits are {sorted(manifest.splits)}, expected train and val")
+    files = [shard.file for split in manifest.splits.values() for shard in split.shards]
+    if len(set(files)) < len(files):
+        raise ValueError("a shard is named twice")
+    for name, split in manifest.splits.items():
+        if sum(shard.num_tokens for shard in split.shards) != split.num_tokens:
+            raise ValueError(f"the shards of {name} do not add up to its num_tokens")
+    characters = manifest.tokenizer.characters
+    if characters is not None and len(set(characters)) != manifest.tokenizer.vocab_size:
+        raise ValueError("tokenizer: characters do not fit vocab_size")
+    if (characters is not None) != (manifest.tokenizer.name == "char"):
+        raise ValueError("tokenizer: characters belong to the char tokenizer alone")
+    if manifest.tokenizer.vocab_size > 1 << 16 and manifest.dtype == "uint16":
+        raise ValueError("dtype: uint16 cannot hold the ids of this vocabulary")
+    end_id = manifest.end_of_text_id
+    if end_id is not None and end_id >= manifest.tokenizer.vocab_size:
+        raise ValueError("end_of_text_id is outside the vocabulary")
+
+
+def _first_problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place}: {first['msg']}"[:300]
+    return str(error)[:300]
+
+
+def verify(folder: Path, progress: Callable[[int], None] | None = None) -> Manifest:
+    """Compare every shard with its hash; `progress` is told the bytes read.
+
+    Raises:
+        UserError: naming the first shard that is missing, cannot be read or has changed.
+    """
+    manifest = read_manifest(folder)
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            path = folder / shard.file
+            try:
+                found = sha256_of(path, progress)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+            if found != shard.sha256:
+                raise UserError(
+                    f"{path}: has changed since it was written (SHA-256 {found[:12]}..., expected "
+                    f"{shard.sha256[:12]}...); copy this shard anew, or prepare the data again"
+                )
+    return manifest
+
+
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(1 << 22):
+            digest.update(data)
+            if progress is not None:
+                progress(len(data))
+    return digest.hexdigest()
