@@ -1,0 +1,1 @@
+"""Documents from anywhere -> token shards on disk."""

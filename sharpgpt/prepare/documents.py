@@ -1,0 +1,158 @@
+"""Documents from anywhere, in batches, in an order that is always the same, from any place on.
+
+`open_source` finds what the setting `dataset` names: TinyShakespeare, a dataset of the hub, or the
+user's own files. Reading never holds more than a few documents, and every batch says where reading
+goes on after it, so that a preparation that was stopped continues without reading from the
+beginning.
+
+Documents that are empty or only whitespace are kept, as nanoGPT keeps them, so that counts of
+tokens compare: such a document gives the tokens of its whitespace and the end-of-text token.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from sharpgpt.config.validation import nearest, shown
+from sharpgpt.data.sources import TINYSHAKESPEARE
+from sharpgpt.files import UserError
+from sharpgpt.prepare.data_files import format_of
+
+HUB_NAMES = {
+    "openwebtext": "Skylion007/openwebtext",
+    "fineweb-edu": "HuggingFaceFW/fineweb-edu",
+}
+"""Short names of datasets on the hub."""
+
+ALLOWED = (
+    f"{TINYSHAKESPEARE}, {', '.join(HUB_NAMES)}, a dataset of the HuggingFace hub as ORG/NAME, or "
+    "the path of a file or folder, or a glob, of .txt, .jsonl (both also .gz and .zst) or .parquet"
+)
+
+State = dict[str, Any]
+"""A place in a source, plain JSON."""
+
+
+class Piece(NamedTuple):
+    """A document or a part of one. The GPT-2 ids of a document's pieces join to its ids."""
+
+    text: str
+    is_validation: bool
+    ends_document: bool
+
+
+class Batch(NamedTuple):
+    """About a million characters of text."""
+
+    pieces: list[Piece]
+    after: State
+    """The place from which reading goes on after this batch. `after["bytes_read"]` is how much of
+    the source's `num_bytes` lies behind, roughly: for progress."""
+
+
+class DocumentSource(Protocol):
+    """Documents that can be read again from any place, always the same."""
+
+    name: str
+    """Short, fit for a file name."""
+    facts: dict[str, Any]
+    """Plain JSON for the manifest: origin, revision, files, the column of the text, the split.
+    `facts["note"]` is what the user must be told, or None."""
+    identity: str
+    """SHA-256, hex: equal means the same documents in the same order and the same split."""
+    num_bytes: int | None
+    """Size of the files as they lie there (compressed, if they are); None if not known."""
+    joins_documents: bool
+    """Whether an end-of-text token stands after each document; a single text has none."""
+
+    def batches(self, start: State | None = None) -> Iterator[Batch]:
+        """All documents from the beginning, or those after the batch with `after` = `start`.
+
+        Raises `UserError`, while it is read, for files that are damaged or hold no text.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What is known beside the name of a dataset; see `open_source`."""
+
+    text_column: str | None = None
+    config_name: str | None = None
+    revision: str | None = None
+    streaming: bool = False
+    val_fraction: float | None = None
+    cache_dir: str | Path | None = None
+    say: Callable[[str], None] = lambda _: None
+
+
+def open_source(
+    dataset: str,
+    *,
+    text_column: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    val_fraction: float | None = None,
+    cache_dir: str | Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> DocumentSource:
+    """The documents that the setting `dataset` names.
+
+    Args:
+        dataset: "tinyshakespeare", "openwebtext", "fineweb-edu", ORG/NAME of the hub, or the path
+            of files: one, a folder with everything below it (hidden files left out, in the order
+            of their names), or a glob. One .txt file is a single text; of several, and of folders
+            of them, each is a document.
+        text_column: the column of the documents in Parquet and JSON lines; None is "text".
+        config_name: the subset of a dataset that has several.
+        revision: branch, tag or commit of a dataset of the hub; None is its main branch.
+        streaming: read a dataset of the hub over the network and keep nothing, instead of
+            downloading its files one after the other into the cache, each while the one before is
+            read.
+        val_fraction: part for validation, above 0 and below 1. None is 0.1 of the characters of a
+            single text, nanoGPT's split for OpenWebText, and 0.005 of the documents otherwise.
+        cache_dir: where downloads are kept; None is the cache of the HuggingFace hub ($HF_HOME),
+            and for TinyShakespeare `default_cache_dir()`.
+        say: takes a line for the user where something takes long.
+
+    Raises `UserError` for what is not there, cannot be reached or holds no such text.
+    """
+    from sharpgpt.prepare import hub, local_files
+
+    options = SourceOptions(
+        text_column=text_column,
+        config_name=config_name,
+        revision=revision,
+        streaming=streaming,
+        val_fraction=val_fraction,
+        cache_dir=cache_dir,
+        say=say,
+    )
+    if dataset == TINYSHAKESPEARE:
+        return local_files.open_tinyshakespeare(options)
+    short = dataset.lower().replace("_", "-")
+    if short in HUB_NAMES:
+        return hub.open_hub(HUB_NAMES[short], options)
+    paths = local_files.find(dataset)
+    if paths is not None:
+        return local_files.open_local(dataset, paths, options)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", dataset, re.ASCII) and not format_of(dataset):
+        return hub.open_hub(dataset, options)
+    raise UserError(unknown_dataset(dataset))
+
+
+def unknown_dataset(dataset: str) -> str:
+    """The message for what is neither a name nor a path."""
+    beside = Path(dataset).parent
+    try:
+        names = [str(beside / entry.name) for entry in beside.iterdir()]
+    except (OSError, ValueError):
+        names = []
+    known = [TINYSHAKESPEARE, *HUB_NAMES, *HUB_NAMES.values()]
+    suggestion = nearest(dataset, known) or nearest(str(Path(dataset)), names)
+    return (
+        f"dataset: given {shown(dataset)}, which is no known name and no existing file or folder; "
+        f"allowed is {ALLOWED}{suggestion or '; check the spelling, or give the full path'}"
+    )
