@@ -36,6 +36,9 @@ from sharpgpt.files import UserError
 
 Item = TypeVar("Item")
 
+PAGE = 1024
+"""Places of the order that are computed at a time: one place costs nearly as much as many."""
+
 
 def _require_a_block(tokens: Tokens, block_length: int, what: str) -> None:
     if block_length < 2:
@@ -71,6 +74,7 @@ class TrainingBlocks:
         self.num_blocks = max(1, (len(tokens) - self._stride) // self._stride)
         # Per object, for a cache of the class would keep every object alive.
         self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)
+        self._page = functools.lru_cache(maxsize=2)(self._starts_of_page)
 
     def __len__(self) -> int:
         return self.num_blocks
@@ -80,6 +84,12 @@ class TrainingBlocks:
         last_phase = len(self.tokens) - 1 - self.num_blocks * self._stride
         phase = int(random.integers(last_phase, endpoint=True))
         return _Epoch(phase, Permutation(self.num_blocks, random))
+
+    def _starts_of_page(self, epoch: int, page: int) -> npt.NDArray[np.int64]:
+        """Where the blocks at the next PAGE places of an epoch begin."""
+        phase, order = self._epoch(epoch)
+        places = np.arange(page * PAGE, min((page + 1) * PAGE, self.num_blocks))
+        return phase + order(places) * self._stride
 
     def batch(self, first_sample: int, count: int) -> torch.Tensor:
         """Samples `first_sample` to `first_sample + count - 1`: int64 [count, T].
@@ -91,11 +101,10 @@ class TrainingBlocks:
             raise ValueError(f"given first_sample {first_sample}, count {count}: none such")
         starts, sample, end = [], first_sample, first_sample + count
         while sample < end:
-            number, place = divmod(sample, self.num_blocks)
-            epoch = self._epoch(number)
-            places = np.arange(place, min(place + end - sample, self.num_blocks))
-            starts.append(epoch.phase + epoch.order(places) * self._stride)
-            sample += len(places)
+            epoch, place = divmod(sample, self.num_blocks)
+            page, first = divmod(place, PAGE)
+            starts.append(self._page(epoch, page)[first : first + end - sample])
+            sample += len(starts[-1])
         return self.tokens.gather(np.concatenate(starts), self.block_length)
 
     def micro_batch(

@@ -1,4 +1,4 @@
-"""Where the text comes from: TinyShakespeare by name, or the user's own file or folder.
+"""A single text: TinyShakespeare by name, or the user's own file. Documents: `sharpgpt.prepare`.
 
 TinyShakespeare is known by its SHA-256. It is taken from the cache folder, else downloaded into it;
 where neither works a stand-in of the same style and size takes its place, so that a first run needs
@@ -8,15 +8,13 @@ texts do not compare.
 The user's own text is UTF-8. A byte order mark at the beginning is removed and CR LF becomes LF,
 so that a file from Windows gives the same tokens as one from elsewhere; nothing else is changed.
 `sha256` and `num_bytes` describe the text after that, as it is trained on.
-
-A folder stands for all its .txt files, those in subfolders too, hidden ones (a name that begins
-with a dot) not. They are joined in the order of their relative paths: each without its trailing
-newlines, one blank line between two files, one newline at the end.
 """
 
 import hashlib
 import io
 import os
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,8 +31,7 @@ TINYSHAKESPEARE_URL = (
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TINYSHAKESPEARE_BYTES = 1_115_394
 
-UNSUPPORTED = ("openwebtext", "fineweb-edu")
-ALLOWED = f"{TINYSHAKESPEARE}, or the path of a UTF-8 text file or of a folder of .txt files"
+ALLOWED = f"{TINYSHAKESPEARE}, the path of a UTF-8 text file, or prepared data"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class SourceText:
     name: str
     """"tinyshakespeare" and "shakespeare-standin" always mean the same bytes."""
     origin: str
-    """The file, folder, address or package that the text was read from."""
+    """The file, address or package that the text was read from."""
     sha256: str
     """Of the text as UTF-8."""
     num_bytes: int
@@ -70,15 +67,20 @@ def load_text(
         return _tinyshakespeare(folder / f"{TINYSHAKESPEARE}.txt", url)
     path = _user_path(dataset)
     if not dataset or not _exists(path):
-        raise UserError(_unknown_dataset(dataset, path))
-    text, note = _folder_text(path) if path.is_dir() else (read_utf8(path), None)
+        raise UserError(unknown_dataset(dataset))
+    if path.is_dir():
+        raise UserError(
+            f"{path}: a folder, allowed is {ALLOWED}; turn it into tokens first: sharpgpt prepare "
+            f"--dataset {shlex.quote(str(path))} --output FOLDER"
+        )
+    text = read_utf8(path)
     if not text.strip():
         raise UserError(
             f"{path}: holds no text (it is empty or only whitespace); allowed is {ALLOWED}"
         )
     name = path.resolve().name
     own_name = f"{name}-own" if name in (TINYSHAKESPEARE, STANDIN_NAME) else name
-    source = _source_text(text, name=own_name, origin=str(path), note=note)
+    source = _source_text(text, name=own_name, origin=str(path), note=None)
     if source.sha256 == TINYSHAKESPEARE_SHA256:
         return replace(source, name=TINYSHAKESPEARE)
     return source
@@ -165,52 +167,20 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _unknown_dataset(dataset: str, path: Path) -> str:
-    plain = dataset.lower().replace("_", "-").split("/")[-1]
-    if plain in UNSUPPORTED:
-        return (
-            f"dataset: {dataset} is not supported in this version; allowed is {ALLOWED}. Save "
-            "the documents that you want as .txt files in a folder and give its path"
-        )
-    beside = path.parent
+def unknown_dataset(
+    dataset: str, known: Sequence[str] = (TINYSHAKESPEARE,), allowed: str = ALLOWED
+) -> str:
+    """The message for what is neither one of the `known` names nor a path."""
+    path = _user_path(dataset)
     try:
-        names = [str(beside / entry.name) for entry in beside.iterdir()]
+        names = [str(path.parent / entry.name) for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         names = []
-    suggestion = nearest(dataset, [TINYSHAKESPEARE]) or nearest(str(path), names)
+    suggestion = nearest(dataset, known) or nearest(str(path), names)
     return (
         f"dataset: given {shown(dataset)}, which is no known name and no existing file or folder; "
-        f"allowed is {ALLOWED}{suggestion or '; check the spelling, or give the full path'}"
+        f"allowed is {allowed}{suggestion or '; check the spelling, or give the full path'}"
     )
-
-
-def _folder_text(folder: Path) -> tuple[str, str | None]:
-    """The joined text of a folder, and a note if files in it are empty."""
-    try:
-        os.scandir(folder).close()  # rglob finds nothing, without a word, in an unreadable folder
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be read: {error.strerror}; allow yourself to read it, or copy it"
-        ) from None
-    relative_paths = sorted(
-        (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() == ".txt"),
-        key=Path.as_posix,
-    )
-    files = [
-        folder / path
-        for path in relative_paths
-        if (folder / path).is_file() and not any(part.startswith(".") for part in path.parts)
-    ]
-    if not files:
-        raise UserError(
-            f"{folder}: a folder without .txt files; allowed is {ALLOWED}. If its texts end "
-            "otherwise, rename them to .txt or give one file by its path"
-        )
-    texts = [read_utf8(file) for file in files]
-    full = [text.rstrip("\n") for text in texts if text.strip()]
-    num_empty = len(texts) - len(full)
-    note = f"{folder}: {num_empty} of {len(texts)} .txt files hold no text" if num_empty else None
-    return "\n\n".join(full) + "\n", note
 
 
 def read_utf8(path: Path) -> str:

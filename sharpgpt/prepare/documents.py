@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from sharpgpt.config.validation import nearest, shown
-from sharpgpt.data.sources import TINYSHAKESPEARE
+from sharpgpt.data.sources import TINYSHAKESPEARE, unknown_dataset
 from sharpgpt.files import UserError
 from sharpgpt.prepare.data_files import format_of
 
@@ -140,19 +139,5 @@ def open_source(
         return local_files.open_local(dataset, paths, options)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", dataset, re.ASCII) and not format_of(dataset):
         return hub.open_hub(dataset, options)
-    raise UserError(unknown_dataset(dataset))
-
-
-def unknown_dataset(dataset: str) -> str:
-    """The message for what is neither a name nor a path."""
-    beside = Path(dataset).parent
-    try:
-        names = [str(beside / entry.name) for entry in beside.iterdir()]
-    except (OSError, ValueError):
-        names = []
     known = [TINYSHAKESPEARE, *HUB_NAMES, *HUB_NAMES.values()]
-    suggestion = nearest(dataset, known) or nearest(str(Path(dataset)), names)
-    return (
-        f"dataset: given {shown(dataset)}, which is no known name and no existing file or folder; "
-        f"allowed is {ALLOWED}{suggestion or '; check the spelling, or give the full path'}"
-    )
+    raise UserError(unknown_dataset(dataset, known, ALLOWED))

@@ -250,26 +250,8 @@ def test_another_text_never_goes_under_a_known_name(tmp_path: Path, name: str) -
     assert load_text(str(tmp_path / name)).name == f"{name}-own"
 
 
-def test_a_folder_is_its_txt_files_in_order(tmp_path: Path) -> None:
-    files = {
-        "b.txt": "second\n\n\n",
-        "a.TXT": "\r\nfirst\r\n",
-        "c/a.txt": "third",
-        "c.md": "not a .txt file",
-        ".hidden.txt": "hidden",
-        ".git/d.txt": "hidden",
-        "d.txt": " \n",
-        "e.txt/f.txt": "in a folder called e.txt",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(text.encode())
-    source = load_text(str(tmp_path))
-    assert source.text == "\nfirst\n\nsecond\n\nthird\n\nin a folder called e.txt\n"
-    assert source.name == tmp_path.name
-    assert source.note == f"{tmp_path}: 1 of 5 .txt files hold no text"
-    (tmp_path / "d.txt").write_bytes(b"x\xff")
-    with pytest.raises(UserError, match=r"d\.txt: not UTF-8"):
+def test_a_folder_is_to_be_prepared(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a folder, .* tokens first: sharpgpt prepare --dataset /"):
         load_text(str(tmp_path))
 
 
@@ -290,18 +272,12 @@ def _fifo(folder: Path) -> Path:
     return folder / "pipe"
 
 
-def _folder_of_empty_files(folder: Path) -> Path:
-    (folder / "a.txt").write_text("\n \n")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (_write(b""), "PATH: holds no text (it is empty or only whitespace); allowed is"),
         (_write(b" \n\t\r\n"), "PATH: holds no text (it is empty or only whitespace)"),
         (_write(b"\xef\xbb\xbf\n"), "PATH: holds no text (it is empty or only whitespace)"),
-        (_folder_of_empty_files, "PATH: holds no text (it is empty or only whitespace)"),
         (
             _write(b"text\n\x00\x01"),
             "PATH: a binary file (a NUL at byte offset 5), allowed is UTF-8 text; extract",
@@ -319,8 +295,7 @@ def _folder_of_empty_files(folder: Path) -> Path:
             _write("text".encode("utf-16")),
             "PATH: UTF-16 text, allowed is UTF-8; convert it: iconv -f UTF-16 -t UTF-8 'PATH'",
         ),
-        (_fifo, "PATH: neither a file nor a folder; allowed is tinyshakespeare, or the path"),
-        (lambda folder: folder, "PATH: a folder without .txt files; allowed is tinyshakespeare"),
+        (_fifo, "PATH: neither a file nor a folder; allowed is tinyshakespeare, the path"),
     ],
 )
 def test_a_path_that_holds_no_text_says_so(
@@ -332,9 +307,7 @@ def test_a_path_that_holds_no_text_says_so(
     assert str(caught.value).startswith(message.replace("PATH", str(path)))
 
 
-def test_unreadable_files_and_folders_say_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_files_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_text("text")
     with monkeypatch.context() as patch:
@@ -343,11 +316,6 @@ def test_unreadable_files_and_folders_say_so(
             load_text(str(path))
     remedy = "cannot be read: Permission denied; allow yourself to read it, or copy it"
     assert str(caught.value) == f"{path}: {remedy}"
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", _denied)
-        with pytest.raises(UserError) as caught:
-            load_text(str(tmp_path))
-    assert str(caught.value) == f"{tmp_path}: {remedy}"
     with pytest.raises(UserError, match="cannot be read: File name too long"):
         load_text("x" * 5000)
 
@@ -374,21 +342,8 @@ def test_an_unknown_name_gets_the_allowed_ones_and_the_nearest(
     message = str(caught.value).replace(str(tmp_path), "FOLDER")
     assert message.startswith("dataset: given ")
     assert message.endswith(
-        ", which is no known name and no existing file or folder; allowed is tinyshakespeare, or "
-        f"the path of a UTF-8 text file or of a folder of .txt files{remedy}"
-    )
-
-
-@pytest.mark.parametrize(
-    "dataset",
-    ["openwebtext", "OpenWebText", "Skylion007/openwebtext", "fineweb-edu", "fineweb_edu"],
-)
-def test_corpora_of_a_later_version_are_named_as_such(dataset: str) -> None:
-    with pytest.raises(UserError) as caught:
-        load_text(dataset)
-    assert str(caught.value).startswith(
-        f"dataset: {dataset} is not supported in this version; allowed is tinyshakespeare, or the "
-        "path of a UTF-8 text file"
+        ", which is no known name and no existing file or folder; allowed is tinyshakespeare, "
+        f"the path of a UTF-8 text file, or prepared data{remedy}"
     )
 
 
