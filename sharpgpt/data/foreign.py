@@ -12,18 +12,20 @@ meta.pkl, a pickle, which could run any code and is never read.
 
 import glob
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sharpgpt.data.shards import Shard
+from sharpgpt.data.shards import Shard, regular_size
 from sharpgpt.files import UserError
 
 MAGIC = 20240520
 HEADER_BYTES = 1024
-HASHED_BYTES = 1 << 20
+HASHED_BYTES = 1 << 16
+"""Of each end of a file. The shards of 100 billion tokens are 1,000 files: more would take long."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ForeignFiles:
     val: list[Shard]
 
     def identity(self) -> str:
-        """SHA-256 over name, size, first and last MiB of each file: they may be too large for more.
+        """SHA-256 over name, size, first and last 64 KiB of each file, however large it is.
 
         Raises `UserError` where one cannot be read.
         """
@@ -51,7 +53,9 @@ class ForeignFiles:
                     file.seek(max(0, size - HASHED_BYTES))
                     digest.update(file.read(HASHED_BYTES))
             except OSError as error:
-                raise UserError(f"{shard.path}: cannot be read: {error.strerror}") from None
+                raise UserError(
+                    f"{shard.path}: cannot be read: {error.strerror or error}"
+                ) from None
         return digest.hexdigest()
 
 
@@ -61,10 +65,12 @@ def find_foreign(path: str | Path) -> ForeignFiles | None:
     Of one file the other split is looked for beside it. Raises `UserError` for files that are
     damaged, of another version, or where a split is missing.
     """
-    given = Path(path).expanduser()
-    if given.is_dir():
-        chosen = sorted(given.glob("*.bin"))
-    elif given.is_file():
+    given = Path(path)
+    # Not by the methods of Path, which raise for a name that is too long or a folder that is shut.
+    is_folder = os.path.isdir(given)  # noqa: PTH112
+    if is_folder:
+        chosen = _token_files(given)
+    elif os.path.exists(given):  # noqa: PTH110
         chosen = [given] if given.suffix == ".bin" else []
     else:
         try:
@@ -72,8 +78,7 @@ def find_foreign(path: str | Path) -> ForeignFiles | None:
         except ValueError:  # a NUL
             names = []
         chosen = [Path(name) for name in sorted(names) if name.endswith(".bin")]
-        chosen = [file for file in chosen if file.is_file()]
-    if not chosen or (given.is_dir() and not any(_split_of(file) for file in chosen)):
+    if not chosen or (is_folder and not any(_split_of(file) for file in chosen)):
         return None
     folder = chosen[0].parent
     if (folder / "meta.pkl").exists():
@@ -81,7 +86,7 @@ def find_foreign(path: str | Path) -> ForeignFiles | None:
             f"{folder}: nanoGPT's character data, whose vocabulary is in meta.pkl; a pickle can "
             "run any code and is not read. Give the text itself with tokenizer char"
         )
-    beside = sorted(folder.glob("*.bin"))
+    beside = _token_files(folder)
     train = [file for file in chosen if _split_of(file) == "train"]
     val = [file for file in chosen if _split_of(file) == "val"]
     train = train or [file for file in beside if _split_of(file) == "train"]
@@ -105,6 +110,11 @@ def find_foreign(path: str | Path) -> ForeignFiles | None:
     )
 
 
+def _token_files(folder: Path) -> list[Path]:
+    """Without hidden ones, which are half-written, or are what macOS keeps beside a file."""
+    return sorted(file for file in folder.glob("*.bin") if not file.name.startswith("."))
+
+
 def _split_of(file: Path) -> str | None:
     """Of names with both words the last one counts: train_data_val_000.bin is validation."""
     places = {split: file.name.rfind(split) for split in ("train", "val")}
@@ -115,13 +125,16 @@ def _split_of(file: Path) -> str | None:
 def _shard(file: Path) -> Shard:
     """The tokens of one file. Raises `UserError` for a header or a size that cannot be."""
     try:
-        size = file.stat().st_size
+        size = regular_size(file)
         with open(file, "rb") as opened:
             head = opened.read(HEADER_BYTES)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
     words: Sequence[int] = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4").tolist()
-    if words and words[0] == MAGIC and len(head) == HEADER_BYTES:
+    # Its two halves are no ids of GPT-2's vocabulary, so it cannot be the beginning of tokens.
+    if words and words[0] == MAGIC:
+        if len(head) < HEADER_BYTES:
+            raise UserError(f"{file}: ends within its header of 1024 bytes; copy it anew")
         version, num_tokens = words[1], words[2]
         if version != 1:
             raise UserError(

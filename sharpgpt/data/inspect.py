@@ -1,9 +1,14 @@
-"""`sharpgpt inspect`: what prepared data holds, and whether it is what was written."""
+"""`sharpgpt inspect`: what prepared data holds, and whether it is what was written.
+
+It reads a piece of the tokens at a time, so the data may be of any size. What a manifest says may
+come from a stranger: it is shown without control characters.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sharpgpt.data.manifest import verify
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
@@ -39,8 +44,12 @@ def inspect_data(
             "nanoGPT's or llm.c's .bin files"
         )
     tokenizer = data_tokenizer(data)
-    lines = [*_facts(data), "", *_documents(data, tokenizer, num_documents), ""]
-    lines += [*_commonest(data.train, tokenizer), ""]
+    num_train, num_val = _count(data.train), _count(data.val)
+    lines = _facts(data)
+    if data.manifest is None:
+        lines += _estimates(data, tokenizer, num_train, num_val)
+    lines += ["", *_documents(data, tokenizer, num_documents), ""]
+    lines += [*_commonest(data.train, num_train, tokenizer), ""]
     if data.manifest is None:
         lines.append("hashes        none are kept in this form; sizes and headers fit")
     elif with_hashes:
@@ -54,16 +63,17 @@ def inspect_data(
 
 def _facts(data: PreparedData) -> list[str]:
     facts = {
-        "data": f"{data.name} in {data.path}",
+        "data": _printable(f"{data.name} in {data.path}"),
         "form": data.form,
         "tokenizer": f"{data.tokenizer_name}, {data.vocab_size:,} tokens",
     }
     for key in ("origin", "revision", "config_name", "text_column", "split", "licence", "note"):
         value = data.source.get(key)
         if value is not None and str(value) != str(data.path):
-            facts[key] = str(value)
+            facts[key] = _printable(str(value))
     for name, tokens in (("training", data.train), ("validation", data.val)):
-        facts[name] = f"{len(tokens):,} tokens in {len(tokens.shards):,} shards"
+        num_shards = len(tokens.shards)
+        facts[name] = f"{len(tokens):,} tokens in {num_shards:,} shard{'s' * (num_shards != 1)}"
         if data.manifest is not None:
             split = data.manifest.splits["train" if name == "training" else "val"]
             facts[name] += f", {split.num_documents:,} documents, {split.num_bytes:,} bytes of text"
@@ -73,39 +83,82 @@ def _facts(data: PreparedData) -> list[str]:
     return [f"{name:<14}{value}" for name, value in facts.items()]
 
 
+def _printable(text: str) -> str:
+    """At most 1,000 characters, those that could steer a terminal as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text[:1000]
+    )
+
+
+def _estimates(
+    data: PreparedData,
+    tokenizer: Tokenizer,
+    train: npt.NDArray[np.int64],
+    val: npt.NDArray[np.int64],
+) -> list[str]:
+    """What the tokens themselves tell where no manifest does; `train` and `val` count them."""
+    end_id = data.end_of_text_id
+    assert end_id is not None  # both forms are GPT-2's
+    lines = []
+    for name, tokens, counts in (("training", data.train, train), ("validation", data.val, val)):
+        counted = int(counts.sum())
+        if counted:
+            about = "" if counted == len(tokens) else "about "
+            number = round(int(counts[end_id]) * len(tokens) / counted)
+            lines.append(f"{name:<14}{about}{number:,} end-of-text tokens, one a document")
+    first = data.train[:SEARCHED_TOKENS]
+    text = first[first != end_id]
+    if len(text):
+        num_bytes = len(tokenizer.decode(text).encode())
+        lines.append(
+            f"{'compression':<14}{num_bytes / len(first):.3f} bytes a token, in the first "
+            f"{len(first):,}"
+        )
+    return lines
+
+
 def _documents(data: PreparedData, tokenizer: Tokenizer, num_documents: int) -> list[str]:
     """The beginnings of the first documents; a text without end-of-text tokens is one."""
+    end_id = -1 if data.end_of_text_id is None else data.end_of_text_id
     lines = []
-    start = 0
+    # llm.c puts the end-of-text token before each document.
+    start = int(data.manifest is None and data.train[:1].tolist() == [end_id])
     for number in range(1, num_documents + 1):
         if start >= len(data.train):
             break
         ids = data.train[start : start + SEARCHED_TOKENS]
-        end_id = -1 if data.end_of_text_id is None else data.end_of_text_id
         ends = np.flatnonzero(ids == end_id)
         length = int(ends[0]) if len(ends) else len(ids)
-        shown = tokenizer.decode(ids[: min(length, SHOWN_CHARACTERS)])[:SHOWN_CHARACTERS]
-        size = f"{length:,} tokens" if len(ends) else f"at least {length:,} tokens"
-        lines.append(f"document {number}    {size}: {shown!r}")
+        text = tokenizer.decode(ids[: min(length, SHOWN_CHARACTERS)])
+        more = " ..." if length > SHOWN_CHARACTERS or len(text) > SHOWN_CHARACTERS else ""
+        is_whole = len(ends) or start + length == len(data.train)
+        size = f"{'' if is_whole else 'at least '}{length:,} tokens"
+        lines.append(f"document {number}    {size}: {text[:SHOWN_CHARACTERS]!r}{more}")
         if not len(ends):
             break
         start += length + 1
     return lines
 
 
-def _commonest(tokens: ShardedTokens, tokenizer: Tokenizer) -> list[str]:
-    """The commonest tokens of the training split and their share."""
+def _count(tokens: ShardedTokens) -> npt.NDArray[np.int64]:
+    """[vocab_size]: how often each id stands in all tokens, or in COUNTED_TOKENS spread over them.
+
+    Raises `UserError` for an id outside the vocabulary.
+    """
     counts = np.zeros(tokens.vocab_size, dtype=np.int64)
     num_pieces = -(-len(tokens) // PIECE_TOKENS)
     step = max(1, num_pieces * PIECE_TOKENS // COUNTED_TOKENS)
     for piece in range(0, num_pieces, step):
         ids = tokens[piece * PIECE_TOKENS : (piece + 1) * PIECE_TOKENS]
-        found = np.bincount(ids, minlength=len(counts))
-        if len(found) > len(counts):
-            # It names the shard and the place.
-            first = piece * PIECE_TOKENS + int(np.argmax(ids >= len(counts)))
-            tokens.gather(np.array([first]), 1)
-        counts += found
+        counts += np.bincount(ids, minlength=len(counts))
+    return counts
+
+
+def _commonest(
+    tokens: ShardedTokens, counts: npt.NDArray[np.int64], tokenizer: Tokenizer
+) -> list[str]:
+    """The commonest tokens of the training split and their share."""
     total = int(counts.sum())
     if not total:
         return ["commonest     none: the training split is empty"]
@@ -116,7 +169,7 @@ def _commonest(tokens: ShardedTokens, tokenizer: Tokenizer) -> list[str]:
         if counts[token]
     ]
     used = int((counts > 0).sum())
-    of = "all" if step == 1 else f"{total:,} spread over all"
+    of = "all" if total == len(tokens) else f"{total:,} spread over all"
     return [
         f"commonest     {', '.join(shares)}",
         f"used          {used:,} of {tokens.vocab_size:,} tokens of the vocabulary (in {of} "

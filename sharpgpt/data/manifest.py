@@ -7,12 +7,16 @@ docs/data.md describes the fields.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sharpgpt.data.foreign import HEADER_BYTES
+from sharpgpt.data.shards import Shard, regular_size, require_size
 from sharpgpt.files import UserError, write_text
 
 MANIFEST = "manifest.json"
@@ -83,8 +87,9 @@ class Manifest(_Record):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, atomically."""
+    """Write manifest.json, atomically; when this returns it survives a power cut."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    sync_folder(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -96,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     again = "prepare the data again (sharpgpt prepare), or copy the folder anew"
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.exists() and regular_size(path) > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES} bytes, so no manifest; {again}")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -128,8 +133,11 @@ def _check(manifest: Manifest) -> None:
         if sum(shard.num_tokens for shard in split.shards) != split.num_tokens:
             raise ValueError(f"the shards of {name} do not add up to its num_tokens")
     characters = manifest.tokenizer.characters
-    if characters is not None and len(set(characters)) != manifest.tokenizer.vocab_size:
-        raise ValueError("tokenizer: characters do not fit vocab_size")
+    if characters is not None:
+        if len(characters) != manifest.tokenizer.vocab_size:
+            raise ValueError("tokenizer: characters do not fit vocab_size")
+        if len(set(characters)) < len(characters):
+            raise ValueError("tokenizer: one of the characters stands twice")
     if (characters is not None) != (manifest.tokenizer.name == "char"):
         raise ValueError("tokenizer: characters belong to the char tokenizer alone")
     if manifest.tokenizer.vocab_size > 1 << 16 and manifest.dtype == "uint16":
@@ -147,24 +155,37 @@ def _first_problem(error: Exception) -> str:
     return str(error)[:300]
 
 
+def shards_of(folder: Path, manifest: Manifest, split: SplitName) -> list[Shard]:
+    """Where the tokens of a split lie."""
+    offset = HEADER_BYTES if manifest.form == "llm.c" else 0
+    entries = manifest.splits[split].shards
+    return [Shard(folder / entry.file, offset, entry.num_tokens) for entry in entries]
+
+
 def verify(folder: Path, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Compare every shard with its hash; `progress` is told the bytes read.
+    """Compare every shard with its size and then with its hash; `progress` is told the bytes read.
 
     Raises:
         UserError: naming the first shard that is missing, cannot be read or has changed.
     """
     manifest = read_manifest(folder)
+    for name in manifest.splits:
+        for shard in shards_of(folder, manifest, name):
+            require_size(shard, np.dtype(manifest.dtype).itemsize)
     for split in manifest.splits.values():
-        for shard in split.shards:
-            path = folder / shard.file
+        for entry in split.shards:
+            path = folder / entry.file
             try:
                 found = sha256_of(path, progress)
             except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-            if found != shard.sha256:
+                raise UserError(
+                    f"{path}: cannot be read: {error.strerror or error}; check the disk, then copy "
+                    "this shard anew or prepare the data again"
+                ) from None
+            if found != entry.sha256:
                 raise UserError(
                     f"{path}: has changed since it was written (SHA-256 {found[:12]}..., expected "
-                    f"{shard.sha256[:12]}...); copy this shard anew, or prepare the data again"
+                    f"{entry.sha256[:12]}...); copy this shard anew, or prepare the data again"
                 )
     return manifest
 
@@ -178,3 +199,14 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
             if progress is not None:
                 progress(len(data))
     return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
+    if os.name == "nt":
+        return  # Windows cannot open a folder, and its renames are journaled
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

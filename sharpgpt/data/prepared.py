@@ -1,18 +1,21 @@
 """Prepared data: a folder that `sharpgpt prepare` wrote, or the files of nanoGPT and llm.c."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sharpgpt.config.architectures import GPT2_VOCABULARY
-from sharpgpt.data.foreign import HEADER_BYTES, find_foreign
-from sharpgpt.data.manifest import MANIFEST, Manifest, SplitName, read_manifest
-from sharpgpt.data.shards import Shard, ShardedTokens
+from sharpgpt.data.foreign import find_foreign
+from sharpgpt.data.manifest import MANIFEST, Manifest, SplitName, read_manifest, shards_of
+from sharpgpt.data.shards import ShardedTokens
 from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from sharpgpt.files import UserError
 
 JOURNAL = "journal.json"
 """What a preparation that has not finished keeps in its folder."""
+OWN_SHARD = re.compile(r"(train|val)_\d{5,}\.bin")
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,35 @@ def open_prepared(path: str | Path) -> PreparedData | None:
     Raises:
         UserError: there is, but it is damaged or not finished.
     """
-    folder = Path(path).expanduser()
-    if (folder / MANIFEST).is_file():
+    if not str(path):
+        return None
+    # os.path raises for nothing: neither for ~nobody nor for a name that is too long.
+    folder = Path(os.path.expanduser(path))  # noqa: PTH111
+    if os.path.exists(folder / MANIFEST):  # noqa: PTH110
         return _open_own(folder)
-    if (folder / JOURNAL).is_file():
+    if os.path.exists(folder / JOURNAL):  # noqa: PTH110
         raise UserError(
             f"{folder}: holds data whose preparation has not finished; run the same sharpgpt "
             "prepare command again, it goes on where it was stopped"
         )
-    return _open_foreign(path)
+    _require_manifest(folder)
+    return _open_foreign(folder)
+
+
+def _require_manifest(path: Path) -> None:
+    """Raise `UserError` where `path` is a shard of ours, or a folder of them."""
+    is_folder = os.path.isdir(path)  # noqa: PTH112
+    files = sorted(path.glob("*.bin")) if is_folder else [path]
+    ours = [file for file in files if OWN_SHARD.fullmatch(file.name)]
+    if not ours or not os.path.isfile(ours[0]):  # noqa: PTH113
+        return
+    folder = ours[0].parent
+    if not is_folder and (folder / MANIFEST).exists():
+        raise UserError(f"{path}: one shard of prepared data; give its folder, {folder}")
+    raise UserError(
+        f"{folder / MANIFEST}: missing, and {ours[0].name} beside it does not say what it holds; "
+        "copy the manifest too, or prepare the data again (sharpgpt prepare)"
+    )
 
 
 def data_tokenizer(data: PreparedData) -> Tokenizer:
@@ -77,18 +100,23 @@ def data_tokenizer(data: PreparedData) -> Tokenizer:
             f"({known[:12]}...) than the one installed ({tokenizer.fingerprint[:12]}...); prepare "
             "the data again"
         )
+    if data.vocab_size != tokenizer.vocab_size or data.end_of_text_id not in (
+        None,
+        tokenizer.end_of_text_id,
+    ):
+        raise UserError(
+            f"{data.path / MANIFEST}: damaged: vocab_size is {data.vocab_size} and end_of_text_id "
+            f"{data.end_of_text_id}, and those of the tokenizer {data.tokenizer_name} are "
+            f"{tokenizer.vocab_size} and {tokenizer.end_of_text_id}; prepare the data again"
+        )
     return tokenizer
 
 
 def _open_own(folder: Path) -> PreparedData:
     manifest = read_manifest(folder)
-    offset = HEADER_BYTES if manifest.form == "llm.c" else 0
 
     def tokens(split: SplitName) -> ShardedTokens:
-        shards = [
-            Shard(folder / shard.file, offset, shard.num_tokens)
-            for shard in manifest.splits[split].shards
-        ]
+        shards = shards_of(folder, manifest, split)
         return ShardedTokens(shards, manifest.dtype, manifest.tokenizer.vocab_size)
 
     return PreparedData(
@@ -108,7 +136,7 @@ def _open_own(folder: Path) -> PreparedData:
     )
 
 
-def _open_foreign(path: str | Path) -> PreparedData | None:
+def _open_foreign(path: Path) -> PreparedData | None:
     files = find_foreign(path)
     if files is None:
         return None

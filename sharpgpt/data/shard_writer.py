@@ -2,7 +2,7 @@
 
 Tokens go to a hidden partial file. When it is full it is flushed to the disk and renamed, and its
 SHA-256 is taken from the file itself. `commit` flushes the partial file and returns, as plain JSON,
-where the writer is; `restored` brings the folder back to that place after a crash: what was written
+where the writer is; `restore` brings the folder back to that place after a crash: what was written
 later is cut off, and a shard that was finished later becomes the partial file again.
 
 The forms: "sharpgpt" train_00000.bin, "nanogpt" train.bin (one file), "llm.c" NAME_train_000000.bin
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpgpt.data.foreign import HEADER_BYTES, MAGIC
-from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
+from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of, sync_folder
 from sharpgpt.files import make_readable
 
 MAX_HEADER_TOKENS = (1 << 31) - 1
@@ -66,7 +66,11 @@ class ShardWriter:
         return sum(entry.num_tokens for entry in self.entries) + self._num_tokens
 
     def append(self, ids: npt.NDArray[Any]) -> None:
-        """Write ids after those before."""
+        """Write ids after those before. Raises ValueError for one that `dtype` cannot hold."""
+        if not np.can_cast(ids.dtype, self.dtype) and len(ids):
+            least, largest = int(ids.min()), int(ids.max())
+            if least < 0 or largest > np.iinfo(self.dtype).max:
+                raise ValueError(f"ids from {least} to {largest} do not fit into {self.dtype}")
         ids = ids.astype(self.dtype, copy=False)
         while len(ids):
             if self._file is None:
@@ -92,26 +96,38 @@ class ShardWriter:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `commit` returned; what was written later is gone.
 
+        It may itself be stopped anywhere, and done again.
+
         Raises:
-            ValueError: files of that state are missing or too short.
+            ValueError: that is no state of this writer, or its files are missing or too short.
         """
-        self.entries = [ShardEntry.model_validate(entry) for entry in state["entries"]]
-        self._num_tokens = int(state["partial_tokens"])
+        try:
+            self.entries = [ShardEntry.model_validate(entry) for entry in state["entries"]]
+            num_tokens = int(state["partial_tokens"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"no state of a shard writer: {str(error).splitlines()[0]}") from None
+        if not 0 <= num_tokens < self.shard_tokens:
+            raise ValueError(f"a partial shard of {num_tokens} tokens")
+        self._num_tokens = num_tokens
+        for number, entry in enumerate(self.entries):
+            path = self._paths(number)[0]
+            _require_file(path, self._num_bytes(entry.num_tokens), exactly=True)
+            if entry.file != path.name:
+                raise ValueError(f"{entry.file} is not shard {number} of {self.split}")
         final, partial = self._paths()
         if final.exists():  # it was finished after this state
-            if partial.exists():
-                partial.unlink()
             os.replace(final, partial)
         self._remove_later_files()
-        if self._num_tokens == 0:
+        size = self._num_bytes(num_tokens)
+        if num_tokens == 0:
             partial.unlink(missing_ok=True)
-            return
-        size = self._header_bytes() + self._num_tokens * self.dtype.itemsize
-        if not partial.exists() or partial.stat().st_size < size:
-            raise ValueError(f"{partial} is missing or shorter than {size} bytes")
-        os.truncate(partial, size)
-        self._file = open(partial, "r+b", buffering=1 << 20)  # noqa: SIM115
-        self._file.seek(size)
+        else:
+            _require_file(partial, size)
+            os.truncate(partial, size)
+        sync_folder(self.folder)
+        if num_tokens > 0:
+            self._file = open(partial, "r+b", buffering=1 << 20)  # noqa: SIM115
+            self._file.seek(size)
 
     def finish(self) -> list[ShardEntry]:
         """Close the last shard; all shards. An empty split has one empty shard."""
@@ -131,6 +147,9 @@ class ShardWriter:
     def _header_bytes(self) -> int:
         return HEADER_BYTES if self.form == "llm.c" else 0
 
+    def _num_bytes(self, num_tokens: int) -> int:
+        return self._header_bytes() + num_tokens * self.dtype.itemsize
+
     def _paths(self, number: int | None = None) -> tuple[Path, Path]:
         """Where the shard goes, and where it is written until then."""
         number = len(self.entries) if number is None else number
@@ -142,17 +161,23 @@ class ShardWriter:
         return self.folder / file, self.folder / f".partial_{file}"
 
     def _remove_later_files(self) -> None:
-        """Shards and partial files after the present one, left by what came after the state."""
+        """Shards and partial files after the present one, left by what came after the state.
+
+        The last is removed first: whenever this is stopped, there is no gap before what is left.
+        """
         if self.form == "nanogpt":
             return
         number = len(self.entries) + 1
         while any(path.exists() for path in self._paths(number)):
-            for path in self._paths(number):
-                path.unlink(missing_ok=True)
             number += 1
+        for later in range(number - 1, len(self.entries), -1):
+            for path in self._paths(later):
+                path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        self._file = open(self._paths()[1], "wb", buffering=1 << 20)  # noqa: SIM115
+        partial = self._paths()[1]
+        partial.unlink(missing_ok=True)
+        self._file = open(partial, "xb", buffering=1 << 20)  # noqa: SIM115
         self._file.write(bytes(self._header_bytes()))
         sync_folder(self.folder)
 
@@ -177,12 +202,9 @@ class ShardWriter:
         self._num_tokens = 0
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
-    if os.name == "nt":
-        return  # Windows cannot open a folder, and its renames are journaled
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _require_file(path: Path, num_bytes: int, *, exactly: bool = False) -> None:
+    """Raise ValueError unless there is a file of at least `num_bytes`; a link is not followed."""
+    size = path.stat().st_size if path.is_file() and not path.is_symlink() else -1
+    if size < num_bytes or (exactly and size > num_bytes):
+        wrong = "of another length than" if exactly else "shorter than"
+        raise ValueError(f"{path} is missing or {wrong} {num_bytes} bytes")

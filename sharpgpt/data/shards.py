@@ -4,17 +4,21 @@ The shards of a split count as one long row of tokens; a block may begin in one 
 next. Nothing is kept in memory but the size of each shard, so ten billion tokens open in
 milliseconds.
 
-Blocks are read with `pread` and not through a memory map. Both cost the same (a few microseconds a
-block from the page cache: benchmarks/bench_batches.py), but a map kills the process with SIGBUS
-where a shard was cut short or its disk fails, and a read raises an error that can be told. Read
-blocks do not count as memory of the process either.
+Blocks are read with `preadv`, straight into the rows of the batch, and not through a memory map. A
+map takes about as long (benchmarks/bench_batches.py has both), and it kills the process with SIGBUS
+where a shard was cut short or its disk fails; a read raises an error that can be told. What was
+read is not memory of the process either, and thousands of shards need no more than the few files
+that are open at a time.
 """
 
 import functools
+import itertools
 import os
+import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,69 +47,85 @@ class ShardedTokens:
     """
 
     def __init__(self, shards: Sequence[Shard], dtype: str, vocab_size: int) -> None:
-        self.shards = [shard for shard in shards if shard.num_tokens > 0]
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.vocab_size = vocab_size
-        for shard in self.shards:
-            _require_size(shard, self.dtype.itemsize)
-        counts = [shard.num_tokens for shard in self.shards]
-        self._ends = np.cumsum(counts, dtype=np.int64)
+        for shard in shards:
+            require_size(shard, self.dtype.itemsize)
+        self.shards = [shard for shard in shards if shard.num_tokens > 0]
+        ends = list(itertools.accumulate(shard.num_tokens for shard in self.shards))
+        self._num_tokens = ends[-1] if ends else 0
+        self._firsts = [0, *ends[:-1]]
+        """Where each shard begins in the long row."""
+        self._ends = np.array(ends, dtype=np.int64)
         # Per object, for a cache of the class would keep every object alive.
-        self._file = functools.lru_cache(MAX_OPEN_FILES)(_OpenFile)
+        paths = [shard.path for shard in self.shards]
+        self._file = functools.lru_cache(MAX_OPEN_FILES)(lambda number: _OpenFile(paths[number]))
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._num_tokens
 
     def __getitem__(self, index: slice) -> TokenArray:
         start, stop, step = index.indices(len(self))
         if step != 1:
             raise ValueError(f"step: given {step}, allowed is 1")
-        return self._read(start, max(start, stop))
+        if stop <= start:
+            return np.empty(0, self.dtype)
+        tokens: TokenArray = self._rows(np.array([start]), stop - start)[0]
+        return tokens
 
     def gather(self, starts: npt.NDArray[np.int64], length: int) -> torch.Tensor:
         """See `Tokens.gather`."""
-        blocks = np.empty((len(starts), length), dtype=np.int64)
-        for row, start in enumerate(starts.tolist()):
-            blocks[row] = self._read(start, start + length)
-        if blocks.size and blocks.max() >= self.vocab_size:
-            row, place = np.argwhere(blocks >= self.vocab_size)[0].tolist()
-            self._refuse_id(int(starts[row]) + place, int(blocks[row, place]))
-        return torch.from_numpy(blocks)
+        if length < 1:
+            raise ValueError(f"length: given {length}, allowed is at least 1")
+        if len(starts) and not 0 <= starts.min() <= starts.max() <= len(self) - length:
+            raise IndexError(f"blocks of {length} tokens do not all lie in 0 .. {len(self)}")
+        return torch.from_numpy(self._rows(starts, length).astype(np.int64))
 
-    def _read(self, start: int, stop: int) -> TokenArray:
-        """Tokens start .. stop - 1."""
-        number = int(np.searchsorted(self._ends, start, side="right"))
-        parts = []
-        while start < stop:
-            shard, end = self.shards[number], int(self._ends[number])
-            first_of_shard = end - shard.num_tokens
-            last = min(stop, end)
-            parts.append(self._read_shard(shard, start - first_of_shard, last - start))
-            start, number = last, number + 1
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([np.empty(0, self.dtype), *parts])
+    def _rows(self, starts: npt.NDArray[np.int64], length: int) -> TokenArray:
+        """[len(starts), length]: the tokens from each of `starts` on, checked."""
+        rows: TokenArray = np.empty((len(starts), length), self.dtype)
+        numbers = np.searchsorted(self._ends, starts, side="right").tolist()
+        for row, start, number in zip(rows, starts.tolist(), numbers, strict=True):
+            first = start - self._firsts[number]
+            if first + length <= self.shards[number].num_tokens:
+                self._read_shard(row, number, first)
+            else:
+                self._read_across(row, number, first)
+        if rows.size and int(rows.max()) >= self.vocab_size:
+            row, place = divmod(int(np.argmax(rows >= self.vocab_size)), length)
+            self._refuse_id(int(starts[row]) + place, int(rows[row, place]))
+        return rows
 
-    def _read_shard(self, shard: Shard, first: int, count: int) -> TokenArray:
-        size = self.dtype.itemsize
+    def _read_across(self, row: TokenArray, number: int, first: int) -> None:
+        """Fill `row` from token `first` of shard `number` on, and from the shards after it."""
+        done = 0
+        while done < len(row):
+            part = row[done : done + self.shards[number].num_tokens - first]
+            self._read_shard(part, number, first)
+            done, number, first = done + len(part), number + 1, 0
+
+    def _read_shard(self, part: TokenArray, number: int, first: int) -> None:
+        """Fill `part` from token `first` of shard `number` on, which holds all of it."""
+        shard = self.shards[number]
         try:
-            data = self._file(shard.path).read(shard.offset_bytes + first * size, count * size)
+            offset = shard.offset_bytes + first * self.dtype.itemsize
+            num_bytes = self._file(number).read_into(part, offset)
         except OSError as error:
             raise UserError(
                 f"{shard.path}: cannot be read at token {first}: {error.strerror or error}; check "
                 "the disk, then copy this shard anew or prepare the data again"
             ) from error
-        if len(data) < count * size:
+        if num_bytes < part.nbytes:
             raise UserError(
-                f"{shard.path}: was cut short while in use, it ends before token {first + count} "
-                f"of {shard.num_tokens}; copy this shard anew, or prepare the data again"
+                f"{shard.path}: was cut short while in use, it ends before token "
+                f"{first + len(part)} of {shard.num_tokens}; copy this shard anew, or prepare the "
+                "data again"
             )
-        return np.frombuffer(data, dtype=self.dtype)
 
     def _refuse_id(self, place: int, token: int) -> None:
         number = int(np.searchsorted(self._ends, place, side="right"))
         shard = self.shards[number]
-        position = place - (int(self._ends[number]) - shard.num_tokens)
+        position = place - self._firsts[number]
         raise UserError(
             f"{shard.path}: token {position} has the id {token}, outside the vocabulary of "
             f"{self.vocab_size}; the file is damaged, or made with another tokenizer (sharpgpt "
@@ -114,34 +134,58 @@ class ShardedTokens:
 
 
 class _OpenFile:
-    """A file descriptor that is closed with its last user."""
+    """A file descriptor that is closed with its last user, and may have several at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        self._descriptor = os.open(path, flags)
+        self._lock = threading.Lock()
 
-    def read(self, offset: int, num_bytes: int) -> bytes:
-        data = os.pread(self._descriptor, num_bytes, offset)
-        while 0 < len(data) < num_bytes:  # a read may give less than it was asked for
-            more = os.pread(self._descriptor, num_bytes - len(data), offset + len(data))
+    def read_into(self, array: TokenArray, offset: int) -> int:
+        """Fill `array` with the bytes from `offset` on; how many there were."""
+        done = self._read(array, offset)
+        while 0 < done < array.nbytes:  # a read may give less than it was asked for
+            more = self._read(array.view(np.uint8)[done:], offset + done)
             if not more:
                 break
-            data += more
-        return data
+            done += more
+        return done
+
+    def _read(self, array: Any, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._descriptor, [array], offset)
+        with self._lock:  # Windows: the place in the file is shared
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            data = os.read(self._descriptor, array.nbytes)
+        array.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+        return len(data)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
 
-def _require_size(shard: Shard, item_size: int) -> None:
-    expected = shard.offset_bytes + shard.num_tokens * item_size
+def regular_size(path: Path) -> int:
+    """The size of a file in bytes.
+
+    Raises `UserError` where it is missing, or is none: reading a pipe or a device may never end.
+    """
     try:
-        found = shard.path.stat().st_size
-    except OSError as error:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{shard.path}: cannot be read: {error.strerror or error}; copy this shard anew, or "
-            "prepare the data again"
+            f"{path}: cannot be read: {reason}; copy this file anew, or prepare the data again"
         ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: cannot be read: it is no file; put the file itself there")
+    return status.st_size
+
+
+def require_size(shard: Shard, item_size: int) -> None:
+    """Raise `UserError` unless the file has just the bytes of its tokens, `item_size` each."""
+    expected = shard.offset_bytes + shard.num_tokens * item_size
+    found = regular_size(shard.path)
     if found != expected:
         raise UserError(
             f"{shard.path}: has {found} bytes, expected {expected} for {shard.num_tokens} tokens; "

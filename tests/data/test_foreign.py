@@ -1,5 +1,6 @@
 """Files of other programs, written here by the formats that they publish."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def test_the_identity_follows_the_content(nanogpt: Path) -> None:
         ({"count": -1}, "says -1 tokens"),
         ({"count": 2**31 - 1}, "says 2147483647 tokens"),
         ({"version": 7}, "in version 7, allowed is version 1"),
+        ({"version": 0}, "in version 0, allowed is version 1"),
+        ({"count": -(2**31)}, "says -2147483648 tokens"),
         ({"magic": 20240801}, "has no header of llm.c's form"),
     ],
 )
@@ -114,6 +117,52 @@ def test_other_faults_are_one_message(nanogpt: Path, tmp_path: Path) -> None:
     (nanogpt / "train.bin").unlink()
     with pytest.raises(UserError, match=r"no \*train\*\.bin"):
         open_prepared(nanogpt)
+
+
+def test_a_header_that_is_cut_off(nanogpt: Path) -> None:
+    """It is no file of tokens without a header either, though train.bin may be one."""
+    content = np.array([20240520, 1, 100], dtype="<i4").tobytes()
+    for size in (12, 1023):
+        (nanogpt / "train.bin").write_bytes(content.ljust(size, b"\0"))
+        with pytest.raises(UserError, match=r"train\.bin: ends within its header"):
+            open_prepared(nanogpt)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to nothing"])
+def test_what_is_no_file_is_not_read(nanogpt: Path, kind: str) -> None:
+    path = nanogpt / "train.bin"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nothing")
+    with pytest.raises(UserError, match=r"train\.bin: cannot be read: (it is no file|No such)"):
+        open_prepared(nanogpt)
+
+
+def test_hidden_files_are_not_meant(nanogpt: Path) -> None:
+    """macOS keeps "._train.bin" beside train.bin on disks of other systems."""
+    (nanogpt / "._train.bin").write_bytes(b"anything")
+    data = open_prepared(nanogpt)
+    assert data is not None
+    assert np.array_equal(data.train[:], TRAIN)
+
+
+def test_both_forms_in_one_folder(nanogpt: Path) -> None:
+    write_llmc(nanogpt / "val.bin", VAL)
+    with pytest.raises(UserError, match=r"some of its \.bin files have llm.c's header and some"):
+        open_prepared(nanogpt)
+
+
+def test_of_both_words_in_a_name_the_last_counts(llmc: Path) -> None:
+    for file in llmc.glob("*.bin"):
+        file.rename(file.with_name(file.name.replace("fineweb", "training_values")))
+    data = open_prepared(llmc)
+    assert data is not None
+    assert (len(data.train), len(data.val)) == (5000, 700)
 
 
 def test_an_id_outside_the_vocabulary_is_named_when_it_is_met(nanogpt: Path) -> None:
