@@ -3,16 +3,21 @@
 import sys
 from typing import TYPE_CHECKING
 
+from sharpgpt.training.interruption import end_at_signals
+
+if __name__ == "__main__":  # before the imports that take a moment: Ctrl-C is no traceback
+    end_at_signals()
+
 from sharpgpt.cli import train_command
-from sharpgpt.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from sharpgpt.config import TrainingConfig
     from sharpgpt.run import RunResult
 
 __all__ = ["train"]
 
 
-def train(config: TrainingConfig) -> "RunResult":
+def train(config: "TrainingConfig") -> "RunResult":
     """Train as `config` says; see `sharpgpt.run.train`. Imports torch when called, not before."""
     from sharpgpt.run import train as run
 

@@ -1,7 +1,8 @@
-"""The command line: `sharpgpt train`, `python train.py`, and the report of a run made anew.
+"""The command line: `sharpgpt train` (also `python train.py`), prepare, inspect and report.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
-128 + N ended by signal N after saving (130 for Ctrl-C).
+128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
+that trains saves a checkpoint first, after its current step; a second signal ends it at once.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sharpgpt.files import UserError
+from sharpgpt.training.interruption import ending_at_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,19 +20,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         return train_command(arguments[1:], prog="sharpgpt train")
+    if arguments[:1] == ["prepare"]:
+        with ending_at_signals():
+            return _guarded(lambda: _prepare(arguments[1:]))
     parser = argparse.ArgumentParser(
         prog="sharpgpt", description="Train GPT-2 with a sharpness penalty."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("train", help="train a model; sharpgpt train --help lists every setting")
+    commands.add_parser(
+        "prepare", help="turn texts into shards of tokens; sharpgpt prepare --help lists every flag"
+    )
+    inspect = commands.add_parser("inspect", help="show what prepared data holds, and verify it")
+    inspect.add_argument("data", type=Path, help="a folder of shards, or .bin files")
+    inspect.add_argument("--num_documents", type=int, default=3, help="documents to show [3]")
+    inspect.add_argument("--no_hashes", action="store_true", help="leave the hashes unchecked")
     report = commands.add_parser("report", help="write report.html of a run folder anew")
     report.add_argument("run_folder", type=Path, help="such as outputs/NAME")
-    return _guarded(lambda: _report(parser.parse_args(arguments).run_folder))
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "inspect":
+        return _guarded(lambda: _inspect(parsed.data, parsed.num_documents, not parsed.no_hashes))
+    return _guarded(lambda: _report(parsed.run_folder))
 
 
 def train_command(argv: Sequence[str], prog: str = "train.py") -> int:
     """Train as the command line says; returns the exit code."""
-    return _guarded(lambda: _train(argv, prog))
+    with ending_at_signals():
+        return _guarded(lambda: _train(argv, prog))
 
 
 def _train(argv: Sequence[str], prog: str) -> int:
@@ -46,6 +62,30 @@ def _train(argv: Sequence[str], prog: str) -> int:
 
     result = train(config)
     return 0 if result.interrupted_by is None else 128 + result.interrupted_by
+
+
+def _prepare(argv: Sequence[str]) -> int:
+    from sharpgpt.prepare.options import parse_prepare_flags
+
+    options = parse_prepare_flags(argv, "sharpgpt prepare")
+    from sharpgpt.prepare.pipeline import prepare
+    from sharpgpt.prepare.progress import Terminal
+    from sharpgpt.prepare.stopping import Stopped
+
+    try:
+        with Terminal() as terminal:
+            prepare(options, terminal.say, terminal.show)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    return 0
+
+
+def _inspect(data: Path, num_documents: int, with_hashes: bool) -> int:
+    from sharpgpt.data.inspect import inspect_data
+
+    print(inspect_data(data, num_documents=num_documents, with_hashes=with_hashes))
+    return 0
 
 
 def _report(run_folder: Path) -> int:

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,6 +41,18 @@ class Device:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, dtype=self.dtype)
+
+    def of_rank(self, local_rank: int) -> "Device":
+        """The same for one of several processes on this machine: each has a GPU of its own."""
+        if self.torch_device.type != "cuda":
+            return self
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"there are {torch.cuda.device_count()} GPUs for at least {local_rank + 1} "
+                "processes; start fewer with torchrun's --nproc_per_node"
+            )
+        torch.cuda.set_device(local_rank)
+        return replace(self, torch_device=torch.device("cuda", local_rank))
 
     def name(self) -> str:
         """The device as a person would say it."""

@@ -9,77 +9,77 @@ found before the run folder is made, wherever possible.
 """
 
 import contextlib
-import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from sharpgpt.config import TrainingConfig
+from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.architectures import GPT2_SIZES
 from sharpgpt.data import TextData, TrainingBlocks, load_data, validation_blocks
 from sharpgpt.device import Device, choose_device, flops_per_token, peak_flops
-from sharpgpt.files import UserError, write_text
+from sharpgpt.distributed import Processes, joined, place_from_environment
+from sharpgpt.files import UserError
 from sharpgpt.model import SharpnessLM, create_model
-from sharpgpt.report import write_report
+from sharpgpt.prepare.automatic import ready_dataset
 from sharpgpt.run_folder import RunFolder
+from sharpgpt.run_result import RunResult, conclude, follower_result
 from sharpgpt.sharpness import find_penalty
 from sharpgpt.startup import Startup
-from sharpgpt.training.checkpoint import CheckpointFolder, load_tensors, read_state
+from sharpgpt.training.checkpoint import open_checkpoint
+from sharpgpt.training.checkpoint_files import load_tensors
 from sharpgpt.training.environment import describe_environment
 from sharpgpt.training.interruption import StopSignal
-from sharpgpt.training.loop import Training, Window, run_steps
+from sharpgpt.training.loop import run_steps
+from sharpgpt.training.memory import memory_advice
 from sharpgpt.training.optimizer import create_optimizers
+from sharpgpt.training.saving import CheckpointSaver
+from sharpgpt.training.state import RunFacts, Training, Window, accepted_changes
 from sharpgpt.training.terminal import Terminal
 from sharpgpt.training.tracking import RunLog
 from sharpgpt.training.wandb_run import WandbRun
+from sharpgpt.training.watch import Watch
 
-FIXED_BY_A_CHECKPOINT = (
-    "model_name", "n_layer", "n_head", "n_embd", "max_seq_length", "tokenizer", "optimizer",
-    "vocabulary",
-)  # fmt: skip
-HOUSEKEEPING = (
-    "output_dir", "checkpoint_dir", "cache_dir", "run_name", "resume", "dataset", "num_workers",
-    "use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "keep_checkpoints",
-)  # fmt: skip
-"""Settings that leave the mathematics and the records alone (a text is compared by its hash)."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Where the results of a run are, and its last figures (`train/*` and `val/*`)."""
-
-    run_folder: Path
-    report: Path | None
-    samples: Path
-    checkpoint: Path | None
-    step: int
-    metrics: dict[str, float]
-    interrupted_by: int | None = None
+__all__ = [
+    "RunResult",
+    "load_training_data",
+    "total_steps",
+    "train",
+    "training_flops_per_token",
+]
 
 
 def train(config: TrainingConfig) -> RunResult:
     """Train as `config` says and write a run folder that explains itself.
 
-    SIGINT (Ctrl-C) or SIGTERM saves a checkpoint after the current step and returns, with the
-    signal's number in `interrupted_by`.
+    SIGINT (Ctrl-C), SIGTERM or SIGUSR1 saves a checkpoint after the current step and returns, with
+    the signal's number in `interrupted_by`.
 
     Raises:
         ConfigError: settings that disagree with each other.
         UserError: anything else that the user can mend, such as a text that is missing, a folder
-            that cannot be written, memory that does not suffice, a loss that is no longer finite.
+            that cannot be written or is in use, memory that does not suffice, a checkpoint that
+            is damaged or belongs to other settings, a loss that is no longer finite.
     """
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"train: given {type(config).__name__}, expected a TrainingConfig")
     config.check()
-    startup, terminal = Startup(), Terminal()
-    with contextlib.closing(terminal), _memory_advice(config):
+    rank, world_size, local_rank = place_from_environment()
+    refuse_uneven_shares(config, world_size)
+    startup, terminal = Startup(), Terminal(is_shown=rank == 0)
+    with contextlib.ExitStack() as stack:
+        stack.callback(terminal.close)
+        memory = stack.enter_context(memory_advice(config))
         device = choose_device(config)
-        data = load_training_data(config)
+        if world_size > 1:
+            device = device.of_rank(local_rank)
+        processes = stack.enter_context(joined(device.torch_device.type))
+        data = processes.first_before_others(lambda: load_training_data(config, terminal.say))
         if note := data.source["note"]:
             terminal.say(f"NOTE: {note}")
         startup.phase("text and tokens")
@@ -87,51 +87,96 @@ def train(config: TrainingConfig) -> RunResult:
         if config.model_name not in GPT2_SIZES and not Path(config.model_name).exists():
             terminal.say("Asking the HuggingFace hub for it (without a network: half a minute)")
         causal_lm = create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
+        memory.model_is(causal_lm, device)
         startup.phase("transformers and the model")
 
-        folder = RunFolder.open(config, data.name)
-        config = replace(config, run_name=folder.path.name)
-        terminal.open_log(folder.path / "log.txt")
+        facts = run_facts(config, data, device)
+        folder = _open_folder(config, data, device, facts, processes, terminal, stack)
+        if processes.is_first:
+            config = replace(config, run_name=folder.path.name)
+            terminal.open_log(folder.path / "log.txt")
+        else:
+            config = replace(config, use_wandb=False)
         if config.resume == "auto" and folder.resume_from is None:
             terminal.say(
-                f"NOTE: there is no checkpoint in {folder.checkpoints}, so the run starts at step "
-                "0; earlier metrics and samples, if any, are kept as *.before-<time>"
+                f"NOTE: there is no checkpoint in {folder.checkpoints.path}, so the run starts "
+                "at step 0; earlier metrics and samples, if any, are kept as *.before-<time>"
             )
-        run = _prepare(config, data, causal_lm, device, folder, terminal, startup)
+        run = _prepare(config, data, causal_lm, device, folder, facts, processes, terminal, startup)
         try:
             with StopSignal() as stop:
                 run_steps(run, stop)
         except Exception:
-            _conclude(run, folder, startup, exit_code=1)
+            if processes.is_first:
+                conclude(run, folder.path, startup, exit_code=1)
             raise
-        report = _conclude(run, folder, startup, exit_code=0)
-        result = _result(run, folder, report, stop.number)
-        terminal.say(_summary_text(result, run.total_steps))
+        if not processes.is_first:
+            return follower_result(run, folder.path, signal_number=stop.number)
+        result = conclude(run, folder.path, startup, exit_code=0, signal_number=stop.number)
+        terminal.say(result.text(run.total_steps))
     return result
 
 
-def _result(
-    run: Training, folder: RunFolder, report: Path | None, signal_number: int | None
-) -> RunResult:
-    return RunResult(
-        run_folder=folder.path,
-        report=report,
-        samples=run.log.samples_path,
-        checkpoint=run.last_saved,
-        step=run.step,
-        metrics=dict(run.log.latest),
-        interrupted_by=signal_number if run.step < run.total_steps else None,
-    )
+def refuse_uneven_shares(config: TrainingConfig, world_size: int) -> None:
+    """The micro-batches of a step are shared by the processes of the run.
+
+    Raises:
+        ConfigError: they cannot be, or a setting is for one process only.
+    """
+    problems = []
+    if config.gradient_accumulation_steps % world_size:
+        fewer = config.gradient_accumulation_steps // world_size * world_size
+        problems.append(
+            f"gradient_accumulation_steps: given {config.gradient_accumulation_steps}, allowed "
+            f"with {world_size} processes, which share them, is a multiple of {world_size}, such "
+            f"as {max(fewer, world_size)}"
+        )
+    if world_size > 1 and config.on_spike == "rollback":
+        problems.append("on_spike: given rollback, allowed with several processes is log")
+    if problems:
+        raise ConfigError(problems)
 
 
-def load_training_data(config: TrainingConfig) -> TextData:
-    """The tokens of a run, checked against the settings that depend on them."""
+def _open_folder(
+    config: TrainingConfig,
+    data: TextData,
+    device: Device,
+    facts: RunFacts,
+    processes: Processes,
+    terminal: Terminal,
+    stack: contextlib.ExitStack,
+) -> RunFolder:
+    """The run's folder, and for processes that do not write one a temporary one."""
+    if processes.is_first:
+        folder = RunFolder.open(
+            config,
+            data.name,
+            say=terminal.say,
+            accept=lambda state: accepted_changes(state, config, facts),
+        )
+        stack.callback(folder.close)
+        source = folder.resume_from
+        processes.text_from_first(str(source.path) if source else "", device.torch_device)
+        return folder
+    path = processes.text_from_first("", device.torch_device)
+    resume_from = open_checkpoint(Path(path), terminal.say) if path else None
+    temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharpgpt-"))
+    return RunFolder.of_follower(Path(temporary), resume_from)
+
+
+def load_training_data(
+    config: TrainingConfig, say: Callable[[str], None] = print, *, may_prepare: bool = True
+) -> TextData:
+    """The tokens of a run, checked against the settings that depend on them.
+
+    Documents that are no token shards yet are prepared first, unless `may_prepare` is false.
+    """
     try:
         find_penalty(config.penalty_type)
     except ValueError as error:
         raise UserError(f"penalty_type: {error}") from None
     data = load_data(
-        dataset=config.dataset,
+        dataset=ready_dataset(config, say, may_prepare=may_prepare),
         tokenizer=config.tokenizer,
         max_seq_length=config.max_seq_length,
         cache_dir=config.cache_dir,
@@ -171,28 +216,14 @@ def training_flops_per_token(causal_lm: nn.Module, config: TrainingConfig) -> fl
     )
 
 
-def changed_settings(state: dict[str, Any], config: TrainingConfig, data: TextData) -> list[str]:
-    """What differs between a checkpoint's settings and data and those of the run that resumes it.
-
-    Raises:
-        UserError: a difference with which its tensors cannot be continued.
-    """
-    before = dict(state["config"])
-    now = config.to_dict()
-    before["text"], now["text"] = state["data_sha256"][:12], data.source["sha256"][:12]
-    before["vocabulary"] = state["tokenizer_fingerprint"][:12]
-    now["vocabulary"] = data.tokenizer.fingerprint[:12]
-    different = {
-        name: f"{name} {before.get(name)} -> {value}"
-        for name, value in now.items()
-        if name not in HOUSEKEEPING and before.get(name) != value
-    }
-    if fatal := [text for name, text in different.items() if name in FIXED_BY_A_CHECKPOINT]:
-        raise UserError(
-            "resume: the checkpoint cannot be continued with these settings: "
-            f"{'; '.join(fatal)}. Use those of the checkpoint, or start a new run"
-        )
-    return list(different.values())
+def run_facts(config: TrainingConfig, data: TextData, device: Device) -> RunFacts:
+    """What a checkpoint must have in common with the run, beside the settings."""
+    return RunFacts(
+        text=data.source["sha256"],
+        vocabulary=data.tokenizer.fingerprint,
+        arithmetic=str(device.dtype).removeprefix("torch."),
+        blocks_per_step=config.batch_size * config.gradient_accumulation_steps,
+    )
 
 
 def _prepare(
@@ -201,6 +232,8 @@ def _prepare(
     causal_lm: nn.Module,
     device: Device,
     folder: RunFolder,
+    facts: RunFacts,
+    processes: Processes,
     terminal: Terminal,
     startup: Startup,
 ) -> Training:
@@ -212,23 +245,13 @@ def _prepare(
     if config.gradient_checkpointing:
         cast(Any, causal_lm).activation_checkpointing_enable()
     optimizers = create_optimizers(causal_lm, config)
-    window = Window(device.torch_device)
-    first_step = 0
-    if folder.resume_from:
-        state = read_state(folder.resume_from)
-        changed = changed_settings(state, config, data)
-        load_tensors(folder.resume_from, causal_lm, optimizers, device.torch_device)
-        first_step = state["step"]
-        try:
-            window.restore(state["window"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"resume: the state of {folder.resume_from} is damaged ({error}); resume from an "
-                "earlier checkpoint"
-            ) from error
-        terminal.say(f"Continuing {folder.resume_from} at step {first_step}")
-        if changed:
+    source = folder.resume_from
+    if source:
+        load_tensors(source.path, causal_lm, optimizers, device.torch_device)
+        terminal.say(f"Continuing {source.path} at step {source.state.step}")
+        if changed := accepted_changes(source.state, config, facts):
             terminal.say("NOTE: not as in that checkpoint: " + "; ".join(changed))
+    processes.seed_random(config.seed, source.state.step if source else 0)
     model = SharpnessLM(
         causal_lm,
         penalty=config.penalty_type,
@@ -252,7 +275,8 @@ def _prepare(
             "peak_flops_source": peak_source,
         },
         "num_steps": num_steps,
-        "resumed_from": str(folder.resume_from) if folder.resume_from else None,
+        "num_processes": processes.world_size,
+        "resumed_from": str(source.path) if source else None,
     }
     wandb_run = None
     if config.use_wandb:
@@ -279,15 +303,20 @@ def _prepare(
             "so the learning rate never reaches its peak"
         )
     startup.phase("run folder and optimizer")
+    first_step = source.state.step if source else 0
     terminal.start_bar(first_step, num_steps)
+    due = source.after_step.due if source else []
+    log = RunLog(folder.path, wandb_run, first_step, due=due, say=terminal.say)
 
     def on_first_step() -> None:
         startup.phase("first step")
         terminal.say(str(startup))
 
-    return Training(
+    compiled = cast(SharpnessLM, torch.compile(model)) if config.compile else model
+    run = Training(
         config=config,
-        model=cast(SharpnessLM, torch.compile(model)) if config.compile else model,
+        model=compiled,
+        trained=processes.wrapped(compiled),
         causal_lm=causal_lm,
         tokenizer=data.tokenizer,
         optimizers=optimizers,
@@ -296,84 +325,31 @@ def _prepare(
             data.val_tokens, config.max_seq_length, config.eval_max_blocks
         ),
         device=device,
-        log=RunLog(folder.path, wandb_run, first_step),
+        log=log,
         terminal=terminal,
-        checkpoints=CheckpointFolder(folder.checkpoints, config.keep_checkpoints),
-        window=window,
-        data_sha256=data.source["sha256"],
-        first_step=first_step,
+        saver=CheckpointSaver(
+            folder.checkpoints,
+            causal_lm=causal_lm,
+            optimizers=optimizers,
+            tokenizer=data.tokenizer,
+            max_seq_length=config.max_seq_length,
+            device=device.torch_device,
+            in_background=config.background_saving,
+            records=(log.metrics.path, log.samples.path),
+            say=terminal.say,
+            last_saved=source.path if source and folder.is_continued else None,
+        ),
+        facts=facts,
         total_steps=num_steps,
         flops_per_token=environment["model"]["flops_per_token"],
-        peak_flops=peak,
+        peak_flops=peak * processes.world_size,
         on_first_step=on_first_step,
-        last_saved=folder.resume_from if folder.is_continued else None,
+        window=Window(device.torch_device),
+        watch=Watch(config),
+        processes=processes,
     )
-
-
-def _conclude(run: Training, folder: RunFolder, startup: Startup, exit_code: int) -> Path | None:
-    """Write the summary and the report, close W&B; nothing in here may hide how the run ended."""
-    summary = {
-        "step": run.step,
-        "num_steps": run.total_steps,
-        "time_s": round(run.log.elapsed_s(), 1),
-        "startup_s": startup.phases,
-        "checkpoint": run.last_saved.name if run.last_saved else None,
-        **run.log.latest,
-    }
-    report = None
-    try:
-        write_text(folder.path / "summary.json", json.dumps(_finite(summary), indent=2))
-        report = write_report(folder.path)
-    except Exception as error:
-        run.terminal.say(f"NOTE: the report could not be written: {type(error).__name__}: {error}")
-    run.log.finish(exit_code)
-    return report
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity: such a value becomes null."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
-
-
-def _summary_text(result: RunResult, num_steps: int) -> str:
-    lines = [
-        f"Interrupted after step {result.step} of {num_steps}; saved"
-        if result.interrupted_by
-        else f"Finished {result.step} steps"
-    ]
-    for split in ("train", "val"):
-        if f"{split}/ce_loss" in result.metrics:
-            figures = {name: result.metrics[f"{split}/{name}"] for name in _SUMMARY_FIGURES}
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            lines.append(f"  {split:<11}{shown}")
-    places = {
-        "report": result.report,
-        "samples": result.samples if result.samples.exists() else None,
-        "checkpoint": result.checkpoint,
-    }
-    lines += [f"  {name:<11}{path}" for name, path in places.items() if path]
-    return "\n".join(lines)
-
-
-_SUMMARY_FIGURES = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "perplexity")
-
-
-@contextlib.contextmanager
-def _memory_advice(config: TrainingConfig) -> Iterator[None]:
-    """Turn running out of memory into a message that says which settings to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        texts = ("can't allocate memory", "out of memory")
-        if not out_of_memory and not any(text in str(error) for text in texts):
-            raise
-        raise UserError(
-            f"Out of memory with batch_size {config.batch_size} and max_seq_length "
-            f"{config.max_seq_length}. Lower batch_size and raise gradient_accumulation_steps by "
-            "the same factor (the same mathematics), or set gradient_checkpointing, or lower "
-            f"max_seq_length; --dry_run shows the estimate. ({' '.join(str(error).split())[:200]})"
-        ) from None
+    if source:
+        run.restore(source)
+        if not processes.is_first:
+            run.window.clear()  # the first process has its rows
+    return run

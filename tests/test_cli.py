@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sharpgpt import cli
 from sharpgpt.cli import main, train_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -50,6 +51,18 @@ def test_help_needs_no_torch(command_environment: dict[str, str]) -> None:
     done = command("-c", code, environment=command_environment)
     assert "heavy: set()" in done.stdout
     assert "--penalty_weight NUM" in done.stdout
+
+
+def test_the_exit_codes_are_said_where_they_are_looked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help"])
+    assert ended.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    said = " ".join(cli.__doc__.split("Exit codes: ")[1].split())
+    assert f"Exit codes: {said}" in printed
+    assert "130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1" in said
 
 
 def test_a_run_from_the_command_line(command_environment: dict[str, str], tmp_path: Path) -> None:

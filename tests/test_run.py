@@ -135,14 +135,18 @@ def test_a_resumed_run_is_the_same_run(tiny_config: MakeConfig, optimizer: str) 
 
 def test_resume_by_path_is_a_new_run_from_there(tiny_config: MakeConfig) -> None:
     first = train(tiny_config(run_name="first"))
-    fork = train(tiny_config(run_name="fork", resume=str(first.run_folder), max_steps=25))
+    longer = {"resume": str(first.run_folder), "max_steps": 25}
+    with pytest.raises(UserError, match="change the mathematics: max_steps 20 -> 25"):
+        train(tiny_config(run_name="fork", **longer))
+    assert not (first.run_folder.parent / "fork").exists()
+    fork = train(tiny_config(run_name="fork", allow_config_change=True, **longer))
     assert fork.run_folder != first.run_folder
     assert [event["step"] for event in events(fork.run_folder)] == [25, 25]
     with pytest.raises(UserError, match="no checkpoint"):
         train(tiny_config(run_name="other", resume="nowhere"))
     for change in ({"n_embd": 48}, {"n_head": 4}, {"optimizer": "muon"}):
         with pytest.raises(UserError, match=r"cannot be continued with these settings: (n_|opt)"):
-            train(tiny_config(run_name="x", resume=str(first.run_folder), max_steps=25, **change))
+            train(tiny_config(run_name="x", allow_config_change=True, **longer, **change))
 
 
 def test_resume_names_what_has_changed(
@@ -151,13 +155,26 @@ def test_resume_names_what_has_changed(
     first = train(tiny_config(run_name="first", max_steps=4))
     text = tmp_path / "other.txt"
     text.write_text(load_text("tinyshakespeare").text[:100_000], encoding="utf-8")
-    resume = {"resume": str(first.run_folder), "max_steps": 5}
+    resume = {"resume": str(first.run_folder), "allow_config_change": True}
     with pytest.raises(UserError, match="vocabulary"):
         train(tiny_config(run_name="second", dataset=str(text), **resume))
-    train(tiny_config(run_name="third", seed=5, **resume))
-    assert "NOTE: not as in that checkpoint: max_steps 4 -> 5; seed 42 -> 5" in (
-        capsys.readouterr().out
+    train(tiny_config(run_name="third", seed=5, log_interval=2, save_interval=3, **resume))
+    assert (
+        "NOTE: not as in that checkpoint: max_steps 4 -> 20; seed 42 -> 5; log_interval 5 -> 2"
+        in (capsys.readouterr().out)
     )
+
+
+def test_micro_batches_may_be_divided_otherwise(tiny_config: MakeConfig) -> None:
+    """Out of memory, a user lowers batch_size by a factor: the same steps of the same blocks."""
+    settings = {"save_interval": 10, "run_name": "whole", "warmup_steps": 10}
+    whole = train(tiny_config(**settings))
+    half = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    source = whole.run_folder / "checkpoints" / "step_00000010"
+    fork = train(tiny_config(**settings | {"run_name": "fork", "resume": str(source)}, **half))
+    assert fork.metrics["val/ce_loss"] == pytest.approx(whole.metrics["val/ce_loss"], rel=1e-5)
+    with pytest.raises(UserError, match="blocks_per_step 8 -> 4"):
+        train(tiny_config(**settings | {"run_name": "no", "resume": str(source)}, batch_size=4))
 
 
 def test_a_finished_run_can_be_asked_for_again(tiny_config: MakeConfig) -> None:
@@ -220,7 +237,7 @@ def test_going_back_in_a_run_is_refused_since_it_would_lose_what_follows(
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
-    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors import SafetensorError
 
@@ -236,10 +253,13 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
     original = safetensors.torch.save_file
     monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
     config = tiny_config(save_interval=5)
-    with pytest.raises(UserError, match=r"step 10 could not be written .* No space left"):
+    with pytest.raises(UserError, match=r"step 20 could not be written .* No space left"):
         train(config)
     checkpoints = Path(config.output_dir) / "tiny" / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["step_00000005"]
+    printed = capsys.readouterr().out
+    assert printed.count("Training goes on, earlier checkpoints are whole") == 2
+    assert (checkpoints.parent / "report.html").exists()
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny_config: MakeConfig) -> None:
@@ -263,7 +283,15 @@ def test_runs_without_a_name_get_their_own_folders(tiny_config: MakeConfig) -> N
 def test_checkpoints_may_live_elsewhere(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config(max_steps=2, checkpoint_dir=str(tmp_path / "scratch"))
     assert train(config).checkpoint == tmp_path / "scratch" / "tiny" / "step_00000002"
-    config = tiny_config(max_steps=4, checkpoint_dir=str(tmp_path / "scratch"), resume="auto")
+    with pytest.raises(UserError, match="already holds a run"):
+        train(tiny_config(run_name="tiny", output_dir=str(tmp_path / "o2"),
+                          checkpoint_dir=str(tmp_path / "scratch")))  # fmt: skip
+    config = tiny_config(
+        max_steps=4,
+        checkpoint_dir=str(tmp_path / "scratch"),
+        resume="auto",
+        allow_config_change=True,
+    )
     assert [event["step"] for event in events(train(config).run_folder)][-1] == 4
 
 
@@ -386,7 +414,7 @@ def test_nothing_that_fails_in_the_report_ends_a_run(
     def broken(folder: Path) -> Path:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("sharpgpt.run.write_report", broken)
+    monkeypatch.setattr("sharpgpt.run_result.write_report", broken)
     result = train(tiny_config(max_steps=2))
     assert result.report is None
     assert result.checkpoint.exists()

@@ -29,9 +29,9 @@ class WandbRecord:
         return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
 
-def read_wandb(run_folder: Path) -> WandbRecord:
-    """Read the one W&B run under `run_folder`/wandb."""
-    (path,) = run_folder.glob("wandb/*run-*/run-*.wandb")
+def read_wandb(run_folder: Path, segment: Path | None = None) -> WandbRecord:
+    """Read the one W&B run under `run_folder`/wandb, or the folder `segment` of several."""
+    (path,) = segment.glob("*.wandb") if segment else run_folder.glob("wandb/*run-*/run-*.wandb")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     records = [json.loads(line) for line in done.stdout.splitlines()]

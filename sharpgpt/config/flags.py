@@ -17,6 +17,14 @@ from sharpgpt.config.settings import SECTIONS, TrainingConfig
 from sharpgpt.config.validation import ConfigError, allowed, nearest, setting_types, shown
 from sharpgpt.config.yaml_files import read_settings
 
+EPILOG = """\
+Later wins: defaults, then --config, then flags.
+
+Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
+128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
+that trains saves a checkpoint first, after its current step; a second signal ends it at once.
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
@@ -30,7 +38,7 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
         usage="%(prog)s [--config FILE] [--dry_run] [--no_wandb] [--SETTING VALUE ...]",
         description="Train a GPT-2 from random weights with "
         "loss = cross_entropy + penalty_weight * sharpness_penalty.",
-        epilog="Later wins: defaults, then --config, then flags.",
+        epilog=EPILOG,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -149,6 +149,21 @@ class TrainingConfig:
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this global norm; 0 clips nothing."""
 
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite: stop saves the weights before that step and ends the
+    run; skip leaves the step out, counts it (train/num_skipped_steps) and goes on."""
+
+    max_skipped_steps: Count = 10
+    """So many steps skipped in a row end the run, with on_nonfinite skip."""
+
+    on_spike: Literal["log", "rollback"] = "log"
+    """A loss spike: log counts it (train/num_loss_spikes) and goes on; rollback also returns to the
+    newest checkpoint and passes over the batches since."""
+
+    spike_threshold: Positive = 10
+    """A loss is a spike from this many spreads above the median of the last 100 steps' losses on,
+    the spread their median absolute deviation from it, at least 0.02."""
+
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of the weights, the order of the blocks, dropout and the samples."""
 
@@ -196,7 +211,15 @@ class TrainingConfig:
     """Steps between checkpoints; 0 saves at the end only."""
 
     keep_checkpoints: Count = 2
-    """Number of checkpoints kept, the newest ones."""
+    """Number of newest checkpoints kept. The best one, by val/ce_loss at its own step, is kept
+    beside them."""
+
+    keep_every_steps: CountOrNone = 0
+    """Checkpoints of steps divisible by this are kept for good; 0 for none."""
+
+    background_saving: bool = True
+    """Write checkpoints while training goes on, from a copy in host memory (12 bytes a parameter,
+    kept between checkpoints). false: no copy, and training waits for the disk."""
 
     run_name: Text | None = None
     """Name of the run and of its folder; null makes one from the time and the settings."""
@@ -208,7 +231,11 @@ class TrainingConfig:
     """Checkpoints go to checkpoint_dir/run_name; null means the run folder's checkpoints/."""
 
     resume: Text | None = None
-    """auto continues run_name's newest checkpoint, or starts; a path continues that checkpoint."""
+    """auto continues run_name's newest undamaged checkpoint, or starts. A path, of a checkpoint or
+    of a run folder, continues from there: its own run, or another as a new run."""
+
+    allow_config_change: bool = False
+    """Resume although settings that change the mathematics differ from the checkpoint's."""
 
     use_wandb: bool = True
     """Track the run in Weights & Biases. metrics.jsonl is written in any case."""

@@ -109,22 +109,20 @@ class TrainingBlocks:
 
     def micro_batch(
         self,
-        step: int,
+        first_sample: int,
         number: int,
         *,
         batch_size: int,
-        num_micro_batches: int,
         rank: int = 0,
         world_size: int = 1,
     ) -> torch.Tensor:
-        """Micro-batch `number` of optimizer step `step` on one of several ranks: int64 [B, T].
+        """Micro-batch `number` of one of several ranks, from `first_sample` on: int64 [B, T].
 
-        A step takes the next `batch_size * num_micro_batches * world_size` samples whatever their
-        division, so fewer ranks with more micro-batches train on the same samples step by step.
+        Micro-batches go round the ranks, so that fewer ranks with more micro-batches each, or more
+        with fewer, see the same samples step by step.
         """
-        first_of_step = step * num_micro_batches * world_size
-        place_in_step = number * world_size + rank
-        return self.batch((first_of_step + place_in_step) * batch_size, batch_size)
+        place = number * world_size + rank
+        return self.batch(first_sample + place * batch_size, batch_size)
 
 
 class ValidationBlocks:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpgpt.device import Device
+from sharpgpt.distributed import Processes
 from sharpgpt.model import SharpnessLM
 from sharpgpt.sharpness import SharpnessOutput
 
@@ -54,6 +55,16 @@ class RowMeans:
         means = {name: total / num_rows for name, total in zip(MEANS, sums, strict=True)}
         means["perplexity"] = perplexity(means["ce_loss"])
         return {f"{prefix}/{name}": value for name, value in means.items()}
+
+    def over(self, processes: Processes) -> "RowMeans":
+        """The sums over all processes; of one process alone, these."""
+        if processes.world_size == 1:
+            return self
+        together = RowMeans(self._sums.device)
+        together._sums = processes.total(self._sums)
+        together._num_rows = processes.total(self._num_rows)
+        together._histogram = processes.total(self._histogram)
+        return together
 
     def state(self) -> dict[str, list[float]]:
         """The sums as plain numbers; `restore` takes them back."""

@@ -32,7 +32,7 @@ from sharpgpt.prepare.documents import Batch, DocumentSource, open_source
 from sharpgpt.prepare.encoding import Encoded
 from sharpgpt.prepare.journal import JOURNAL, Journal, write_journal
 from sharpgpt.prepare.limits import Limits
-from sharpgpt.prepare.lock import locked
+from sharpgpt.prepare.lock import LOCK, locked
 from sharpgpt.prepare.options import PrepareOptions
 from sharpgpt.prepare.progress import Pace, Progress, clock
 from sharpgpt.prepare.recipe import (
@@ -83,8 +83,7 @@ def prepare(
     _refuse_limits_of_a_text(options, source)
     recipe = recipe_of(options, source)
     if is_finished(folder, recipe):
-        with suppress(OSError):  # left by a process that was killed at the very end
-            (folder / JOURNAL).unlink(missing_ok=True)
+        _remove_remains(folder)
         say(f"{folder}: prepared already")
         return folder
     is_new = not folder.exists()
@@ -111,6 +110,13 @@ def _output_folder(options: PrepareOptions) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output: {folder} is a file; allowed is a folder")
     return folder
+
+
+def _remove_remains(folder: Path) -> None:
+    """What a process that was killed at the very end has left beside finished data."""
+    if (folder / JOURNAL).exists() or (folder / LOCK).exists():
+        with suppress(OSError, UserError), locked(folder):
+            (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _refuse_limits_of_a_text(options: PrepareOptions, source: DocumentSource) -> None:
@@ -175,26 +181,47 @@ class _Preparation:
         """For the char tokenizer: a first pass over all that will be encoded."""
         if self._options.tokenizer != "char" or self._journal.characters is not None:
             return
-        limits = Limits(self._options.max_documents, self._options.max_tokens)
-        join = CHAR_JOIN if self._source.joins_documents else ""
-        found = set(join)
+        found = set(self._char_join())
         pace = Pace(0, self._source.num_bytes)
         num_characters = 0
-        for batch in self._source.batches(None):
-            ends = [piece.ends_document for piece in batch.pieces]
-            counts = [len(piece.text) + len(join) * piece.ends_document for piece in batch.pieces]
-            taken = limits.take(counts, ends)
-            for piece in batch.pieces[:taken]:
+        for batch in self._batches(None, self._limits_here()):
+            for piece in batch.pieces:
                 found.update(piece.text)
-            num_characters += sum(counts[:taken])
-            pace.add(sum(counts[:taken]), sum(counts[:taken]))
+            count = sum(self._char_counts(batch))
+            num_characters += count
+            pace.add(count, count)
             self._show(pace.progress("characters", num_characters, batch.after["bytes_read"]))
-            if limits.is_reached:
-                break
             if self._stop.number is not None:
                 raise Stopped(self._stop.number, "stopped before anything was written")
         self._journal = replace(self._journal, characters=sorted(found))
         write_journal(self._folder, self._journal)
+
+    def _batches(self, start: dict[str, Any] | None, limits: Limits) -> Iterator[Batch]:
+        """The batches from `start` on.
+
+        They end at the limits where the texts themselves say how many tokens they have: characters
+        that come later have none.
+        """
+        for batch in self._source.batches(start):
+            if self._options.tokenizer == "char":
+                taken = limits.take(self._char_counts(batch), _ends(batch))
+                if limits.is_reached:
+                    yield Batch(batch.pieces[:taken], batch.after)
+                    return
+            yield batch
+
+    def _char_counts(self, batch: Batch) -> list[int]:
+        join = len(self._char_join())
+        return [len(piece.text) + join * piece.ends_document for piece in batch.pieces]
+
+    def _char_join(self) -> str:
+        return CHAR_JOIN if self._source.joins_documents else ""
+
+    def _limits_here(self) -> Limits:
+        """The limits, at what is written so far."""
+        num_documents = sum(count["num_documents"] for count in self._counts.values())
+        options = self._options
+        return Limits(options.max_documents, options.max_tokens, num_documents, self._num_tokens())
 
     def _coder(self) -> AbstractContextManager[Coder]:
         joins = self._source.joins_documents
@@ -238,17 +265,12 @@ class _Preparation:
 
     def _encode_all(self, coder: Coder, pace: Pace) -> None:
         """Write everything from `self._position` on, up to the limits."""
-        limits = Limits(
-            self._options.max_documents,
-            self._options.max_tokens,
-            sum(count["num_documents"] for count in self._counts.values()),
-            self._num_tokens(),
-        )
+        limits = self._limits_here()
         committed = time.monotonic()
         is_warned = False
         try:
             for batch, encoded in self._encoded(coder):
-                taken = limits.take(encoded.counts, [p.ends_document for p in batch.pieces])
+                taken = limits.take(encoded.counts, _ends(batch))
                 self._write(batch, encoded, taken)
                 if limits.is_reached:
                     return
@@ -275,10 +297,10 @@ class _Preparation:
     def _encoded(self, coder: Coder) -> Iterator[tuple[Batch, Encoded]]:
         """The batches from `self._position` on with their ids, in order."""
         pending: deque[tuple[Batch, Future[Encoded]]] = deque()
-        for batch in self._source.batches(self._position):
+        limits = self._limits_here()
+        for batch in self._batches(self._position, limits):
             texts = [piece.text for piece in batch.pieces]
-            ends = [piece.ends_document for piece in batch.pieces]
-            pending.append((batch, coder.pool.submit(texts, ends)))
+            pending.append((batch, coder.pool.submit(texts, _ends(batch))))
             if len(pending) > coder.num_in_flight:
                 batch, future = pending.popleft()
                 yield batch, future.result()
@@ -371,6 +393,10 @@ class _Preparation:
 
     def _bytes_read(self) -> int:
         return int((self._position or {}).get("bytes_read", 0))
+
+
+def _ends(batch: Batch) -> list[bool]:
+    return [piece.ends_document for piece in batch.pieces]
 
 
 def _num_tokens(state: dict[str, Any]) -> int:

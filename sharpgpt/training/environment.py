@@ -1,5 +1,6 @@
 """What a run ran on: versions, commit, hardware, command. Written to environment.json."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -21,7 +22,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": {
             "device": device.name(),
             "dtype": str(device.dtype).removeprefix("torch."),
@@ -29,14 +30,16 @@ def describe_environment(device: Device) -> dict[str, Any]:
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "num_cpus": os.cpu_count(),
             "num_threads": torch.get_num_threads(),
-            "memory_bytes": _memory_bytes(),
+            "memory_bytes": memory_bytes(),
             "cuda": torch.version.cuda if cuda else None,
             "platform": f"{platform.system()} {platform.machine()}",
         },
     }
 
 
-def _versions() -> dict[str, str]:
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """The installed versions of `PACKAGES`."""
     found = {}
     for name in PACKAGES:
         try:
@@ -79,7 +82,8 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory_bytes() -> int | None:
+def memory_bytes() -> int | None:
+    """Main memory of this machine; None where it cannot be known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

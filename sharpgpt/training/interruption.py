@@ -1,25 +1,79 @@
-"""Ctrl-C and termination as a request to stop after the current step, save and end."""
+"""Ctrl-C, termination, and Slurm's warning before a time limit: SIGINT, SIGTERM, SIGUSR1.
 
+While there is nothing to save, a signal ends the process at once (`end_at_signals`). In the loop it
+asks to stop after the current step, save and end (`StopSignal`); a second one then does what it did
+before the loop: it ends the process of a command at once, and raises KeyboardInterrupt in a
+notebook. Either way the exit code is 128 + the signal's number, and there is no traceback.
+"""
+
+import contextlib
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+
+
+class Interrupted(BaseException):
+    """Raised by a signal inside `StopSignal.breaking_off`, through code that catches Exception."""
+
+
+def end_at_signals() -> dict[int, Any]:
+    """From now on a signal ends this process at once; returns the handlers before, by signal.
+
+    An exception would do in most places; but half an import, a destructor or a bare `except` turn
+    one into a traceback or swallow it. Nothing is lost: what is written is written under another
+    name first. Outside the main thread, where Python sets no handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    pid = os.getpid()
+
+    def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() == pid:  # a forked worker has the handler too, and need not speak
+            if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: ended at once; what was saved before is whole\n".encode())
+            if multiprocessing := sys.modules.get("multiprocessing"):
+                for child in multiprocessing.active_children():
+                    child.terminate()
+        os._exit(128 + number)
+
+    return {number: signal.signal(number, end) for number in SIGNALS}
+
+
+@contextlib.contextmanager
+def ending_at_signals() -> Iterator[None]:
+    """`end_at_signals` within the block; then as before."""
+    before = end_at_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 class StopSignal:
-    """Within the block, the first SIGINT or SIGTERM sets `number`; a second one ends at once.
+    """Within the block, the first signal sets `number`; the handlers before see a second one.
 
     Outside the main thread Python delivers no signals, and the block changes nothing.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._breaks_off = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -31,12 +85,25 @@ class StopSignal:
     ) -> None:
         self._restore()
 
+    @contextlib.contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """Within this block a signal raises `Interrupted`, for work that can be done again."""
+        self._breaks_off = True
+        try:
+            if self.number is not None:
+                raise Interrupted
+            yield
+        finally:
+            self._breaks_off = False
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.number = number
         self._restore()
         # A handler may run in the middle of a print, so it writes past Python's buffers.
         name = signal.Signals(number).name
         os.write(2, f"\n{name}: saving after this step (again to end at once)\n".encode())
+        if self._breaks_off:
+            raise Interrupted
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

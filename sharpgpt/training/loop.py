@@ -4,165 +4,156 @@ Everything a step needs stands in `Training`; `run_steps` is the loop itself. A 
 
     gradient of  sum over all rows of the step (ce + weight * penalty) / number of those rows
 
-whatever the number of micro-batches. `step` counts finished optimizer steps.
+whatever the number of micro-batches. `step` counts finished steps, among them those that were left
+out because a number in them was not finite. Checkpoints are taken between two steps, so a run that
+goes on from one is the run that was never stopped, bit for bit on a CPU.
 
 Shapes: B batch, T positions in a block.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from sharpgpt.config import TrainingConfig
-from sharpgpt.data import Tokenizer, TrainingBlocks, ValidationBlocks, prefetched
-from sharpgpt.device import Device
-from sharpgpt.evaluation import RowMeans, evaluate, generate_texts
+from sharpgpt.data import prefetched
 from sharpgpt.files import UserError
-from sharpgpt.model import SharpnessLM
-from sharpgpt.training.checkpoint import CheckpointFolder
+from sharpgpt.training.after_step import do_due_work, is_due, log_training, work_due
+from sharpgpt.training.checkpoint_files import load_tensors, random_states, set_random_states
 from sharpgpt.training.interruption import StopSignal
 from sharpgpt.training.optimizer import set_learning_rate
 from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
-from sharpgpt.training.terminal import Terminal
-from sharpgpt.training.tracking import RunLog
-
-LONG_VALIDATION_FLOPS = 2e12
-"""Work (some ten seconds on a CPU) from which a line says that a validation is under way."""
-
-
-@dataclass
-class Training:
-    """One run: what it trains, on what, and where it keeps records."""
-
-    config: TrainingConfig
-    model: SharpnessLM
-    causal_lm: nn.Module
-    tokenizer: Tokenizer
-    optimizers: list[Optimizer]
-    train_blocks: TrainingBlocks
-    val_blocks: ValidationBlocks
-    device: Device
-    log: RunLog
-    terminal: Terminal
-    checkpoints: CheckpointFolder
-    window: "Window"
-    data_sha256: str
-    first_step: int
-    total_steps: int
-    flops_per_token: float
-    peak_flops: float
-    on_first_step: Callable[[], None]
-    step: int = 0
-    last_saved: Path | None = None
-
-
-class Window:
-    """The rows and the training time since the last log line."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin the next window."""
-        self.rows = RowMeans(self.device)
-        self.num_steps = 0
-        self.seconds = 0.0
-
-    def state(self) -> dict[str, Any]:
-        """Plain JSON values, so that a resumed run logs the window that it was in."""
-        return {
-            "rows": self.rows.state(),
-            "num_steps": self.num_steps,
-            "seconds": self.seconds,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        self.rows.restore(state["rows"])
-        self.num_steps = state["num_steps"]
-        self.seconds = state["seconds"]
+from sharpgpt.training.state import CannotGoOnError, Training
+from sharpgpt.training.watch import Verdict
 
 
 def run_steps(run: Training, stop: StopSignal) -> None:
     """Train until `total_steps`, or until a signal asks to stop; save in either case.
 
     Raises:
-        UserError: a loss or gradient that is not finite. That step is not taken, and the weights
-            before it are saved.
+        UserError: a number that is not finite, a text that cannot be read, or a last checkpoint
+            that cannot be written. In the first two cases the weights before that step are saved.
     """
+    try:
+        train_until(run, stop)
+    except CannotGoOnError as error:
+        zero_gradients(run)
+        run.window.drop_step()
+        try:
+            if run.processes.is_first:
+                run.saver.save_last(run.state(alone=True), run.after_step())
+        except UserError as not_saved:
+            raise UserError(f"{error.reason}. {not_saved}") from error
+        raise UserError(
+            f"{error.reason}; the weights after step {run.step} are in {run.saver.last_saved}. "
+            f"{error.advice}"
+        ) from error
+    state = run.state()
+    if run.processes.is_first:
+        run.saver.save_last(state, run.after_step())
+
+
+def train_until(run: Training, stop: StopSignal) -> None:
+    """The loop. Raises `CannotGoOnError` between two steps, with everything as before the next."""
     config = run.config
-    run.step = run.first_step
     batches = prefetched(micro_batches(run), config.num_workers)
-    while run.step < run.total_steps and stop.number is None:
+    do_due_work(run, stop)  # what a signal broke off, in a run that is resumed
+    while run.step < run.total_steps and not stops(run, stop):
         started = time.perf_counter()
         learning_rate = learning_rate_at(run.step, run.total_steps, config)
         penalty_weight = penalty_weight_at(run.step, run.total_steps, config)
         loss = accumulate_gradients(run, batches, penalty_weight)
         grad_norm = clip_gradients(run.causal_lm, config.max_grad_norm)
-        refuse_nonfinite(run, loss, grad_norm)
-        set_learning_rate(run.optimizers, learning_rate)
-        for optimizer in run.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        run.step += 1
-        run.window.num_steps += 1
-        run.window.seconds += time.perf_counter() - started
-        if run.step == run.first_step + 1:
-            run.on_first_step()
+        verdict = judge(run, loss, grad_norm)
+        if verdict is Verdict.ROLL_BACK:
+            batches = prefetched(micro_batches(run), config.num_workers)
+            continue
+        if verdict is Verdict.TAKE:
+            set_learning_rate(run.optimizers, learning_rate)
+            for optimizer in run.optimizers:
+                optimizer.step()
+        zero_gradients(run)
+        run.end_step(started, is_taken=verdict is Verdict.TAKE)
         if is_due(run, config.log_interval) or run.step == 1:
             log_training(run, learning_rate, penalty_weight, grad_norm)
         run.terminal.advance(run.step)
-        if is_due(run, config.eval_interval) and stop.number is None:
-            validate(run)
-        if is_due(run, config.generate_interval) and stop.number is None:
-            sample(run)
-        if is_due(run, config.save_interval):
-            save(run)
-    if stop.number is not None:
-        save(run)
+        run.due = work_due(run)
+        do_due_work(run, stop)
+        if is_due(run, config.save_interval) and run.step < run.total_steps:
+            save(run, stop)
 
 
-def is_due(run: Training, interval: int) -> bool:
-    """Whether something is done after this step: at each interval (0: none) and at the end."""
-    return (interval > 0 and run.step % interval == 0) or run.step == run.total_steps
+def stops(run: Training, stop: StopSignal) -> bool:
+    """Whether a signal has come to any process: all stop after the same step."""
+    return run.processes.any(stop.number is not None, run.device.torch_device)
+
+
+def save(run: Training, stop: StopSignal) -> None:
+    """Save while training goes on; where a signal has come, `run_steps` saves at once."""
+    state = run.state()
+    if run.processes.is_first and stop.number is None:
+        run.saver.save(state, run.after_step())
+    run.watch.saved()
 
 
 def micro_batches(run: Training) -> Iterator[Tensor]:
-    """The batches of all steps from `first_step` on, pinned for CUDA: int64 [B, T]."""
-    config = run.config
-    first = run.first_step * config.gradient_accumulation_steps
-    last = run.total_steps * config.gradient_accumulation_steps
+    """This process's batches of all steps that are left, pinned for CUDA: int64 [B, T]."""
+    config, first_block, processes = run.config, run.next_block, run.processes
+    num_batches = (run.total_steps - run.step) * config.gradient_accumulation_steps
     pin = run.device.torch_device.type == "cuda"
-    for index in range(first, last):
-        batch_BT = run.train_blocks.batch(index * config.batch_size, config.batch_size)
+    for number in range(num_batches // processes.world_size):
+        batch_BT = run.train_blocks.micro_batch(
+            first_block,
+            number,
+            batch_size=config.batch_size,
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
         yield batch_BT.pin_memory() if pin else batch_BT
 
 
 def accumulate_gradients(run: Training, batches: Iterator[Tensor], penalty_weight: float) -> Tensor:
-    """Backward passes of one step's micro-batches; returns the loss of the step, detached."""
-    config, device = run.config, run.device.torch_device
+    """Backward passes of one step's micro-batches; returns the loss of the step, detached.
+
+    Raises:
+        CannotGoOnError: the text cannot be read. Nothing of the step has happened then.
+    """
+    config, device, world_size = run.config, run.device.torch_device, run.processes.world_size
     num_micro_batches = config.gradient_accumulation_steps
+    try:
+        batches_of_step = [next(batches) for _ in range(num_micro_batches // world_size)]
+    except (OSError, UserError) as error:
+        raise CannotGoOnError(
+            f"step {run.step + 1}: the training text cannot be read ({error})",
+            "Mend the file or the disk, then resume auto",
+        ) from error
+    run.random_before_step = random_states(device)
     rows_per_step = num_micro_batches * config.batch_size * (config.max_seq_length - 1)
+    # The wrapper averages gradients over the processes; so each divides by its share of the rows.
+    normalizer = rows_per_step / world_size
     # A tensor, since compiled code is specialised to numbers; the number 0 leaves the penalty out.
     weight = torch.tensor(penalty_weight, device=device) if config.penalty_weight else 0.0
     losses = []
-    for _ in range(num_micro_batches):
-        input_ids_BT = next(batches).to(device, non_blocking=True)
-        with run.device.autocast():
-            output = run.model(
-                input_ids_BT, penalty_weight=weight, normalizer=float(rows_per_step), per_row=True
-            )
-        output.loss.backward()
-        run.window.rows.add(output, penalty_weight)
+    for number, batch_BT in enumerate(batches_of_step, start=1):
+        input_ids_BT = batch_BT.to(device, non_blocking=True)
+        with summed_gradients(run.trained, now=number == len(batches_of_step)):
+            with run.device.autocast():
+                output = run.trained(
+                    input_ids_BT, penalty_weight=weight, normalizer=normalizer, per_row=True
+                )
+            output.loss.backward()
+        run.window.add(output, penalty_weight)
         losses.append(output.loss.detach())
-    return torch.stack(losses).sum()
+    return run.processes.total(torch.stack(losses).sum()) / world_size
+
+
+def summed_gradients(trained: Any, *, now: bool) -> AbstractContextManager[object]:
+    """Whether the processes sum their gradients in this backward pass; the last one of a step."""
+    return contextlib.nullcontext() if now or not hasattr(trained, "no_sync") else trained.no_sync()
 
 
 def clip_gradients(causal_lm: nn.Module, max_norm: float) -> Tensor:
@@ -173,107 +164,61 @@ def clip_gradients(causal_lm: nn.Module, max_norm: float) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-def refuse_nonfinite(run: Training, loss: Tensor, grad_norm: Tensor) -> None:
-    """Stop before a step that would spoil the weights.
-
-    This waits for the device once per optimizer step, which is the price of stopping in time.
-    """
-    if torch.isfinite(loss + grad_norm):
-        return
+def zero_gradients(run: Training) -> None:
+    """Forget the gradients."""
     for optimizer in run.optimizers:
         optimizer.zero_grad()
-    save(run)
-    raise UserError(
-        f"step {run.step + 1}: the loss is {loss.item()} and the gradient norm {grad_norm.item()}. "
-        f"The step was not taken; the weights after step {run.step} are in {run.last_saved}. Try a "
-        "lower learning_rate, more warmup_steps, a lower max_grad_norm, a penalty_weight nearer 0, "
-        "or dtype float32"
-    )
 
 
-def log_training(
-    run: Training, learning_rate: float, penalty_weight: float, grad_norm: Tensor
-) -> None:
-    """Log the means over the window and begin the next one."""
-    config, window = run.config, run.window
-    started = time.perf_counter()
-    means = window.rows.means("train")  # waits for all that the device has still to do
-    window.seconds += time.perf_counter() - started
-    tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
-    tokens_per_s = window.num_steps * tokens_per_step / window.seconds
-    metrics = means | {
-        "train/learning_rate": learning_rate,
-        "train/penalty_weight": penalty_weight,
-        "train/grad_norm": grad_norm.item(),
-        "train/tokens_per_s": tokens_per_s,
-        "train/mfu": tokens_per_s * run.flops_per_token / run.peak_flops,
-    }
-    run.log.log(run.step, metrics, histogram=window.rows.max_prob_histogram())
-    run.terminal.show_training(
-        run.step, run.total_steps, metrics, window.seconds / window.num_steps
-    )
-    window.clear()
+def judge(run: Training, loss: Tensor, grad_norm: Tensor) -> Verdict:
+    """Whether the optimizer takes the step (`Watch`); after ROLL_BACK the run is rolled back.
+
+    This waits for the device once per optimizer step, which is the price of stopping in time.
+
+    Raises:
+        CannotGoOnError: a number is not finite, and the policy is to stop.
+    """
+    loss_value, norm_value = torch.stack([loss.float(), grad_norm.float()]).tolist()
+    watch, step = run.watch, run.step + 1
+    figures = f"the loss is {loss_value} and the gradient norm {norm_value}"
+    num_spikes = watch.num_loss_spikes
+    verdict = watch.judge(loss_value, norm_value)
+    if verdict is Verdict.STOP:
+        set_random_states(run.random_before_step, run.device.torch_device)
+        skipped = watch.num_skipped_in_a_row
+        raise CannotGoOnError(
+            f"step {step}: {figures}. The step was not taken"
+            + (f", after {skipped} skipped ones in a row" if skipped else ""),
+            "Try a lower learning_rate, more warmup_steps, a lower max_grad_norm, a penalty_weight "
+            "nearer 0, or dtype float32; on_nonfinite: skip leaves such steps out",
+        )
+    if verdict is Verdict.SKIP and watch.num_skipped_in_a_row == 1:
+        run.terminal.say(f"NOTE: step {step} is skipped: {figures}")
+    if watch.num_loss_spikes > num_spikes:
+        limit = watch.spike_limit()
+        run.terminal.say(f"NOTE: loss spike at step {step}: {loss_value:.4f}, above {limit:.4f}")
+    if verdict is Verdict.ROLL_BACK and not roll_back(run):
+        watch.take(loss_value)
+        return Verdict.TAKE
+    return verdict
 
 
-def validate(run: Training) -> None:
-    """Log `val/*` over the validation blocks, with the penalty weight of this step."""
-    weight = penalty_weight_at(max(0, run.step - 1), run.total_steps, run.config)
-    blocks, size = run.val_blocks, run.config.batch_size
-    # A forward pass is a third of a training step's FLOPs.
-    if len(blocks) * run.config.max_seq_length * run.flops_per_token / 3 > LONG_VALIDATION_FLOPS:
-        run.terminal.say(f"step {run.step}: validating on {len(blocks)} blocks")
-    metrics = evaluate(
-        run.model,
-        (blocks[first : first + size] for first in range(0, len(blocks), size)),
-        penalty_weight=weight,
-        device=run.device,
-    )
-    run.log.log(run.step, metrics)
-    run.terminal.say(
-        f"step {run.step}: validation CE {metrics['val/ce_loss']:.4f}  "
-        f"perplexity {metrics['val/perplexity']:.2f}  max p {metrics['val/avg_max_prob']:.4f}  "
-        f"entropy {metrics['val/entropy']:.4f}"
-    )
-
-
-def sample(run: Training) -> None:
-    """Log generated texts; their randomness depends on the seed and the step alone."""
-    config = run.config
-    if config.num_generate_samples == 0:
-        return
-    settings: dict[str, Any] = {
-        "max_length": config.generate_max_length,
-        "temperature": config.generate_temperature,
-        "top_p": config.generate_top_p,
-        "seed": config.seed + run.step,
-    }
-    texts = generate_texts(
-        run.causal_lm,
-        run.tokenizer,
-        prompt=config.generate_prompt,
-        num_samples=config.num_generate_samples,
-        window=config.max_seq_length,
-        **settings,
-    )
-    run.log.log_samples(run.step, config.generate_prompt, texts, settings)
-    run.terminal.say(f"step {run.step}: sample: {' '.join(texts[0].split())[:200]}")
-
-
-def save(run: Training) -> None:
-    """Write a checkpoint of this step, unless it is there."""
-    if run.last_saved is not None and run.last_saved.name == f"step_{run.step:08d}":
-        return
-    run.last_saved = run.checkpoints.save(
-        run.step,
-        causal_lm=run.causal_lm,
-        tokenizer=run.tokenizer,
-        optimizers=run.optimizers,
-        max_seq_length=run.config.max_seq_length,
-        device=run.device.torch_device,
-        state={
-            "config": run.config.to_dict(),
-            "data_sha256": run.data_sha256,
-            "tokenizer_fingerprint": run.tokenizer.fingerprint,
-            "window": run.window.state(),
-        },
-    )
+def roll_back(run: Training) -> bool:
+    """Return to the newest checkpoint, and pass over the batches since; False if there is none."""
+    run.saver.wait()
+    try:
+        checkpoint = run.saver.folder.newest(run.terminal.say, set_aside=True)
+    except UserError as error:
+        run.terminal.say(f"NOTE: no rollback: {error}")
+        return False
+    if checkpoint is None:
+        run.terminal.say("NOTE: no rollback, since there is no checkpoint yet")
+        return False
+    next_block = run.next_block + run.facts.blocks_per_step
+    load_tensors(checkpoint.path, run.causal_lm, run.optimizers, run.device.torch_device)
+    zero_gradients(run)
+    run.restore(checkpoint, after_rollback=True)
+    run.next_block = next_block
+    run.log.keep_until(run.step)
+    run.terminal.say(f"NOTE: back at step {run.step}; training goes on with other batches")
+    return True

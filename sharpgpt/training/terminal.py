@@ -1,37 +1,53 @@
 """What a person sees while a run goes on: a progress bar on a terminal, plain lines in a file.
 
-Every line also goes to log.txt in the run folder, once it is there.
+Every line also goes to log.txt in the run folder, once it is there. A terminal that has gone, a
+pipe that nobody reads and a full disk cost lines, and never the run.
 """
 
+import contextlib
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 
 class Terminal:
-    """Lines and a progress bar on stdout; lines in the run's log file."""
+    """Lines and a progress bar on stdout, unless it is not `is_shown`; lines in the log file."""
 
-    def __init__(self) -> None:
-        self._log: TextIO | None = None
+    def __init__(self, *, is_shown: bool = True) -> None:
+        self._log: Path | None = None
         self._early: list[str] = []
+        self._noted: set[str] = set()
         self._progress: Any = None
         self._task: Any = None
-        self._is_terminal = sys.stdout.isatty()
+        self._is_terminal = is_shown and sys.stdout.isatty()
+        self._is_there = is_shown
 
     def open_log(self, path: Path) -> None:
         """From now on, and from what was said before, keep every line in `path` too."""
-        self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._log = path
         for line in self._early:
             self._keep(line)
 
     def say(self, text: str) -> None:
         """One or more lines."""
         self._keep(text)
-        if self._progress:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, flush=True)
+        if not self._is_there:
+            return
+        try:
+            if self._progress:
+                self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, flush=True)
+        except (OSError, ValueError) as error:  # ValueError: closed
+            self._leave(error)
+
+    def note_once(self, what: str, reason: str) -> None:
+        """A NOTE about something that failed and that the run can do without; the first time."""
+        if what not in self._noted:
+            self._noted.add(what)
+            self.say(f"NOTE: {what}: {' '.join(reason.split())[:300]}")
 
     def start_bar(self, first_step: int, total_steps: int) -> None:
         """Show progress by steps; on anything but a terminal this does nothing."""
@@ -53,7 +69,7 @@ class Terminal:
     def advance(self, step: int) -> None:
         """Move the bar."""
         if self._progress:
-            self._progress.update(self._task, completed=step)
+            self._update(completed=step)
 
     def show_training(
         self, step: int, total_steps: int, metrics: dict[str, float], seconds_per_step: float
@@ -64,26 +80,53 @@ class Terminal:
         line = f"step {step}/{total_steps}  {figures}  {left} left"
         if self._progress:
             self._keep(line)
-            self._progress.update(self._task, figures=figures)
+            self._update(figures=figures)
         else:
             self.say(line)
 
     def close(self) -> None:
         """End the bar and the log file; lines said later go to stdout alone."""
         if self._progress:
-            self._progress.stop()
+            with contextlib.suppress(OSError, ValueError):
+                self._progress.stop()
             self._progress = None
-        if self._log:
-            self._log.close()
-            self._log = None
+        self._log = None
+
+    def _update(self, **fields: Any) -> None:
+        try:
+            self._progress.update(self._task, **fields)
+        except (OSError, ValueError) as error:
+            self._leave(error)
+
+    def _leave(self, error: Exception) -> None:
+        """Stdout has gone: print no more, and let Python's last flush of it succeed."""
+        self._is_there = False
+        progress, self._progress = self._progress, None
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        if progress:
+            with contextlib.suppress(OSError, ValueError):
+                progress.stop()
+        self._keep(f"NOTE: nothing more is printed, since stdout is gone ({error})")
 
     def _keep(self, text: str) -> None:
-        if self._log:
-            stamp = time.strftime("%H:%M:%S")
-            self._log.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
-            self._log.flush()
-        else:
+        if self._log is None:
             self._early.append(text)
+            return
+        stamp = time.strftime("%H:%M:%S")
+        try:
+            with open(self._log, "a", encoding="utf-8", errors="replace") as file:
+                file.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
+        except OSError as error:
+            self._log_failed(error)
+
+    def _log_failed(self, error: OSError) -> None:
+        """Lines are lost until the file can be written again; said once, on stdout."""
+        if "log.txt" not in self._noted:
+            self._noted.add("log.txt")
+            self.say(f"NOTE: {self._log} cannot be written ({error.strerror})")
 
 
 def training_line(metrics: dict[str, float]) -> str:

@@ -1,33 +1,142 @@
 """The records of a run: metrics.jsonl and samples.jsonl always, Weights & Biases where asked.
 
 One JSON object per line; `step` counts finished optimizer steps, `time_s` seconds since the run
-began. A resumed run drops what lies after its checkpoint, so each step stands once.
+began. A resumed run, and one that is rolled back, drops what lies after its checkpoint, and a last
+line that a crash has torn; so each step stands once. W&B's own history cannot be taken back: of
+steps that are logged twice it keeps the first version.
+
+A line that cannot be written, as on a full disk, is kept in memory and written before the next one.
 """
 
+import contextlib
 import json
 import math
+import os
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.files import write_text
+from sharpgpt.training.training_state import DueWork
 from sharpgpt.training.wandb_run import WandbRun
+
+MAX_LINES_IN_MEMORY = 10_000
+
+
+class JsonLines:
+    """A file of one JSON object a line. Nothing here raises for want of space."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self.path = path
+        self._say = say
+        self._unwritten: list[str] = []
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add a line. Figures that are not finite become null."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in event.items()
+        }
+        was_complete = not self._unwritten
+        self._unwritten.append(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
+        try:
+            self._write("".join(self._unwritten).encode("utf-8", errors="replace"))
+            self._unwritten = []
+        except OSError as error:
+            del self._unwritten[:-MAX_LINES_IN_MEMORY]
+            if was_complete:
+                self._say(
+                    f"NOTE: {self.path} cannot be written ({error.strerror}); the lines are kept "
+                    "in memory and written when it can be again"
+                )
+
+    def _write(self, data: bytes) -> None:
+        """Append all of `data` or, where that fails, none of it."""
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def keep_while(self, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Cut the file off at the first event that is not kept; return the events before it.
+
+        A torn last line goes too. Cutting needs no space, so it works on a full disk.
+        """
+        data = self.path.read_bytes() if self.path.exists() else b""
+        events, end = [], 0
+        # Not splitlines(): a sample may hold U+2028 and the like, which JSON leaves as they are.
+        for line in data.split(b"\n")[:-1]:
+            event = _event(line)
+            if event is not None:
+                if not is_kept(event):
+                    break
+                events.append(event)
+            end += len(line) + 1
+        if end < len(data):
+            os.truncate(self.path, end)
+        in_memory = [(line, json.loads(line)) for line in self._unwritten]
+        self._unwritten = [line for line, event in in_memory if is_kept(event)]
+        return events + [event for _, event in in_memory if is_kept(event)]
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """The JSON object with a step in a line, or None for anything else."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("step"), int) else None
 
 
 class RunLog:
-    """Writes every event of a run to its files and to W&B."""
+    """Writes every event of a run to its files and to W&B.
 
-    def __init__(self, run_folder: Path, wandb_run: WandbRun | None, first_step: int) -> None:
-        self.metrics_path = run_folder / "metrics.jsonl"
-        self.samples_path = run_folder / "samples.jsonl"
+    `due` is what the run has still to do after `first_step`; it will write those lines again.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        wandb_run: WandbRun | None,
+        first_step: int,
+        *,
+        due: Collection[DueWork] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.metrics = JsonLines(run_folder / "metrics.jsonl", say)
+        self.samples = JsonLines(run_folder / "samples.jsonl", say)
         self.latest: dict[str, float] = {}
         self._wandb = wandb_run
-        kept = _keep_until(self.metrics_path, first_step)
-        _keep_until(self.samples_path, first_step)
-        elapsed_s = kept[-1].get("time_s", 0.0) if kept else 0.0
-        for event in kept:
-            self.latest |= {n: v for n, v in event.items() if "/" in n and isinstance(v, float)}
-        self._began = time.monotonic() - elapsed_s
+        kept = self.keep_until(first_step, due=due)
+        elapsed_s = kept[-1].get("time_s") if kept else 0.0
+        self._began = time.monotonic() - (elapsed_s if isinstance(elapsed_s, float | int) else 0.0)
+
+    def keep_until(self, step: int, *, due: Collection[DueWork] = ()) -> list[dict[str, Any]]:
+        """Drop all events after `step`, and those of `due` at `step`; return the metrics kept."""
+
+        def is_kept(event: dict[str, Any], will_come_again: bool) -> bool:
+            at: int = event["step"]
+            return at < step or (at == step and not will_come_again)
+
+        self.samples.keep_while(lambda event: is_kept(event, "sample" in due))
+        kept = self.metrics.keep_while(
+            lambda event: is_kept(event, "validate" in due and "val/loss" in event)
+        )
+        self.latest = {
+            name: value
+            for event in kept
+            for name, value in event.items()
+            if "/" in name and isinstance(value, float)
+        }
+        return kept
 
     def log(self, step: int, metrics: dict[str, float], histogram: list[int] | None = None) -> None:
         """One event; `histogram` counts the rows by their largest probability."""
@@ -35,7 +144,7 @@ class RunLog:
         event: dict[str, Any] = {"step": step, "time_s": round(self.elapsed_s(), 3), **metrics}
         if histogram is not None:
             event["train/max_prob_histogram"] = histogram
-        _append(self.metrics_path, event)
+        self.metrics.append(event)
         if self._wandb:
             self._wandb.log(step, metrics)
             if histogram is not None:
@@ -49,7 +158,7 @@ class RunLog:
             {"step": step, "prompt": prompt, "text": text, "settings": settings} for text in texts
         ]
         for sample in samples:
-            _append(self.samples_path, sample)
+            self.samples.append(sample)
         if self._wandb:
             self._wandb.log_samples(step, samples)
 
@@ -62,29 +171,3 @@ class RunLog:
         if self._wandb:
             self._wandb.summary(self.latest)
             self._wandb.finish(exit_code)
-
-
-def _append(path: Path, event: dict[str, Any]) -> None:
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in event.items()
-    }
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _keep_until(path: Path, last_step: int) -> list[dict[str, Any]]:
-    """Drop events after `last_step`, and a torn last line; return those that stay."""
-    if not path.exists():
-        return []
-    kept = []
-    # Not splitlines(): a sample may hold U+2028 and the like, which JSON leaves as they are.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            event = json.loads(line)
-            if event["step"] <= last_step:
-                kept.append(event)
-        except (ValueError, TypeError, KeyError):
-            continue
-    write_text(path, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept))
-    return kept

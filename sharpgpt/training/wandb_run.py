@@ -151,6 +151,7 @@ class WandbRun:
         atexit.unregister(self._finish_at_exit)
         if self._owned:
             self._calls.put(lambda: self._finish_run(run, exit_code))
+            self._calls.put(self._forget_broken_service)
         self._calls.put(None)
         thread.join(1.2 * FINISH_TIMEOUT_S)
         if thread.is_alive():
@@ -167,6 +168,13 @@ class WandbRun:
             run.finish(exit_code=exit_code)
         except TimeoutError:
             self._say(_unfinished(run))
+
+    def _forget_broken_service(self) -> None:
+        """W&B's process may have died; its exit hook would say so in a traceback."""
+        if self._warned:
+            import wandb
+
+            wandb.teardown()
 
     def _log(self, step: int, data: Callable[[], dict[str, Any]]) -> None:
         run = self._run

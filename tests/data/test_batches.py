@@ -96,14 +96,7 @@ def test_the_samples_of_a_step_do_not_depend_on_the_ranks(world_size: int) -> No
     blocks = TrainingBlocks(numbered(500), 9, seed=6)
     for step in (0, 3, 1000):
         parts = [
-            blocks.micro_batch(
-                step,
-                number,
-                batch_size=2,
-                num_micro_batches=4 // world_size,
-                rank=rank,
-                world_size=world_size,
-            )
+            blocks.micro_batch(8 * step, number, batch_size=2, rank=rank, world_size=world_size)
             for number in range(4 // world_size)
             for rank in range(world_size)
         ]

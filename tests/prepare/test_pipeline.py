@@ -27,7 +27,8 @@ from sharpgpt.prepare.split import HashSplit
 from sharpgpt.prepare.stopping import Stopped
 
 END = 50256
-DOCUMENTS = [f"Document {i}: {'to be or not to be, ' * (i % 29)}é漢\n" for i in range(400)] + [""]
+DOCUMENTS = [f"Document {i}: {'to be or not to be, ' * (i % 29)}é漢\n" for i in range(150)] + [""]
+TOKENIZER = Gpt2Tokenizer()
 
 
 @pytest.fixture(autouse=True)
@@ -80,10 +81,9 @@ def in_splits(documents: list[str]) -> tuple[list[str], list[str]]:
 
 def test_documents_are_joined_by_the_end_of_text_token(corpus: Path, tmp_path: Path) -> None:
     folder = prepare(options(corpus, tmp_path / "out"), quiet)
-    tokenizer = Gpt2Tokenizer()
     for ids, documents in zip(tokens_of(folder), in_splits(DOCUMENTS), strict=True):
-        assert len(documents) > 10
-        expected = [[*tokenizer.encode(text).tolist(), END] for text in documents]
+        assert len(documents) > 5
+        expected = [[*TOKENIZER.encode(text).tolist(), END] for text in documents]
         assert ids == [token for document in expected for token in document]
 
 
@@ -93,7 +93,7 @@ def test_the_manifest_says_what_was_made(corpus: Path, tmp_path: Path) -> None:
     train, val = in_splits(DOCUMENTS)
     assert manifest.name == "corpus.jsonl"
     assert manifest.tokenizer.name == "gpt2"
-    assert manifest.tokenizer.fingerprint == Gpt2Tokenizer().fingerprint
+    assert manifest.tokenizer.fingerprint == TOKENIZER.fingerprint
     assert manifest.end_of_text_id == END
     assert manifest.splits["train"].num_documents == len(train)
     assert manifest.splits["val"].num_documents == len(val)
@@ -195,10 +195,11 @@ def killed_at(number: int) -> Callable[[Progress], None]:
     return show
 
 
-@pytest.mark.parametrize("commit_seconds", [0, 0.005, 60])
-@pytest.mark.parametrize("form", ["sharpgpt", "nanogpt", "llm.c"])
+@pytest.mark.parametrize(
+    ("form", "commit_seconds"), [("sharpgpt", 0), ("sharpgpt", 60), ("nanogpt", 0), ("llm.c", 0)]
+)
 def test_stopped_at_every_batch_it_ends_with_the_same_bytes(
-    corpus: Path, tmp_path: Path, commit_seconds: float, form: str
+    corpus: Path, tmp_path: Path, form: str, commit_seconds: float
 ) -> None:
     wanted = options(corpus, tmp_path / "whole", form=form, tokenizer="char")
     expected = files_of(prepare(wanted, quiet))
@@ -206,7 +207,7 @@ def test_stopped_at_every_batch_it_ends_with_the_same_bytes(
     num_stops = 0
     while not (folder / "manifest.json").exists():
         # With no commit between the stops, each try must come further than the one before.
-        stop = num_stops if commit_seconds else 1 + num_stops % 3
+        stop = num_stops if commit_seconds else 1 + num_stops % 2
         asked = options(corpus, folder, form=form, tokenizer="char", commit_seconds=commit_seconds)
         try:
             prepare(asked, quiet, killed_at(stop))
@@ -214,7 +215,7 @@ def test_stopped_at_every_batch_it_ends_with_the_same_bytes(
             num_stops += 1
             with pytest.raises(UserError, match="has not finished"):
                 open_prepared(folder)
-    assert num_stops > 10
+    assert num_stops > 5
     assert files_of(folder) == expected
 
 
@@ -223,7 +224,7 @@ def test_killed_before_or_after_any_operation_on_files_it_ends_with_the_same_byt
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """Each call in turn is the last one of a process, once not made and once made."""
-    corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS[:100])
+    corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS[:60])
     expected = files_of(prepare(options(corpus, tmp_path / "whole", tokenizer="char"), quiet))
     original = getattr(os, operation)
     left = 0
@@ -233,10 +234,11 @@ def test_killed_before_or_after_any_operation_on_files_it_ends_with_the_same_byt
         left -= 1
         if left == 0 and is_before:
             raise KilledError
-        result = original(*arguments, **keywords)
-        if left == 0:
-            raise KilledError
-        return result
+        try:
+            return original(*arguments, **keywords)
+        finally:
+            if left == 0:
+                raise KilledError
 
     monkeypatch.setattr(os, operation, counted)
     for is_before in (True, False):
@@ -257,29 +259,29 @@ def test_killed_before_or_after_any_operation_on_files_it_ends_with_the_same_byt
             else:
                 assert files_of(folder) == expected
                 break
-        assert number > 2, "the operation is not used, so this has shown nothing"
+        assert number > 1, "the operation is not used, so this has shown nothing"
 
 
 def test_a_limit_of_documents_is_exact(corpus: Path, tmp_path: Path) -> None:
     everything = prepare(options(corpus, tmp_path / "all"), quiet)
-    folder = prepare(options(corpus, tmp_path / "some", max_documents=123), quiet)
+    folder = prepare(options(corpus, tmp_path / "some", max_documents=77), quiet)
     manifest = read_manifest(folder)
-    assert sum(split.num_documents for split in manifest.splits.values()) == 123
+    assert sum(split.num_documents for split in manifest.splits.values()) == 77
     for ids, all_ids in zip(tokens_of(folder), tokens_of(everything), strict=True):
         assert ids == all_ids[: len(ids)]
     assert sum(map(len, tokens_of(folder))) == sum(
-        len(Gpt2Tokenizer().encode(text)) + 1 for text in DOCUMENTS[:123]
+        len(TOKENIZER.encode(text)) + 1 for text in DOCUMENTS[:77]
     )
 
 
-@pytest.mark.parametrize("max_tokens", [500, 2000, 12_345])
+@pytest.mark.parametrize("max_tokens", [3000, 5000])
 def test_a_limit_of_tokens_ends_with_the_document_that_reaches_it(
     corpus: Path, tmp_path: Path, max_tokens: int
 ) -> None:
     folder = prepare(options(corpus, tmp_path / "some", max_tokens=max_tokens), quiet)
     total, number = 0, 0
     while total < max_tokens:
-        total += len(Gpt2Tokenizer().encode(DOCUMENTS[number])) + 1
+        total += len(TOKENIZER.encode(DOCUMENTS[number])) + 1
         number += 1
     manifest = read_manifest(folder)
     assert sum(split.num_documents for split in manifest.splits.values()) == number
@@ -290,12 +292,12 @@ def test_a_limit_is_the_same_after_a_stop_and_inside_a_document_of_many_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_sources, "PIECE_CHARACTERS", 1000)
-    documents = [*DOCUMENTS[:20], "a long document " * 5000, *DOCUMENTS[20:]]
+    documents = [*DOCUMENTS[:60], "a long document " * 5000, *DOCUMENTS[60:]]
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents)
-    changes = {"max_tokens": 3000, "tokenizer": "gpt2"}
+    changes = {"max_tokens": 10_000}
     expected = files_of(prepare(options(corpus, tmp_path / "whole", **changes), quiet))
     manifest = read_manifest(tmp_path / "whole")
-    assert sum(split.num_documents for split in manifest.splits.values()) == 21
+    assert sum(split.num_documents for split in manifest.splits.values()) == 61
     folder = tmp_path / "stopped"
     with pytest.raises(KilledError):
         prepare(options(corpus, folder, commit_seconds=0, **changes), quiet, killed_at(2))
@@ -334,7 +336,7 @@ def test_a_single_text_has_no_end_of_text(tmp_path: Path) -> None:
     folder = prepare(options(tmp_path / "text.txt", tmp_path / "out"), quiet)
     cut = int(len(text) * 0.9)
     for ids, part in zip(tokens_of(folder), (text[:cut], text[cut:]), strict=True):
-        assert ids == Gpt2Tokenizer().encode(part).tolist()
+        assert ids == TOKENIZER.encode(part).tolist()
     assert read_manifest(folder).end_of_text_id is None
 
 
@@ -367,7 +369,8 @@ def test_a_split_without_documents_is_one_message_and_leaves_nothing(tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_file_keeps_what_was_committed(corpus: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_keeps_what_was_committed(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS * 4)
     expected = files_of(prepare(options(corpus, tmp_path / "whole"), quiet))
     whole = corpus.read_bytes()
     # The identity of a file is taken from its size, its beginning and its end.
@@ -395,10 +398,10 @@ def test_a_process_that_dies_is_one_message_and_the_command_goes_on(
             super().__init__(*arguments)
             pools.append(self)
 
-    batches = iter(range(3))
+    batches = iter(range(100))
 
     def kill_at_third(_: Progress) -> None:
-        if next(batches, None) is None:
+        if next(batches) == 2:
             os.kill(pools[0]._workers[0]._process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(coders, "WorkerPool", Recorded)
@@ -465,25 +468,23 @@ def test_shards_that_were_removed_meanwhile_are_one_message(corpus: Path, tmp_pa
 def test_too_little_room_is_noticed_before_anything_is_written(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=44_000)
+    usage = shutil.disk_usage(tmp_path)._replace(free=11_000)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
-        UserError, match=r"take about 0\.1 MB and the disk has 0\.0 MB left"
+        UserError, match=r"take about 0\.0 MB and the disk has 0\.0 MB left"
     ) as error:
         prepare(options(corpus, tmp_path / "out"), quiet)
-    assert "--max_tokens 20_000" in str(error.value)
+    assert "--max_tokens 5_000" in str(error.value)
     assert not (tmp_path / "out").exists()
-    prepare(options(corpus, tmp_path / "out", max_tokens=20_000), quiet)
+    prepare(options(corpus, tmp_path / "out", max_tokens=5000), quiet)
 
 
 def test_too_little_room_is_noticed_on_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A compressed file says little about the tokens in it."""
-    corpus = tmp_path / "corpus.jsonl.gz"
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS * 20)
-    corpus.write_bytes(gzip.compress(lines.encode()))
-    usage = shutil.disk_usage(tmp_path)._replace(free=corpus.stat().st_size)
+    """Such as where another program fills the disk, or files hold more tokens than was thought."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(disk, "require_room", lambda *_: None)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
     said: list[str] = []
     prepare(options(corpus, tmp_path / "out", commit_seconds=0), said.append)

@@ -1,6 +1,8 @@
 """The records of whole runs: what W&B stored offline, and what a resumed log keeps."""
 
 import json
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,20 @@ def test_a_failed_run_is_marked_so_in_wandb(
     record = read_wandb(Path(config.output_dir) / "tiny")
     assert record.exit_code == 1
     assert max(record.history) == 5
+
+
+def test_a_resumed_run_goes_on_in_wandb_under_its_id(tiny_config: MakeConfig) -> None:
+    """Offline that is a second segment of the same id, which `wandb sync` uploads to one run."""
+    settings = {"use_wandb": True, "max_steps": 6, "save_interval": 3, "keep_checkpoints": 9}
+    first = train(tiny_config(**settings))
+    shutil.rmtree(first.checkpoint)
+    time.sleep(1.1)  # the names of segments count seconds
+    train(tiny_config(resume="auto", **settings))
+    environment = json.loads((first.run_folder / "environment.json").read_text("utf-8"))
+    segments = sorted((first.run_folder / "wandb").glob("offline-run-*"))
+    assert [path.name.split("-")[-1] for path in segments] == [environment["wandb_run_id"]] * 2
+    again = read_wandb(first.run_folder, segments[1])
+    assert (again.run_id, min(again.history)) == (environment["wandb_run_id"], 5)
 
 
 def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:

@@ -314,6 +314,26 @@ def test_on_a_terminal_it_asks_nothing_and_prints_only_our_lines(tmp_path, finis
     assert record.exit_code == {"finish": 0, "leave": 1}[finish]
 
 
+def test_a_service_that_is_killed_costs_one_line(tmp_path) -> None:
+    """Its exit hook once ended a run that had succeeded with a traceback."""
+    script = SCRIPT.replace(
+        "run.log_samples",
+        "import time, signal, os\n"
+        "for child in Path(f'/proc/self/task/{os.getpid()}/children').read_text().split():\n"
+        "    os.kill(int(child), signal.SIGKILL)\n"
+        "for step in range(2, 60): run.log(step, {'train/loss': 1.0}); time.sleep(0.02)\n"
+        "run.log_samples",
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), "finish"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *failed, last = done.stdout.splitlines()
+    assert first.startswith("W&B: offline")
+    assert len(failed) == 1
+    assert "a call failed" in failed[0]
+    assert last == "the end"
+
+
 @pytest.mark.parametrize("how", ["setting", "switch", "environment"])
 def test_disabled_makes_no_files_and_imports_nothing(start, tmp_path, monkeypatch, how) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)

@@ -1,0 +1,86 @@
+"""How long training waits for a checkpoint of GPT-2 small, written in the background and not.
+
+    python benchmarks/bench_checkpoint.py
+
+Real steps of GPT-2 small (B=4, T=128) in one process; a checkpoint after every sixth. The stall is
+the time that the loop spends in saving; the steps beside the writing are compared with those after
+it. The first background checkpoint also makes the pages of its buffers, so it stands by itself.
+"""
+
+import contextlib
+import io
+import resource
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from record import REPOSITORY, spread, write_result
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.run import train
+from sharpgpt.training.saving import CheckpointSaver
+from sharpgpt.training.state import Training
+
+STEPS, INTERVAL = 31, 6
+
+
+def one_run(folder: Path, *, background: bool) -> dict[str, Any]:
+    """The seconds of each save, of its writing, and of the steps during and after the writing."""
+    config = TrainingConfig.from_yaml(REPOSITORY / "configs" / "quick_test.yaml")
+    config = replace(
+        config, max_steps=STEPS, save_interval=INTERVAL, background_saving=background,
+        keep_checkpoints=1, eval_interval=0, eval_max_blocks=1, num_generate_samples=0,
+        output_dir=str(folder), run_name=f"background-{background}",
+    )  # fmt: skip
+    stalls, writes, during, after = [], [], [], []
+    save, write, end_step = CheckpointSaver.save, CheckpointSaver._write, Training.end_step
+
+    def timed_save(self: CheckpointSaver, *rest: Any) -> None:
+        started = time.perf_counter()
+        save(self, *rest)
+        stalls.append(time.perf_counter() - started)
+
+    def timed_write(self: CheckpointSaver, *rest: Any) -> None:
+        started = time.perf_counter()
+        write(self, *rest)
+        writes.append(time.perf_counter() - started)
+
+    def timed_step(self: Training, started: float, *, is_taken: bool) -> None:
+        is_writing = self.saver._writing is not None and not self.saver._writing.done()
+        if self.step > 0:
+            (during if is_writing else after).append(time.perf_counter() - started)
+        end_step(self, started, is_taken=is_taken)
+
+    CheckpointSaver.save, CheckpointSaver._write = timed_save, timed_write  # type: ignore[method-assign]
+    Training.end_step = timed_step  # type: ignore[method-assign]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(config)
+    finally:
+        CheckpointSaver.save, CheckpointSaver._write = save, write  # type: ignore[method-assign]
+        Training.end_step = end_step  # type: ignore[method-assign]
+    return {
+        "first_stall_s": round(stalls[0], 3),
+        "stall_s": spread(stalls[1:]),
+        "write_s": spread(writes[:-1]),
+        "step_beside_writing_s": round(statistics.median(during), 3) if during else None,
+        "step_s": round(statistics.median(after), 3),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        # The waiting one first: the peak of memory is that of the whole process so far.
+        figures = {
+            "training waits": one_run(Path(folder), background=False),
+            "in the background": one_run(Path(folder), background=True),
+        }
+    write_result("checkpoint", "python benchmarks/bench_checkpoint.py", figures)
+
+
+if __name__ == "__main__":
+    main()

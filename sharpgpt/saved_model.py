@@ -1,0 +1,94 @@
+"""A trained model from its folder: a checkpoint of a run, or any HuggingFace causal LM on disk.
+
+Nothing in the folder is executed: weights are safetensors, the rest is JSON.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sharpgpt.files import UserError
+from sharpgpt.training.checkpoint import STATE_JSON, find_checkpoint
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model in evaluation mode with its tokenizer, and what is known about its training."""
+
+    folder: Path
+    causal_lm: nn.Module
+    tokenizer: Any
+    """HuggingFace's."""
+    max_length: int
+    """Positions of the model, in tokens."""
+    settings: dict[str, Any] | None
+    """The `TrainingConfig` it was trained with, as a dictionary; None for a foreign model."""
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that `path` means: itself, or the newest checkpoint of a run folder.
+
+    Raises:
+        UserError: there is no model.
+    """
+    folder = Path(path).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; allowed is a checkpoint such as "
+            "outputs/NAME/checkpoints/step_00001000, a run folder such as outputs/NAME, or the "
+            "folder of a HuggingFace model"
+        )
+    try:
+        return find_checkpoint(folder)
+    except UserError:
+        raise UserError(
+            f"{folder}: holds no model (neither config.json nor a checkpoint); allowed is a "
+            "checkpoint, a run folder with checkpoints, or the folder of a HuggingFace model"
+        ) from None
+
+
+def load_model(path: str | Path, device: torch.device) -> SavedModel:
+    """The model that `path` means, in float32 on `device`.
+
+    Raises:
+        UserError: there is none, or it is damaged or of a kind that cannot be read.
+    """
+    folder = find_model(path)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        causal_lm = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, **how
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **how)
+    except Exception as error:  # transformers raises what it likes for a damaged folder
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(
+            f"{folder}: cannot be read as a HuggingFace causal LM with safetensors and a tokenizer "
+            f"({reason}); give another checkpoint"
+        ) from error
+    positions = getattr(causal_lm.config, "max_position_embeddings", None)
+    return SavedModel(
+        folder=folder,
+        causal_lm=cast(nn.Module, causal_lm).to(device).eval(),
+        tokenizer=tokenizer,
+        max_length=int(positions or 1024),
+        settings=_settings(folder),
+    )
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    try:
+        state = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
+        return cast("dict[str, Any]", dict(state["config"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,94 @@
+"""How much memory a run needs, estimated, and the message when there was not enough."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.device import Device
+from sharpgpt.files import UserError
+from sharpgpt.sharpness.fused import default_chunk_size
+from sharpgpt.sharpness.rows import padded_width
+from sharpgpt.training.environment import memory_bytes
+
+GIB = 2**30
+
+
+def memory_estimate(
+    causal_lm: nn.Module, config: TrainingConfig, device: Device
+) -> dict[str, float]:
+    """Bytes by purpose, at the peak of a training step; allocator overhead is left out.
+
+    Activations: per layer and position about 34 D bytes in half precision (Korthikanti et al. 2022,
+    eq. 1 without the attention matrix, which flash attention does not keep), twice that in float32.
+    Loss: the fused one holds one chunk of logits and the gradient of the output layer's weight; the
+    reference up to ten float32 arrays of [rows, vocabulary] (8.5 to 9.7 measured on a CPU).
+    """
+    shape = cast(Any, causal_lm).config
+    num_parameters = sum(p.numel() for p in causal_lm.parameters())
+    positions = config.batch_size * config.max_seq_length
+    bytes_per_value = 1 if device.dtype == torch.bfloat16 else 2
+    layers = 1 if config.gradient_checkpointing else shape.num_hidden_layers
+    activations = 34 * bytes_per_value * layers * positions * shape.hidden_size
+    return {
+        "weights": 4.0 * num_parameters,
+        "gradients": 4.0 * num_parameters,
+        "optimizer": 8.0 * num_parameters,
+        "activations": float(activations),
+        "loss": float(_loss_bytes(config, positions, shape, device)),
+    }
+
+
+def _loss_bytes(config: TrainingConfig, positions: int, shape: Any, device: Device) -> int:
+    if config.loss == "reference":
+        return 10 * 4 * positions * int(shape.vocab_size)
+    chunk = default_chunk_size(positions, shape.vocab_size, device.torch_device.type)
+    buffer = chunk * padded_width(shape.vocab_size)
+    return int(4 * (buffer + shape.vocab_size * shape.hidden_size))
+
+
+def estimate_text(memory: dict[str, float]) -> str:
+    """The estimate on one line: `2.87 GiB (weights 0.46, ...)`."""
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.items())
+    return f"{sum(memory.values()) / GIB:.2f} GiB ({parts})"
+
+
+@dataclass
+class MemoryAdvice:
+    """What the message of `memory_advice` can say about the run, once its model is there."""
+
+    config: TrainingConfig
+    estimate: str = ""
+
+    def model_is(self, causal_lm: nn.Module, device: Device) -> None:
+        """Estimate the need of this model on this device."""
+        size = memory_bytes()
+        if device.torch_device.type == "cuda":
+            size = torch.cuda.get_device_properties(device.torch_device).total_memory
+        here = f"; there are {size / GIB:.2f} GiB here" if size else ""
+        need = estimate_text(memory_estimate(causal_lm, self.config, device))
+        self.estimate = f"A step is estimated to need {need}{here}. "
+
+
+@contextlib.contextmanager
+def memory_advice(config: TrainingConfig) -> Iterator[MemoryAdvice]:
+    """Turn running out of memory into a message that says which settings to change."""
+    advice = MemoryAdvice(config)
+    try:
+        yield advice
+    except (RuntimeError, MemoryError) as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        texts = ("can't allocate memory", "out of memory")
+        if not out_of_memory and not any(text in str(error) for text in texts):
+            raise
+        raise UserError(
+            f"Out of memory with batch_size {config.batch_size} and max_seq_length "
+            f"{config.max_seq_length}. {advice.estimate}Lower batch_size and raise "
+            "gradient_accumulation_steps by the same factor (the same mathematics), or set "
+            "gradient_checkpointing, or lower max_seq_length; --dry_run shows the estimate for "
+            f"other settings. ({' '.join(str(error).split())[:200]})"
+        ) from None

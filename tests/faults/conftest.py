@@ -1,0 +1,53 @@
+"""The quick form of the tests of this folder is part of every test run; the long form is
+
+pytest tests/faults --faults long         (make test-faults)
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.harness import Scenario
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults", choices=("quick", "long"), default="quick",
+        help="quick: a few kills and some hundred fuzzed inputs; long: 100 and 10,000, in minutes",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: in the long form of the tests of tests/faults alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _is_long(config):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_long(config: pytest.Config) -> bool:
+    # Where pytest was not given this folder by name, the option is not known.
+    return bool(config.getoption("--faults", default="quick") == "long")
+
+
+@pytest.fixture(scope="session")
+def is_long(pytestconfig: pytest.Config) -> bool:
+    return _is_long(pytestconfig)
+
+
+@pytest.fixture
+def scenario(
+    tmp_path: Path, command_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Scenario]:
+    """Make a run by its name; keyword arguments change settings."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # for penalty_type injected:PENALTY
+
+    def make(name: str, **changes: Any) -> Scenario:
+        return Scenario(tmp_path / name, command_environment, changes)
+
+    return make

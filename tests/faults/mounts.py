@@ -1,0 +1,57 @@
+"""Small and read-only file systems for a test, where the test may mount."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def _mount(*arguments: str | Path) -> None:
+    done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs to mount, which this user may not: {done.stderr.strip()}")
+
+
+class Mounts:
+    """What one test has mounted; all of it is unmounted at its end."""
+
+    def __init__(self) -> None:
+        self._mounted: list[Path] = []
+
+    def small(self, folder: Path, num_bytes: int) -> None:
+        """Make `folder` a file system of its own in memory, of this size."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _mount("-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", folder)
+        self._mounted.append(folder)
+
+    def read_only(self, folder: Path) -> None:
+        """From now on nothing can be written under `folder`, until `end`."""
+        _mount("--bind", folder, folder)
+        self._mounted.append(folder)
+        _mount("-o", "remount,bind,ro", folder)
+
+    def end(self, folder: Path) -> None:
+        """Unmount, at once or as soon as nobody uses it."""
+        self._mounted.remove(folder)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    made = Mounts()
+    yield made
+    for folder in reversed(made._mounted.copy()):
+        made.end(folder)
+
+
+def fill(folder: Path, *, leaving: int) -> Path:
+    """Fill the file system of `folder` up to `leaving` bytes; returns the file that does."""
+    filler = folder / "filler"
+    facts = os.statvfs(folder)
+    size = max(0, facts.f_bavail * facts.f_frsize - leaving)
+    with open(filler, "wb") as file:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+    return filler

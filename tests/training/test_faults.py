@@ -1,0 +1,262 @@
+"""Faults around and inside a run: what it does about them, and that the rest of it is as if not."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.data import TrainingBlocks
+from sharpgpt.files import UserError
+from sharpgpt.run import train
+from sharpgpt.training import after_step, loop, tracking
+from sharpgpt.training.state import Training
+from sharpgpt.training.tracking import JsonLines
+from tests.run_reading import assert_same_run, checkpoint_state, records
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
+MakeConfig = Callable[..., TrainingConfig]
+Poison = Callable[[Callable[[Training, torch.Tensor], torch.Tensor]], None]
+SETTINGS: dict[str, Any] = {"n_layer": 1, "n_embd": 16, "dropout": 0.1, "log_interval": 1}
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
+    """Change the loss (or the gradients) of chosen steps, after they were computed."""
+    original = loop.accumulate_gradients
+
+    def make(change: Callable[[Training, torch.Tensor], torch.Tensor]) -> None:
+        monkeypatch.setattr(
+            loop, "accumulate_gradients", lambda run, *rest: change(run, original(run, *rest))
+        )
+
+    return make
+
+
+def at_steps(*steps: int) -> Callable[[Training, torch.Tensor], torch.Tensor]:
+    """Not a number in a gradient of these steps."""
+
+    def change(run: Training, loss: torch.Tensor) -> torch.Tensor:
+        if run.step + 1 in steps:
+            next(run.causal_lm.parameters()).grad[3, 3] = torch.nan
+        return loss
+
+    return change
+
+
+def test_stopped_by_a_number_the_run_goes_on_as_if_it_had_never_been(
+    tiny_config: MakeConfig, poison: Poison
+) -> None:
+    whole = train(tiny_config(run_name="whole", **SETTINGS))
+    poison(at_steps(7))
+    with pytest.raises(UserError, match=r"step 7: .* weights after step 6 are in .*step_00000006"):
+        train(tiny_config(run_name="parts", **SETTINGS))
+    poison(at_steps())
+    assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **SETTINGS)))
+
+
+def test_skipped_steps_are_left_out_and_counted(
+    tiny_config: MakeConfig, poison: Poison, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SETTINGS | {"on_nonfinite": "skip", "log_interval": 3, "max_steps": 12}
+    poison(at_steps(5, 7, 8, 9))
+    result = train(tiny_config(**settings))
+    key = "train/num_skipped_steps"
+    logged = {event["step"]: event for event in records(result.run_folder) if key in event}
+    counts = {step: event[key] for step, event in logged.items()}
+    assert counts == {1: 0, 3: 0, 6: 1, 9: 4, 12: 4}
+    assert "train/loss" in logged[6]
+    assert sum(logged[6]["train/max_prob_histogram"]) == 2 * 8 * 31
+    assert "train/loss" not in logged[9]
+    assert logged[9]["train/grad_norm"] is None
+    printed = capsys.readouterr().out
+    assert printed.count("is skipped: the loss is") == 2
+    assert "step 9: all 3 steps were skipped" in printed
+    assert checkpoint_state(result.checkpoint)["step"] == 12
+    poison(at_steps(5, 6))
+    with pytest.raises(UserError, match=r"step 6: .* after 1 skipped ones in a row"):
+        train(tiny_config(run_name="few", max_skipped_steps=2, **settings))
+
+
+def test_a_run_with_skipped_steps_resumes_exactly(tiny_config: MakeConfig, poison: Poison) -> None:
+    settings = SETTINGS | {"on_nonfinite": "skip", "max_steps": 9}
+    poison(at_steps(3, 4, 7))
+    whole = train(tiny_config(run_name="whole", **settings))
+    first = train(tiny_config(run_name="parts", save_interval=4, keep_checkpoints=9, **settings))
+    for path in (first.run_folder / "checkpoints" / "step_00000008", first.checkpoint):
+        path.rename(path.with_name("away_" + path.name))
+    assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **settings)))
+
+
+SPIKES: dict[str, Any] = SETTINGS | {
+    "on_spike": "rollback", "max_steps": 40, "save_interval": 10, "keep_checkpoints": 9,
+    "eval_interval": 0, "learning_rate": 1e-2, "spike_threshold": 3,
+}  # fmt: skip
+
+
+def spiking_blocks(monkeypatch: pytest.MonkeyPatch, *bad: int) -> list[int]:
+    """Samples `bad` hold nonsense; the list that comes back collects all samples in order."""
+    original, asked = TrainingBlocks.batch, list[int]()
+
+    def batch(self: TrainingBlocks, first_sample: int, count: int) -> torch.Tensor:
+        asked.append(first_sample)
+        blocks = original(self, first_sample, count)
+        return blocks * 0 + 3 if first_sample in bad else blocks
+
+    monkeypatch.setattr(TrainingBlocks, "batch", batch)
+    return asked
+
+
+def test_a_spike_rolls_back_and_passes_over_the_batches_since(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = spiking_blocks(monkeypatch, 26 * 8)
+    result = train(tiny_config(**SPIKES))
+    printed = capsys.readouterr().out
+    assert "NOTE: loss spike at step 27: " in printed
+    assert "NOTE: back at step 20; training goes on with other batches" in printed
+    assert asked == [step * 8 for step in range(27 + 20)]
+    steps = [event["step"] for event in records(result.run_folder) if "train/loss" in event]
+    assert steps == list(range(1, 41))
+    assert result.metrics["train/num_rollbacks"] == result.metrics["train/num_loss_spikes"] == 1
+    assert checkpoint_state(result.checkpoint)["next_block"] == (27 + 20) * 8
+
+
+@pytest.mark.parametrize("last_checkpoint", [20, 30])
+def test_a_rollback_survives_a_resume(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, last_checkpoint: int
+) -> None:
+    """Killed before the next checkpoint, the run comes to the same spike; after it, it does not."""
+    spiking_blocks(monkeypatch, 26 * 8)
+    whole = train(tiny_config(run_name="whole", **SPIKES))
+    assert whole.metrics["train/num_rollbacks"] == 1
+    parts = train(tiny_config(run_name="parts", **SPIKES))
+    for path in (parts.run_folder / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step_")) > last_checkpoint:
+            path.rename(path.with_name("away_" + path.name))
+    again = tiny_config(run_name="parts", resume="auto", **SPIKES)
+    assert_same_run(whole, train(again))
+
+
+def test_spikes_are_logged_and_let_through(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = spiking_blocks(monkeypatch, 26 * 8)
+    settings = SPIKES | {"on_spike": "log"}
+    result = train(tiny_config(run_name="log", **settings))
+    assert asked == [step * 8 for step in range(40)]
+    assert result.metrics["train/num_loss_spikes"] == 1
+    settings |= {"on_spike": "rollback", "save_interval": 0}
+    train(tiny_config(run_name="none", **settings))
+    assert "NOTE: no rollback, since there is no checkpoint yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), UserError("corrupt")])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_text_that_cannot_be_read_ends_the_run_with_all_saved(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, error: Exception, num_workers: int
+) -> None:
+    settings = SETTINGS | {"gradient_accumulation_steps": 2, "batch_size": 4}
+    whole = train(tiny_config(run_name="whole", **settings))
+    original = TrainingBlocks.batch
+
+    def failing(self: TrainingBlocks, first_sample: int, count: int) -> torch.Tensor:
+        if first_sample == 9 * 8 + 4:  # in the middle of step 10
+            raise error
+        return original(self, first_sample, count)
+
+    monkeypatch.setattr(TrainingBlocks, "batch", failing)
+    with pytest.raises(UserError, match=r"step 10: the training text .* after step 9 are in"):
+        train(tiny_config(run_name="parts", num_workers=num_workers, **settings))
+    monkeypatch.setattr(TrainingBlocks, "batch", original)
+    assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **settings)))
+
+
+def test_a_validation_text_that_cannot_be_read_is_validated_later(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny_config(run_name="whole", **SETTINGS))
+    original = after_step.evaluate
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(after_step, "evaluate", failing)
+    with pytest.raises(UserError, match=r"step 10: the validation text cannot be read"):
+        train(tiny_config(run_name="parts", **SETTINGS))
+    monkeypatch.setattr(after_step, "evaluate", original)
+    assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **SETTINGS)))
+
+
+def test_samples_that_fail_are_said_once_and_change_nothing(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(tiny_config(run_name="whole", generate_interval=5, **SETTINGS))
+
+    def failing(causal_lm: Any, *_: Any, **__: Any) -> None:
+        causal_lm.eval()
+        torch.rand(3)
+        raise RuntimeError("no muse")
+
+    monkeypatch.setattr(after_step, "generate_texts", failing)
+    other = train(tiny_config(run_name="other", generate_interval=5, **SETTINGS))
+    assert capsys.readouterr().out.count("NOTE: no samples: RuntimeError: no muse") == 1
+    assert records(whole.run_folder) == records(other.run_folder)
+
+
+def test_a_full_disk_costs_no_line_of_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    lines = JsonLines(tmp_path / "metrics.jsonl", said.append)
+    lines.append({"step": 1})
+    original, full = os.write, True
+
+    def write(descriptor: int, data: bytes) -> int:
+        if full and len(data) > 3:
+            return original(descriptor, data[:3])  # what still fits
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(descriptor, data)
+
+    monkeypatch.setattr(tracking.os, "write", write)
+    lines.append({"step": 2})
+    lines.append({"step": 3})
+    assert (tmp_path / "metrics.jsonl").read_text("utf-8") == '{"step": 1}\n'
+    assert [len(said), "No space left on device" in said[0]] == [1, True]
+    full = False
+    lines.append({"step": 4})
+    written = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in written] == [1, 2, 3, 4]
+
+
+def test_a_rollback_on_a_full_disk_keeps_the_lines_that_stay(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "metrics.jsonl", lambda _: None)
+    for step in (1, 2, 3):
+        lines.append({"step": step})
+    lines._unwritten = ['{"step": 4}\n', '{"step": 5}\n']
+    assert [e["step"] for e in lines.keep_while(lambda e: e["step"] <= 4)] == [1, 2, 3, 4]
+    assert [e["step"] for e in lines.keep_while(lambda e: e["step"] <= 2)] == [1, 2]
+    lines.append({"step": 3})
+    assert (tmp_path / "metrics.jsonl").read_text("utf-8").count("\n") == 3
+
+
+def test_out_of_memory_names_the_settings_and_the_estimate(
+    tiny_config: MakeConfig, poison: Poison
+) -> None:
+    def no_memory(run: Training, loss: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    poison(no_memory)
+    with pytest.raises(UserError) as caught:
+        train(tiny_config(**SETTINGS))
+    for part in (
+        "batch_size 8 and max_seq_length 32", "A step is estimated to need 0.00 GiB (weights 0.00",
+        "GiB here. Lower batch_size and raise gradient_accumulation_steps", "Tried to allocate",
+    ):  # fmt: skip
+        assert part in str(caught.value)
