@@ -1,4 +1,4 @@
-"""The command line: `sharpgpt train` (also `python train.py`), prepare, inspect and report.
+"""The command line: `sharpgpt train` (`python train.py`), prepare, inspect, sample, view, report.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
 128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["prepare"]:
         with ending_at_signals():
             return _guarded(lambda: _prepare(arguments[1:]))
+    if arguments[:1] in (["sample"], ["view"]):
+        with ending_at_signals():
+            return _guarded(lambda: _look(arguments[0], arguments[1:]))
     parser = argparse.ArgumentParser(
         prog="sharpgpt", description="Train GPT-2 with a sharpness penalty."
     )
@@ -35,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     inspect.add_argument("data", type=Path, help="a folder of shards, or .bin files")
     inspect.add_argument("--num_documents", type=int, default=3, help="documents to show [3]")
     inspect.add_argument("--no_hashes", action="store_true", help="leave the hashes unchecked")
+    commands.add_parser("sample", help="text from a trained model; sharpgpt sample --help")
+    commands.add_parser(
+        "view", help="a text as one or two models read it, token by token; sharpgpt view --help"
+    )
     report = commands.add_parser("report", help="write report.html of a run folder anew")
     report.add_argument("run_folder", type=Path, help="such as outputs/NAME")
     parsed = parser.parse_args(arguments)
@@ -82,9 +89,40 @@ def _prepare(argv: Sequence[str]) -> int:
 
 
 def _inspect(data: Path, num_documents: int, with_hashes: bool) -> int:
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     from sharpgpt.data.inspect import inspect_data
 
-    print(inspect_data(data, num_documents=num_documents, with_hashes=with_hashes))
+    columns = (TextColumn("checking hashes"), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        text = inspect_data(
+            data,
+            num_documents=num_documents,
+            with_hashes=with_hashes,
+            progress=lambda num_bytes: bar.advance(task, num_bytes),
+        )
+    print(text)
+    return 0
+
+
+def _look(command: str, argv: Sequence[str]) -> int:
+    """`sharpgpt sample` and `sharpgpt view`, whose modules import torch."""
+    from sharpgpt import sample, view
+    from sharpgpt.config import ConfigError
+
+    module = {"sample": sample, "view": view}[command]
+    parser = argparse.ArgumentParser(
+        prog=f"sharpgpt {command}", description=(module.__doc__ or "").split("`: ", 1)[-1]
+    )
+    module.add_arguments(parser)
+    parsed = parser.parse_args(argv)
+    if found := module.problems(parsed):
+        raise ConfigError(found)
+    if command == "sample":
+        sample.sample(parsed)
+    else:
+        print(view.view(parsed))
     return 0
 
 

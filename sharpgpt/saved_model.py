@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sharpgpt.files import UserError
-from sharpgpt.training.checkpoint import STATE_JSON, find_checkpoint
+from sharpgpt.training.training_state import STATE_JSON
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,17 @@ def find_model(path: str | Path) -> Path:
             "outputs/NAME/checkpoints/step_00001000, a run folder such as outputs/NAME, or the "
             "folder of a HuggingFace model"
         )
-    try:
-        return find_checkpoint(folder)
-    except UserError:
+    models = [
+        path
+        for path in (*folder.glob("step_*"), *folder.glob("checkpoints/step_*"))
+        if (path / "config.json").is_file()
+    ]
+    if not models:
         raise UserError(
             f"{folder}: holds no model (neither config.json nor a checkpoint); allowed is a "
             "checkpoint, a run folder with checkpoints, or the folder of a HuggingFace model"
-        ) from None
+        )
+    return max(models, key=lambda path: (len(path.name), path.name))
 
 
 def load_model(path: str | Path, device: torch.device) -> SavedModel:
