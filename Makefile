@@ -54,6 +54,9 @@ bench: setup-dev
 	$(BIN)/python benchmarks/bench_fused.py
 	$(BIN)/python benchmarks/bench_compiled.py
 	$(BIN)/python benchmarks/bench_step.py
+	$(BIN)/python benchmarks/bench_batches.py
+	$(BIN)/python benchmarks/bench_prepare.py
+	$(BIN)/python benchmarks/bench_checkpoint.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_checkpoint.py
 
-Real steps of GPT-2 small (B=4, T=128) in one process; a checkpoint after every sixth. The stall is
+Real steps of GPT-2 small (B=4, T=128) in one process; a checkpoint after every fourth. The stall is
 the time that the loop spends in saving; the steps beside the writing are compared with those after
 it. The first background checkpoint also makes the pages of its buffers, so it stands by itself.
 """
@@ -24,7 +24,7 @@ from sharpgpt.run import train
 from sharpgpt.training.saving import CheckpointSaver
 from sharpgpt.training.state import Training
 
-STEPS, INTERVAL = 31, 6
+STEPS, INTERVAL = 16, 4
 
 
 def one_run(folder: Path, *, background: bool) -> dict[str, Any]:

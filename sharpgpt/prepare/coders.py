@@ -13,9 +13,6 @@ from sharpgpt.data.tokenizer import GPT2_PATTERN, CharTokenizer, Gpt2Tokenizer
 from sharpgpt.prepare.encoding import Gpt2Encoder, gpt2_coding
 from sharpgpt.prepare.workers import LocalPool, Pool, WorkerPool
 
-CHAR_JOIN = "\n\n"
-"""What stands after a document where the vocabulary has no token for that."""
-
 MAX_WORKERS = 4
 """More processes than this by default would wait for the one that reads."""
 
@@ -66,8 +63,11 @@ def gpt2_coder(
 
 
 @contextlib.contextmanager
-def char_coder(characters: Sequence[str], joins_documents: bool) -> Iterator[Coder]:
-    """A token for each of `characters`, encoded in this process: that is a table, and quick."""
+def char_coder(characters: Sequence[str], join: str) -> Iterator[Coder]:
+    """A token for each of `characters`, encoded in this process: that is a table, and quick.
+
+    `join` stands after each document.
+    """
     tokenizer = CharTokenizer(characters)
     entry = TokenizerEntry(
         name=tokenizer.name,
@@ -75,6 +75,5 @@ def char_coder(characters: Sequence[str], joins_documents: bool) -> Iterator[Cod
         vocab_size=tokenizer.vocab_size,
         characters=tokenizer.characters,
     )
-    join = tokenizer.encode(CHAR_JOIN if joins_documents else "")
-    pool = LocalPool(tokenizer.encode, join)
+    pool = LocalPool(tokenizer.encode, tokenizer.encode(join))
     yield Coder(entry, "uint16" if tokenizer.dtype is np.uint16 else "uint32", None, pool, 0)

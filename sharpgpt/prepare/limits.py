@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from sharpgpt.prepare.documents import Batch
+
 
 class Limits:
     """Counts documents and tokens up to `max_documents` or `max_tokens`, None for no limit.
@@ -38,3 +40,8 @@ class Limits:
             if self.is_reached:
                 return i + 1
         return len(counts)
+
+
+def ends_of(batch: Batch) -> list[bool]:
+    """Which pieces of a batch end a document."""
+    return [piece.ends_document for piece in batch.pieces]

@@ -27,11 +27,12 @@ from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manife
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.files import UserError
 from sharpgpt.prepare import disk
-from sharpgpt.prepare.coders import CHAR_JOIN, Coder, char_coder, default_num_workers, gpt2_coder
+from sharpgpt.prepare.characters import batches_up_to, find_characters, join_of
+from sharpgpt.prepare.coders import Coder, char_coder, default_num_workers, gpt2_coder
 from sharpgpt.prepare.documents import Batch, DocumentSource, open_source
 from sharpgpt.prepare.encoding import Encoded
 from sharpgpt.prepare.journal import JOURNAL, Journal, write_journal
-from sharpgpt.prepare.limits import Limits
+from sharpgpt.prepare.limits import Limits, ends_of
 from sharpgpt.prepare.lock import LOCK, locked
 from sharpgpt.prepare.options import PrepareOptions
 from sharpgpt.prepare.progress import Pace, Progress, clock
@@ -178,44 +179,18 @@ class _Preparation:
             raise
 
     def _find_characters(self) -> None:
-        """For the char tokenizer: a first pass over all that will be encoded."""
+        """For the char tokenizer, unless an earlier process has done so."""
         if self._options.tokenizer != "char" or self._journal.characters is not None:
             return
-        found = set(self._char_join())
-        pace = Pace(0, self._source.num_bytes)
-        num_characters = 0
-        for batch in self._batches(None, self._limits_here()):
-            for piece in batch.pieces:
-                found.update(piece.text)
-            count = sum(self._char_counts(batch))
-            num_characters += count
-            pace.add(count, count)
-            self._show(pace.progress("characters", num_characters, batch.after["bytes_read"]))
-            if self._stop.number is not None:
-                raise Stopped(self._stop.number, "stopped before anything was written")
-        self._journal = replace(self._journal, characters=sorted(found))
+        found = find_characters(self._source, self._limits_here(), self._show, self._stop)
+        self._journal = replace(self._journal, characters=found)
         write_journal(self._folder, self._journal)
 
-    def _batches(self, start: dict[str, Any] | None, limits: Limits) -> Iterator[Batch]:
-        """The batches from `start` on.
-
-        They end at the limits where the texts themselves say how many tokens they have: characters
-        that come later have none.
-        """
-        for batch in self._source.batches(start):
-            if self._options.tokenizer == "char":
-                taken = limits.take(self._char_counts(batch), _ends(batch))
-                if limits.is_reached:
-                    yield Batch(batch.pieces[:taken], batch.after)
-                    return
-            yield batch
-
-    def _char_counts(self, batch: Batch) -> list[int]:
-        join = len(self._char_join())
-        return [len(piece.text) + join * piece.ends_document for piece in batch.pieces]
-
-    def _char_join(self) -> str:
-        return CHAR_JOIN if self._source.joins_documents else ""
+    def _batches(self) -> Iterator[Batch]:
+        """From the present position on."""
+        if self._options.tokenizer == "char":
+            return batches_up_to(self._source, self._position, self._limits_here())
+        return self._source.batches(self._position)
 
     def _limits_here(self) -> Limits:
         """The limits, at what is written so far."""
@@ -224,14 +199,13 @@ class _Preparation:
         return Limits(options.max_documents, options.max_tokens, num_documents, self._num_tokens())
 
     def _coder(self) -> AbstractContextManager[Coder]:
-        joins = self._source.joins_documents
         if self._options.tokenizer == "char":
             assert self._journal.characters is not None
-            return char_coder(self._journal.characters, joins)
+            return char_coder(self._journal.characters, join_of(self._source))
         num_workers = self._options.num_workers
         if num_workers is None:
             num_workers = default_num_workers()
-        return gpt2_coder(joins, num_workers, self._say)
+        return gpt2_coder(self._source.joins_documents, num_workers, self._say)
 
     @contextmanager
     def _open_writers(self, coder: Coder) -> Iterator[None]:
@@ -270,12 +244,12 @@ class _Preparation:
         is_warned = False
         try:
             for batch, encoded in self._encoded(coder):
-                taken = limits.take(encoded.counts, _ends(batch))
+                taken = limits.take(encoded.counts, ends_of(batch))
                 self._write(batch, encoded, taken)
+                pace.add(sum(encoded.counts[:taken]), sum(encoded.num_bytes[:taken]))
                 if limits.is_reached:
                     return
                 self._position = batch.after
-                pace.add(len(encoded.ids), sum(encoded.num_bytes))
                 progress = pace.progress("tokens", self._num_tokens(), self._bytes_read())
                 self._show(progress)
                 if self._stop.number is not None:
@@ -297,10 +271,9 @@ class _Preparation:
     def _encoded(self, coder: Coder) -> Iterator[tuple[Batch, Encoded]]:
         """The batches from `self._position` on with their ids, in order."""
         pending: deque[tuple[Batch, Future[Encoded]]] = deque()
-        limits = self._limits_here()
-        for batch in self._batches(self._position, limits):
+        for batch in self._batches():
             texts = [piece.text for piece in batch.pieces]
-            pending.append((batch, coder.pool.submit(texts, _ends(batch))))
+            pending.append((batch, coder.pool.submit(texts, ends_of(batch))))
             if len(pending) > coder.num_in_flight:
                 batch, future = pending.popleft()
                 yield batch, future.result()
@@ -393,10 +366,6 @@ class _Preparation:
 
     def _bytes_read(self) -> int:
         return int((self._position or {}).get("bytes_read", 0))
-
-
-def _ends(batch: Batch) -> list[bool]:
-    return [piece.ends_document for piece in batch.pieces]
 
 
 def _num_tokens(state: dict[str, Any]) -> int:

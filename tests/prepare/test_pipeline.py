@@ -224,7 +224,7 @@ def test_killed_before_or_after_any_operation_on_files_it_ends_with_the_same_byt
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """Each call in turn is the last one of a process, once not made and once made."""
-    corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS[:60])
+    corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS[:40])
     expected = files_of(prepare(options(corpus, tmp_path / "whole", tokenizer="char"), quiet))
     original = getattr(os, operation)
     left = 0
@@ -575,3 +575,34 @@ def test_progress_says_where_it_is(corpus: Path, tmp_path: Path) -> None:
     assert second[-1].bytes_read == second[-1].total_bytes == corpus.stat().st_size
     assert all(progress.text_bytes_per_s > 0 for progress in seen)
     assert second[-1].seconds_left == 0
+
+
+def test_finished_data_of_the_hub_needs_no_hub(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later revision there, or no network here, changes nothing in what is finished."""
+    source = pipeline.open_source(str(corpus), val_fraction=0.1)
+    monkeypatch.setattr(pipeline, "open_source", lambda *_, **__: source)
+    folder = prepare(options("ORG/NAME", tmp_path / "out"), quiet)
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise UserError("the hub cannot be reached")
+
+    monkeypatch.setattr(pipeline, "open_source", unreachable)
+    assert prepare(options("ORG/NAME", folder), quiet) == folder
+    with pytest.raises(UserError, match="cannot be reached"):
+        prepare(options("ORG/NAME", folder, max_documents=3), quiet)
+
+
+def test_an_unfinished_preparation_says_with_which_revision_it_goes_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = pipeline.open_source(str(corpus), val_fraction=0.1)
+    source.facts["revision"] = "1234abcd"
+    monkeypatch.setattr(pipeline, "open_source", lambda *_, **__: source)
+    with pytest.raises(KilledError):
+        prepare(options("ORG/NAME", tmp_path / "out"), quiet, killed_at(2))
+    source.identity = "another"
+    source.facts = source.facts | {"revision": "5678abcd"}
+    with pytest.raises(UserError, match="or go on with its revision: --revision 1234abcd"):
+        prepare(options("ORG/NAME", tmp_path / "out"), quiet)
