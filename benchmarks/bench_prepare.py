@@ -209,7 +209,7 @@ def encoders_alone(documents: Iterator[str]) -> dict[str, float]:
     while num_bytes < ENCODED_BYTES:
         texts.append(next(documents))
         num_bytes += len(texts[-1].encode())
-    coding = gpt2_coding(Gpt2Tokenizer()._ranks, GPT2_PATTERN)
+    coding = gpt2_coding(Gpt2Tokenizer().ranks, GPT2_PATTERN)
     encoder = Gpt2Encoder(coding)
     exact = Gpt2Encoder(type(coding)(coding.ranks, coding.pattern, is_fast=False))
     speeds = {}

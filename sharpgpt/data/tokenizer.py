@@ -104,15 +104,16 @@ class Gpt2Tokenizer(Tokenizer):
     end_of_text_id: int | None = 50256
 
     def __init__(self) -> None:
-        self._ranks = _gpt2_ranks()
+        self.ranks = _gpt2_ranks()
+        """Every token but the end of text -> its id."""
         self._encoding = tiktoken.Encoding(
             name="gpt2",
             pat_str=GPT2_PATTERN,
-            mergeable_ranks=self._ranks,
+            mergeable_ranks=self.ranks,
             special_tokens={END_OF_TEXT: 50256},
             explicit_n_vocab=50257,
         )
-        self._in_order = sorted(self._ranks, key=self._ranks.__getitem__)
+        self._in_order = sorted(self.ranks, key=self.ranks.__getitem__)
         self.fingerprint = _fingerprint([*self._in_order, END_OF_TEXT.encode()])
 
     def encode(self, text: str, num_workers: int = 0) -> TokenArray:
@@ -138,7 +139,7 @@ class Gpt2Tokenizer(Tokenizer):
         """See `Tokenizer.to_huggingface`."""
         from transformers import GPT2Tokenizer
 
-        vocab = {_written(token): id_ for token, id_ in self._ranks.items()}
+        vocab = {_written(token): id_ for token, id_ in self.ranks.items()}
         # By dict and list: from vocab_file= and merges_file= transformers 5 makes a tokenizer of
         # one token, without an error.
         return GPT2Tokenizer(
@@ -150,7 +151,7 @@ class Gpt2Tokenizer(Tokenizer):
 
     def _huggingface_merges(self) -> list[tuple[str, str]]:
         """The pairs of tokens that are merged, in order of rank, in GPT-2's visible letters."""
-        pairs = [_merged_pair(token, self._ranks) for token in self._in_order if len(token) > 1]
+        pairs = [_merged_pair(token, self.ranks) for token in self._in_order if len(token) > 1]
         return [(_written(left), _written(right)) for left, right in pairs]
 
 

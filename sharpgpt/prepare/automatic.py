@@ -18,6 +18,7 @@ from sharpgpt.prepare.data_files import format_of
 from sharpgpt.prepare.documents import open_source
 from sharpgpt.prepare.options import PrepareOptions
 from sharpgpt.prepare.pipeline import prepare
+from sharpgpt.prepare.progress import Terminal
 
 IN_MEMORY_BYTES = 64 * 2**20
 """A text file up to this size is tokenized in memory, in some seconds."""
@@ -52,15 +53,14 @@ def ready_dataset(
             f"{shlex.quote(str(folder))} first, or train, which does the same"
         )
     say(f"{dataset} is no prepared data yet: making token shards in {folder}")
-    prepare(
-        PrepareOptions(
-            dataset=dataset,
-            output=str(folder),
-            tokenizer=config.tokenizer,
-            cache_dir=config.cache_dir,
-        ),
-        say=say,
+    options = PrepareOptions(
+        dataset=dataset,
+        output=str(folder),
+        tokenizer=config.tokenizer,
+        cache_dir=config.cache_dir,
     )
+    with Terminal() as terminal:
+        prepare(options, say=terminal.say, show_progress=terminal.show)
     return str(folder)
 
 

@@ -44,7 +44,7 @@ def gpt2_coder(
 ) -> Iterator[Coder]:
     """GPT-2's byte-pair encoding, in `num_workers` processes, 0 for this one."""
     tokenizer = Gpt2Tokenizer()
-    coding = gpt2_coding(tokenizer._ranks, GPT2_PATTERN)
+    coding = gpt2_coding(tokenizer.ranks, GPT2_PATTERN)
     if not coding.is_fast:
         say("tokenizing with tiktoken alone; pip install splintr-rs makes it several times as fast")
     end_of_text_id = tokenizer.end_of_text_id if joins_documents else None

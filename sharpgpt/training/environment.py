@@ -13,7 +13,17 @@ import torch
 
 from sharpgpt.device import Device
 
-PACKAGES = ("sharpgpt", "torch", "transformers", "tokenizers", "tiktoken", "numpy", "wandb")
+PACKAGES = (
+    "sharpgpt",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "tiktoken",
+    "splintr-rs",
+    "datasets",
+    "numpy",
+    "wandb",
+)
 
 
 def describe_environment(device: Device) -> dict[str, Any]:

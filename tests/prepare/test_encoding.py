@@ -40,7 +40,7 @@ def same(fast: Gpt2Encoder, tokenizer: Gpt2Tokenizer) -> Callable[[str], bool]:
 
 
 def coding(tokenizer: Gpt2Tokenizer) -> Gpt2Coding:
-    return gpt2_coding(tokenizer._ranks, GPT2_PATTERN)
+    return gpt2_coding(tokenizer.ranks, GPT2_PATTERN)
 
 
 def test_the_installed_encoders_agree_and_the_fast_one_is_used(tokenizer: Gpt2Tokenizer) -> None:

@@ -20,7 +20,7 @@ END = 50256
 
 @pytest.fixture(scope="module")
 def coding() -> Gpt2Coding:
-    return gpt2_coding(Gpt2Tokenizer()._ranks, GPT2_PATTERN)
+    return gpt2_coding(Gpt2Tokenizer().ranks, GPT2_PATTERN)
 
 
 @pytest.fixture(scope="module")
