@@ -1,12 +1,13 @@
 # make quickstart   set up, train GPT-2 small for 20 steps, say where the plots are
 # make test         set up, then lint, types, floors and all tests
+# make test-faults  the long form of the fault tests: 200 kills, 10,000 fuzzed inputs
 # Every target sets up the environment it needs in .venv; PYTHON chooses the interpreter (3.11+).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev quickstart shakespeare test check format bench clean
+.PHONY: help setup setup-dev quickstart shakespeare test test-faults check format bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -37,6 +38,9 @@ shakespeare: setup
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+test-faults: setup-dev
+	$(BIN)/python -m pytest tests/faults --faults long -n 2
 
 check: setup-dev
 	$(BIN)/ruff check .

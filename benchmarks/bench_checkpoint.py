@@ -24,7 +24,7 @@ from sharpgpt.run import train
 from sharpgpt.training.saving import CheckpointSaver
 from sharpgpt.training.state import Training
 
-STEPS, INTERVAL = 16, 4
+STEPS, INTERVAL = 13, 4
 
 
 def one_run(folder: Path, *, background: bool) -> dict[str, Any]:

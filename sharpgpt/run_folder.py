@@ -12,7 +12,12 @@ from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.files import UserError, write_text
-from sharpgpt.training.checkpoint import Checkpoint, CheckpointFolder, open_checkpoint
+from sharpgpt.training.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    meant_by_name,
+    open_checkpoint,
+)
 from sharpgpt.training.lock import FolderLock
 from sharpgpt.training.training_state import TrainingState
 
@@ -123,7 +128,7 @@ def _means_own_run(config: TrainingConfig, path: Path) -> bool:
     """Whether `resume` is a path into the very run that `run_name` names."""
     if config.resume in (None, "auto"):
         return False
-    target = Path(str(config.resume)).expanduser().resolve()
+    target = meant_by_name(Path(str(config.resume)).expanduser()).resolve()
     checkpoints = _checkpoint_path(config, path).resolve()
     return target in (path.resolve(), checkpoints) or target.parent == checkpoints
 
@@ -132,7 +137,7 @@ def _own_checkpoint(
     config: TrainingConfig, path: Path, checkpoints: CheckpointFolder, say: Say
 ) -> Checkpoint | None:
     """The checkpoint with which the run in `path` goes on; None only for resume auto."""
-    target = Path(str(config.resume)).expanduser()
+    target = meant_by_name(Path(str(config.resume)).expanduser())
     if config.resume != "auto" and target.resolve().parent == checkpoints.path.resolve():
         chosen = open_checkpoint(target, say)
         newest = checkpoints.newest(lambda _: None)

@@ -231,8 +231,8 @@ class TrainingConfig:
     """Checkpoints go to checkpoint_dir/run_name; null means the run folder's checkpoints/."""
 
     resume: Text | None = None
-    """auto continues run_name's newest undamaged checkpoint, or starts. A path, of a checkpoint or
-    of a run folder, continues from there: its own run, or another as a new run."""
+    """auto continues run_name's newest undamaged checkpoint, or starts. A path, of a checkpoint, of
+    a run folder, or RUN/best, continues from there: its own run, or another as a new run."""
 
     allow_config_change: bool = False
     """Resume although settings that change the mathematics differ from the checkpoint's."""

@@ -31,6 +31,7 @@ __all__ = [
     "CheckpointFolder",
     "DamagedCheckpointError",
     "find_checkpoint",
+    "meant_by_name",
     "open_checkpoint",
     "step_folder",
 ]
@@ -153,11 +154,13 @@ def find_checkpoint(path: Path) -> Path:
 def open_checkpoint(path: Path, say: Say) -> Checkpoint:
     """The checkpoint that `path` means: itself, or the newest one in a run or checkpoints folder.
 
-    Damaged ones that are newer are named through `say`, and left where they are.
+    RUN/best and RUN/latest are names, not files (`meant_by_name`). Damaged ones that are newer are
+    named through `say`, and left where they are.
 
     Raises:
         UserError: there is none, or none that is undamaged.
     """
+    path = meant_by_name(path)
     if re.fullmatch(r"(damaged_)?step_\d+.*", path.name) or (path / MANIFEST).exists():
         if path.is_dir():
             return Checkpoint.verified(path)
@@ -168,6 +171,25 @@ def open_checkpoint(path: Path, say: Say) -> Checkpoint:
     raise UserError(
         f"resume: given {str(path)!r}, where there is no checkpoint; allowed is auto, a "
         "checkpoint folder such as outputs/NAME/checkpoints/step_00001000, or a run folder"
+    )
+
+
+def meant_by_name(path: Path) -> Path:
+    """`path` itself; for RUN/best the checkpoint with the lowest val/ce_loss, for RUN/latest RUN.
+
+    Raises:
+        UserError: no checkpoint there was validated at its step.
+    """
+    if path.name not in ("best", "latest") or path.exists():
+        return path
+    if path.name == "latest":
+        return path.parent
+    for folder in (path.parent, path.parent / "checkpoints"):
+        if best := CheckpointFolder(folder).best():
+            return best
+    raise UserError(
+        f"resume: given {str(path)!r}, but no checkpoint in {path.parent} was validated at its "
+        "step; allowed is a checkpoint, a run folder, or RUN/latest"
     )
 
 

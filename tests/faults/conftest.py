@@ -3,13 +3,14 @@
 pytest tests/faults --faults long         (make test-faults)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.harness import Scenario
+from tests.faults.mounts import Mounts
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,3 +52,22 @@ def scenario(
         return Scenario(tmp_path / name, command_environment, changes)
 
     return make
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    """Mounts file systems, which are unmounted after the test."""
+    made = Mounts()
+    yield made
+    for folder in reversed(made.folders.copy()):
+        made.end(folder)
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a fuzzed case may write, which is the working directory; its parent holds it alone."""
+    folder = tmp_path / "surroundings" / "sandbox"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    return folder

@@ -62,7 +62,7 @@ SETTINGS: dict[str, Any] = {
 
 def write_text_file(path: Path) -> Path:
     """A text of some 20 KB with a few dozen distinct characters, always the same."""
-    words = "to be or not that is the question whether it nobler in mind suffer Slings Arrows".split()
+    words = ("to", "be", "or", "not", "that", "is", "the", "question", "Slings", "and", "Arrows")
     state, lines = 1, []
     for _ in range(400):
         line = []
@@ -229,7 +229,9 @@ class Scenario:
 
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints that are there, whole or not."""
-        return sorted(int(path.name.removeprefix("step_")) for path in self.checkpoints.glob("step_*"))
+        return sorted(
+            int(path.name.removeprefix("step_")) for path in self.checkpoints.glob("step_*")
+        )
 
 
 def differences(first: Path, second: Path, *, last_checkpoint_alone: bool = False) -> list[str]:
@@ -258,9 +260,7 @@ NOT_COMPARED = {"log.txt", "report.html", "environment.json", "config.yaml"}
 def _names(run_folder: Path) -> set[str]:
     """Every file, the W&B folder and records that were set aside left out."""
     paths = (path.relative_to(run_folder) for path in run_folder.rglob("*") if not path.is_dir())
-    return {
-        str(path) for path in paths if path.parts[0] != "wandb" and ".before-" not in path.name
-    }
+    return {str(path) for path in paths if path.parts[0] != "wandb" and ".before-" not in path.name}
 
 
 def _with_last_checkpoint(names: set[str]) -> set[str]:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,32 +17,24 @@ class Mounts:
     """What one test has mounted; all of it is unmounted at its end."""
 
     def __init__(self) -> None:
-        self._mounted: list[Path] = []
+        self.folders: list[Path] = []
 
     def small(self, folder: Path, num_bytes: int) -> None:
         """Make `folder` a file system of its own in memory, of this size."""
         folder.mkdir(parents=True, exist_ok=True)
         _mount("-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", folder)
-        self._mounted.append(folder)
+        self.folders.append(folder)
 
     def read_only(self, folder: Path) -> None:
         """From now on nothing can be written under `folder`, until `end`."""
         _mount("--bind", folder, folder)
-        self._mounted.append(folder)
+        self.folders.append(folder)
         _mount("-o", "remount,bind,ro", folder)
 
     def end(self, folder: Path) -> None:
         """Unmount, at once or as soon as nobody uses it."""
-        self._mounted.remove(folder)
+        self.folders.remove(folder)
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.fixture
-def mounts() -> Iterator[Mounts]:
-    made = Mounts()
-    yield made
-    for folder in reversed(made._mounted.copy()):
-        made.end(folder)
 
 
 def fill(folder: Path, *, leaving: int) -> Path:

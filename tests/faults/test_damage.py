@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sharpgpt.files import UserError
+from sharpgpt.saved_model import load_model
 from sharpgpt.training.checkpoint import CheckpointFolder, open_checkpoint
 from tests.faults.damage import DAMAGES
 from tests.faults.harness import Scenario, differences
@@ -124,3 +126,12 @@ def test_a_damaged_checkpoint_given_by_its_path_is_refused(run: Scenario, name: 
     assert code == 1
     assert name in printed
     assert not (run.run_folder.parent / "fork").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_checkpoint_is_not_used_for_samples_or_figures(run: Scenario, name: str) -> None:
+    """One changed byte in a weight leaves a file that loads, and a model that is wrong."""
+    checkpoint = run.checkpoints / NEWEST
+    DAMAGES["last byte flipped"](checkpoint / name)
+    with pytest.raises(UserError, match=name):
+        load_model(checkpoint, torch.device("cpu"))

@@ -19,7 +19,8 @@ from sharpgpt.training.checkpoint import open_checkpoint
 from sharpgpt.training.checkpoint_files import load_tensors
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.state import accepted_changes
-from tests.faults.broken_checkpoints import Files, Plan, plans, write_folder
+from tests.faults.broken_checkpoints import checkpoint_plans, sealer
+from tests.faults.broken_folders import Files, Plan, write_folder
 from tests.faults.fuzz import fuzz, message_of, require_clear, watched
 from tests.faults.harness import Scenario, command_here, flags
 
@@ -42,13 +43,6 @@ def files(whole: Scenario) -> Files:
     return Files.of(whole.checkpoints / "step_00000010")
 
 
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "surroundings" / "sandbox"
-    folder.mkdir(parents=True)
-    return folder
-
-
 def is_untouched(folder: Path, files: Files) -> bool:
     """Whether every file that was written has the bytes that were written."""
     return all(
@@ -60,7 +54,7 @@ def is_untouched(folder: Path, files: Files) -> bool:
 
 
 def loader(whole: Scenario) -> Callable[[Path], None]:
-    """A function that puts a checkpoint into a run's model and optimizers, as a resumed run does."""
+    """A function that puts a checkpoint into a run's model and optimizers, as resuming does."""
     config = TrainingConfig.from_dict(whole.settings | {"resume": None})
     device = choose_device(config)
     data = load_data(
@@ -78,37 +72,33 @@ def loader(whole: Scenario) -> Callable[[Path], None]:
     return load
 
 
-def test_checkpoints(
-    whole: Scenario, files: Files, sandbox: Path, is_long: bool
-) -> None:
-    load = loader(whole)
+def test_checkpoints(whole: Scenario, files: Files, sandbox: Path, is_long: bool) -> None:
+    load, seal = loader(whole), sealer(files)
     load(whole.checkpoints / "step_00000010")
 
     def case(plan: Plan) -> str:
         folder = sandbox / "checkpoint"
         shutil.rmtree(folder, ignore_errors=True)
-        write_folder(folder, files, plan)
+        write_folder(folder, files, plan, seal)
         with watched(sandbox):
             is_accepted = message_of(lambda: load(folder)) is None
         if is_accepted and not plan.is_sealed:
             assert is_untouched(folder, files), "another model than was saved"
         return "accepted" if is_accepted else "refused"
 
-    fuzz("checkpoints", plans(files), case, is_long=is_long)
+    fuzz("checkpoints", checkpoint_plans(files), case, is_long=is_long)
 
 
-def test_resumed_runs(
-    whole: Scenario, files: Files, sandbox: Path, is_long: bool
-) -> None:
+def test_resumed_runs(whole: Scenario, files: Files, sandbox: Path, is_long: bool) -> None:
     """The whole command, which forks a checkpoint and trains a step."""
     changes = {"output_dir": str(sandbox / "out"), "run_name": "fork", "max_steps": 11}
     settings: dict[str, Any] = whole.settings | changes | {"resume": str(sandbox / "checkpoint")}
-    argv = [*flags(settings), "--allow_config_change"]
+    argv, seal = [*flags(settings), "--allow_config_change"], sealer(files)
 
     def case(plan: Plan) -> str:
         for name in ("checkpoint", "out"):
             shutil.rmtree(sandbox / name, ignore_errors=True)
-        write_folder(sandbox / "checkpoint", files, plan)
+        write_folder(sandbox / "checkpoint", files, plan, seal)
         with watched(sandbox):
             code, printed = command_here(train_command, argv)
         assert code in (0, 1), printed
@@ -121,4 +111,4 @@ def test_resumed_runs(
             assert load_file(made / "model.safetensors")
         return "trained" if code == 0 else "refused"
 
-    fuzz("resumed runs", plans(files), case, is_long=is_long)
+    fuzz("resumed runs", checkpoint_plans(files), case, is_long=is_long)

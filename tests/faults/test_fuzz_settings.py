@@ -1,9 +1,6 @@
 """YAML files and command lines, fuzzed: a configuration, or one clear message."""
 
-import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -26,16 +23,6 @@ from tests.faults.hostile import (
     sound_value,
     text,
 )
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a case may write, and the working directory; nothing else is in its parent."""
-    folder = tmp_path / "surroundings" / "sandbox"
-    folder.mkdir(parents=True)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HOME", str(folder))
-    return folder
 
 
 def test_the_cases_are_as_many_as_is_promised() -> None:
@@ -139,8 +126,9 @@ def test_command_lines(sandbox: Path, is_long: bool) -> None:
         def parse() -> None:
             try:
                 parse_training_flags(argv, "train.py")
-            except SystemExit as end:
-                assert end.code == 0
+            except SystemExit as end:  # --help
+                if end.code != 0:
+                    raise
 
         with watched(sandbox):
             code, _ = command_here(lambda _: int(message_of(parse) is not None), argv)
@@ -183,7 +171,17 @@ def test_dry_runs(sandbox: Path, is_long: bool, of_training: bool) -> None:
 
     strategy = command_lines(sound=True)
     if not of_training:
-        words = ["report", "inspect", "sample", "evaluate", "sweep", "plan", "--help", "text.txt", "."]
+        words = [
+            "report",
+            "inspect",
+            "sample",
+            "evaluate",
+            "sweep",
+            "plan",
+            "--help",
+            "text.txt",
+            ".",
+        ]
         strategy = st.tuples(st.sampled_from(words) | text, command_lines()).map(
             lambda both: [both[0], *both[1]]
         )

@@ -46,9 +46,7 @@ def test_a_run_that_is_killed_often_is_the_run_that_was_not(
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, command_environment: dict[str, str]
-) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, command_environment: dict[str, str]) -> Path:
     scenario = Scenario(tmp_path_factory.mktemp("finished") / "run", command_environment)
     scenario.finish(here=True, max_steps=10)
     return scenario.run_folder

@@ -51,7 +51,9 @@ def test_stop_saves_the_step_before_and_the_run_can_go_on(
     assert poisoned.saved_steps() == [5, 6]
     for name in ("model.safetensors", "training_state.safetensors"):
         tensors = load_file(poisoned.checkpoints / "step_00000006" / name)
-        assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+        assert all(
+            tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point()
+        )
     poisoned.finish(here=True)
     assert differences(whole.run_folder, poisoned.run_folder) == []
 

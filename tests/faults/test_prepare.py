@@ -67,7 +67,12 @@ class Command:
         )
 
     def _last_commit(self) -> int:
-        return self.journal.stat().st_mtime_ns if self.journal.exists() else 0
+        """How many documents are committed."""
+        try:
+            position = json.loads(self.journal.read_text())["position"]
+        except FileNotFoundError:
+            return 0
+        return position["document"] if position else 0
 
     def wait_for_commits(self) -> None:
         """Until it has come further than the one before, or has ended."""

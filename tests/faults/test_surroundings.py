@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
 
 from sharpgpt.training.checkpoint import Checkpoint, DamagedCheckpointError
 from tests.faults.harness import Scenario, TrainingProcess, differences
-from tests.faults.mounts import Mounts, fill, mounts  # noqa: F401 - a fixture
+from tests.faults.mounts import Mounts, fill
 
 MakeScenario = Callable[..., Scenario]
 FAILED = "could not be written to"
@@ -53,7 +52,9 @@ def fill_and_free(scenario: Scenario, process: TrainingProcess, draw: random.Ran
 
 
 def test_a_full_disk_costs_a_checkpoint_and_never_the_run(
-    scenario: MakeScenario, mounts: Mounts, is_long: bool  # noqa: F811
+    scenario: MakeScenario,
+    mounts: Mounts,
+    is_long: bool,
 ) -> None:
     """At random moments of a checkpoint the disk is full, and a while later it is not.
 
@@ -85,7 +86,7 @@ def test_a_full_disk_costs_a_checkpoint_and_never_the_run(
     assert found == []
 
 
-def test_a_folder_that_becomes_read_only(scenario: MakeScenario, mounts: Mounts) -> None:  # noqa: F811
+def test_a_folder_that_becomes_read_only(scenario: MakeScenario, mounts: Mounts) -> None:
     settings = {"penalty_type": "injected:PENALTY", "max_steps": 24}
     whole, fixed = scenario("whole", **settings), scenario("fixed", **settings)
     whole.finish(here=True)
@@ -106,7 +107,9 @@ def test_a_folder_that_becomes_read_only(scenario: MakeScenario, mounts: Mounts)
     assert differences(whole.run_folder, fixed.run_folder) == []
 
 
-def test_a_run_folder_that_cannot_be_made(scenario: MakeScenario, mounts: Mounts, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_folder_that_cannot_be_made(
+    scenario: MakeScenario, mounts: Mounts, tmp_path: Path
+) -> None:
     folder = tmp_path / "read_only"
     folder.mkdir()
     mounts.read_only(folder)

@@ -15,7 +15,12 @@ from sharpgpt.files import UserError
 from sharpgpt.model import create_gpt2_model
 from sharpgpt.run import train
 from sharpgpt.training import checkpoint_files
-from sharpgpt.training.checkpoint import Checkpoint, CheckpointFolder, DamagedCheckpointError
+from sharpgpt.training.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    DamagedCheckpointError,
+    open_checkpoint,
+)
 from sharpgpt.training.checkpoint_files import HostCopies, load_tensors
 from sharpgpt.training.manifest import MANIFEST, file_facts, read_manifest
 from sharpgpt.training.optimizer import create_optimizers
@@ -340,6 +345,12 @@ def test_the_newest_the_best_and_every_kth_are_kept(
         reseal(checkpoints / name, after_step=after.model_copy(update={"val_ce_loss": figure}))
     folder = CheckpointFolder(checkpoints, keep=1)
     assert folder.best() == checkpoints / "step_00000004"
+    assert open_checkpoint(checkpoints.parent / "best", print).state.step == 4
+    assert open_checkpoint(checkpoints / "latest", print).state.step == 6
+    with pytest.raises(UserError, match="is not the newest checkpoint of its run"):
+        train(tiny_config(resume=str(checkpoints.parent / "best"), **SETTINGS))
+    fork = {"resume": str(checkpoints.parent / "best"), "run_name": "fork"}
+    assert train(tiny_config(**SETTINGS | fork)).step == 6
     folder.prune()
     assert [path.name for path in folder.all()] == ["step_00000004", "step_00000006"]
 

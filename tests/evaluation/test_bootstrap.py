@@ -1,0 +1,88 @@
+"""Intervals: their definition, their coverage, and Student's quantiles."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+
+from sharpgpt.evaluation.bootstrap import bootstrap_means, mean_intervals, t_interval, t_quantile
+from tests.evaluation.tables import bigram_text, table_figures
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (10, 2.22814), (49, 2.00958),
+     (100, 1.98397), (1000, 1.96234)],
+)  # fmt: skip
+def test_quantiles_of_t_are_those_of_the_tables(degrees: int, quantile: float) -> None:
+    assert t_quantile(0.95, degrees) == pytest.approx(quantile, abs=6e-6, rel=2e-6)
+
+
+def test_quantiles_of_t_between_and_beyond_the_tables() -> None:
+    assert t_quantile(0.99, 5) == pytest.approx(4.03214, rel=2e-6)
+    values = [t_quantile(0.95, degrees) for degrees in (1, 1.2, 1.9, 2, 2.5, 3)]
+    assert values == sorted(values, reverse=True)
+    # two degrees have a closed form
+    assert t_quantile(0.8, 2) == pytest.approx(0.8 * math.sqrt(2 / (1 - 0.8**2)), rel=1e-6)
+    normal = NormalDist().inv_cdf(0.975)
+    assert t_quantile(0.95, 1e9) == pytest.approx(normal, rel=1e-3)
+    for level, degrees in ((0.0, 3), (1.0, 3), (0.9, 0.5)):
+        with pytest.raises(ValueError, match="there is no t"):
+            t_quantile(level, degrees)
+
+
+def test_the_interval_of_a_few_values() -> None:
+    interval = t_interval(np.array([1.0, 2.0, 4.0]))
+    half_width = 4.30265 * np.std([1, 2, 4], ddof=1) / math.sqrt(3)
+    assert interval.estimate == pytest.approx(7 / 3)
+    assert interval.low == pytest.approx(7 / 3 - half_width, rel=1e-5)
+    assert interval.to_dict()["high"] == pytest.approx(7 / 3 + half_width, rel=1e-5)
+    with pytest.raises(ValueError, match="values: given 1"):
+        t_interval(np.array([1.0]))
+
+
+def test_the_bootstrap_is_the_mean_of_resampled_groups() -> None:
+    random = np.random.default_rng(0)
+    num_rows_G = random.integers(5, 9, 30).astype(float)
+    sums_FG = random.standard_normal((2, 30)) * num_rows_G
+    intervals = bootstrap_means(sums_FG, num_rows_G, num_resamples=20_000, seed=1)
+    for sums_G, interval in zip(sums_FG, intervals, strict=True):
+        means = []
+        for _ in range(4000):
+            drawn = random.integers(30, size=30)
+            means.append(sums_G[drawn].sum() / num_rows_G[drawn].sum())
+        assert interval.estimate == pytest.approx(sums_G.sum() / num_rows_G.sum())
+        width = np.quantile(means, 0.975) - np.quantile(means, 0.025)
+        assert interval.high - interval.low == pytest.approx(width * math.sqrt(30 / 29), rel=0.05)
+    again = bootstrap_means(sums_FG, num_rows_G, num_resamples=20_000, seed=1)
+    assert again == intervals
+
+
+def test_the_bootstrap_covers_the_truth_where_blocks_resemble_their_neighbours() -> None:
+    """Groups of 20 blocks of a series with memory; intervals from single blocks would be short."""
+    random = np.random.default_rng(2)
+    repetitions, wrong, wrong_blocks = 300, 0, 0
+    for _ in range(repetitions):
+        noise = random.standard_normal(2100)
+        weights = 0.6 ** np.arange(40)
+        blocks = np.convolve(noise, weights, "valid")[:2000]
+        groups_G = blocks.reshape(100, 20).sum(1)
+        [interval] = bootstrap_means(groups_G[None], np.full(100, 20.0), num_resamples=500)
+        wrong += not interval.low <= 0 <= interval.high
+        wrong_blocks += abs(blocks.mean()) > 1.96 * blocks.std() / math.sqrt(2000)
+    assert wrong / repetitions < 0.05 + 3 * math.sqrt(0.05 * 0.95 / repetitions)
+    assert wrong_blocks / repetitions > 0.2
+
+
+def test_intervals_of_all_figures_of_a_pass() -> None:
+    table_VV = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
+    figures = table_figures(
+        table_VV, bigram_text(table_VV, 300, 9, torch.Generator().manual_seed(1))
+    )
+    intervals = mean_intervals(figures, half="report")
+    assert intervals.keys() == figures.means().keys()
+    for name, interval in intervals.items():
+        assert interval.estimate == pytest.approx(figures.mean(name, half="report"))
+        assert interval.low < interval.estimate < interval.high, name
