@@ -15,6 +15,16 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        # What it quotes may come from a stranger: a terminal must not obey it, and it must print.
+        super().__init__(
+            "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in message)
+        )
+
+
+def _escaped(character: str) -> str:
+    return character if character.isspace() and ord(character) > 0x9F else ascii(character)[1:-1]
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sharpgpt.files import UserError
+from sharpgpt.training.manifest import MANIFEST, verify_files
 from sharpgpt.training.training_state import STATE_JSON
 
 
@@ -64,6 +65,8 @@ def load_model(path: str | Path, device: torch.device) -> SavedModel:
         UserError: there is none, or it is damaged or of a kind that cannot be read.
     """
     folder = find_model(path)
+    if (folder / MANIFEST).is_file():
+        verify_files(folder)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

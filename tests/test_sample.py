@@ -82,5 +82,8 @@ def test_folders_that_hold_no_model(run_folder: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(find_model(run_folder), damaged)
     (damaged / "model.safetensors").write_bytes(b"123")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        load_model(damaged, torch.device("cpu"))
+    (damaged / "checkpoint.json").unlink()
     with pytest.raises(UserError, match="cannot be read as a HuggingFace causal LM"):
         load_model(damaged, torch.device("cpu"))

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sharpgpt.config.settings import TrainingConfig
 
 
+MAX_ALIASES = 20
+"""In one file. So few cannot multiply into more than some thousand settings."""
+
+
 class _SettingsLoader(yaml.SafeLoader):
     """The safe loader with two habits of YAML 1.1 left off.
 
@@ -29,6 +33,17 @@ class _SettingsLoader(yaml.SafeLoader):
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    num_aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Aliases of aliases grow without bound (the "billion laughs"); settings need few.
+        if self.check_event(yaml.AliasEvent):
+            self.num_aliases += 1
+            if self.num_aliases > MAX_ALIASES:
+                problem = f"more than {MAX_ALIASES} aliases (*name)"
+                raise yaml.MarkedYAMLError(problem=problem)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

@@ -1,9 +1,9 @@
 """The difference of two models on the same text, with the uncertainty of what was tuned.
 
 d = CE(penalised) - CE(baseline at a tuned sharpening), both on the report half. The sharpening was
-tuned on the tuning half and is itself an estimate. Let g be what the tuning makes zero on average
-(baseline's entropy minus the penalised model's; or d ce / d beta), and theta its parameter. An
-error of the mean of g on the tuning half moves theta by -g / g', and so moves d. To first order
+tuned on the tuning half and is itself an estimate. Let g be what the tuning makes zero on average,
+the baseline's entropy minus the penalised model's, and theta its parameter. An error of the mean of
+g on the tuning half moves theta by -g / g', and so moves d. To first order
 
     d = mean over the report half of (ce_P - ce_U)  +  slope * mean over the tuning half of g,
     slope = (d CE_U / d theta on the report half) / (d g / d theta on the tuning half)
@@ -20,7 +20,7 @@ Shapes: G groups, P = G / 2 pairs.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -98,11 +98,17 @@ def difference_at_equal_entropy(
         )
     at = fit.sharpening
     slope = _ratio(*_slopes(baseline, fit))
-    return _tuned(
-        penalised.sums("ce") - baseline.sums("ce", at),
-        # A rest of g = H_U - H_P moves theta by -g / H', so d by CE' g / H'.
-        [(baseline.sums("entropy", at) - penalised.sums("entropy"), slope)],
-        penalised.num_rows,
+    tuning_rows_P, report_rows_P = _by_half(penalised.num_rows)
+    ce_G = penalised.sums("ce") - baseline.sums("ce", at)
+    # A rest of g = H_U - H_P moves theta by -g / H', so d by CE' g / H'.
+    rest_G = baseline.sums("entropy", at) - penalised.sums("entropy")
+    ce, rest = (
+        _difference(_by_half(ce_G)[1], report_rows_P),
+        _difference(_by_half(rest_G)[0], tuning_rows_P),
+    )
+    return Difference(
+        ce.estimate + slope * rest.estimate,
+        ce.contributions + slope * rest.contributions,
         fit.note,
     )
 
@@ -110,22 +116,26 @@ def difference_at_equal_entropy(
 def difference_at_best_temperatures(
     penalised: GroupFigures, penalised_fit: Fit, baseline: GroupFigures, baseline_fit: Fit
 ) -> Difference:
-    """CE of both models, each at its own best temperature: what is left is not sharpness."""
-    require_same_text(penalised, baseline)
-    parts = []
-    for figures, fit, sign in ((penalised, penalised_fit, -1), (baseline, baseline_fit, 1)):
+    """CE of both models, each at its own best temperature: what is left is not sharpness.
+
+    At a best temperature the slope of CE is 0, so to first order an error of the temperature
+    changes nothing, and the difference is that of the report half as it stands.
+
+    Raises ValueError for figures of different text, or a fit to an entropy.
+    """
+    for fit in (penalised_fit, baseline_fit):
         if fit.target_entropy is not None:
             raise ValueError("given a fit to an entropy, expected one of the best temperature")
-        slope = figures.mean("ce_slope", fit.sharpening, "report")
-        curvature = figures.mean("logit_variance", fit.sharpening, "tuning")
-        parts.append((figures.sums("ce_slope", fit.sharpening), sign * _ratio(slope, curvature)))
-    return _tuned(
-        penalised.sums("ce", penalised_fit.sharpening)
-        - baseline.sums("ce", baseline_fit.sharpening),
-        parts,
-        penalised.num_rows,
-        "; ".join(filter(None, (penalised_fit.note, baseline_fit.note))),
+    found = plain_difference(
+        penalised,
+        baseline,
+        "ce",
+        penalised_at=penalised_fit.sharpening,
+        baseline_at=baseline_fit.sharpening,
+        half="report",
     )
+    notes = dict.fromkeys(fit.note for fit in (penalised_fit, baseline_fit) if fit.note)
+    return replace(found, note="; ".join(notes))
 
 
 def _slopes(figures: GroupFigures, fit: Fit) -> tuple[float, float]:
@@ -149,20 +159,6 @@ def _ratio(slope: float, of: float) -> float:
 def _by_half(values_G: Floats) -> Floats:
     """[2, P]: the tuning half, then the report half."""
     return values_G.reshape(-1, 2).T
-
-
-def _tuned(
-    sums_G: Floats, tuned: list[tuple[Floats, float]], num_rows_G: Floats, note: str
-) -> Difference:
-    """The mean of `sums` on the report half, and what each tuned parameter adds to it."""
-    tuning_rows_P, report_rows_P = _by_half(num_rows_G)
-    total = _difference(_by_half(sums_G)[1], report_rows_P)
-    estimate, contributions_P = total.estimate, total.contributions
-    for equation_G, slope in tuned:
-        part = _difference(_by_half(equation_G)[0], tuning_rows_P)
-        estimate += slope * part.estimate
-        contributions_P = contributions_P + slope * part.contributions
-    return Difference(estimate, contributions_P, note)
 
 
 def _difference(sums_P: Floats, rows_P: Floats) -> Difference:

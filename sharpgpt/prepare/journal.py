@@ -5,6 +5,7 @@ on the disk, and removed when manifest.json has taken its place.
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,13 @@ class Journal:
 
 def write_journal(folder: Path, journal: Journal) -> None:
     """Replace the journal, atomically."""
-    write_text(folder / JOURNAL, json.dumps(dataclasses.asdict(journal)) + "\n")
+    content = dataclasses.asdict(journal)
+    write_text(folder / JOURNAL, json.dumps(content | {"sha256": _digest(content)}) + "\n")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Of the other fields: what was changed since it was written is not to be gone on from."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_journal(folder: Path) -> Journal | None:
@@ -54,8 +61,7 @@ def read_journal(folder: Path) -> Journal | None:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
     if isinstance(content, dict) and content.get("version") == VERSION:
-        try:
+        digest = content.pop("sha256", None)
+        if digest == _digest(content):
             return Journal(**content)
-        except TypeError:
-            pass
     raise UserError(f"{path}: damaged, or written by another version of SharpGPT; {remedy}")

@@ -56,6 +56,9 @@ def test_the_bootstrap_is_the_mean_of_resampled_groups() -> None:
         assert interval.estimate == pytest.approx(sums_G.sum() / num_rows_G.sum())
         width = np.quantile(means, 0.975) - np.quantile(means, 0.025)
         assert interval.high - interval.low == pytest.approx(width * math.sqrt(30 / 29), rel=0.05)
+    # Groups of any size in which every row is the same leave nothing to chance.
+    [same] = bootstrap_means(0.7 * num_rows_G[None], num_rows_G)
+    assert (same.low, same.high) == (pytest.approx(0.7), pytest.approx(0.7))
     again = bootstrap_means(sums_FG, num_rows_G, num_resamples=20_000, seed=1)
     assert again == intervals
 

@@ -67,6 +67,8 @@ def prepare_here(*arguments: str) -> tuple[int, str]:
 def test_texts(sandbox: Path, tmp_path: Path, is_long: bool) -> None:
     files = text_files(tmp_path)
     out = sandbox / "out"
+    for name in files:  # imports what reads it
+        prepare_here(f"--dataset={tmp_path / name}", f"--output={tmp_path / 'sound'}/{name}")
 
     def case(text: tuple[str, bytes]) -> str:
         name, data = text
