@@ -35,7 +35,8 @@ def one_run(folder: Path, *, background: bool) -> dict[str, Any]:
         keep_checkpoints=1, eval_interval=0, eval_max_blocks=1, num_generate_samples=0,
         output_dir=str(folder), run_name=f"background-{background}",
     )  # fmt: skip
-    stalls, writes, during, after = [], [], [], []
+    stalls, writes, beside, after = list[float](), list[float](), list[float](), list[float]()
+    last_written = 0.0
     save, write, end_step = CheckpointSaver.save, CheckpointSaver._write, Training.end_step
 
     def timed_save(self: CheckpointSaver, *rest: Any) -> None:
@@ -44,14 +45,17 @@ def one_run(folder: Path, *, background: bool) -> dict[str, Any]:
         stalls.append(time.perf_counter() - started)
 
     def timed_write(self: CheckpointSaver, *rest: Any) -> None:
+        nonlocal last_written
         started = time.perf_counter()
         write(self, *rest)
-        writes.append(time.perf_counter() - started)
+        last_written = time.perf_counter()
+        writes.append(last_written - started)
 
     def timed_step(self: Training, started: float, *, is_taken: bool) -> None:
         is_writing = self.saver._writing is not None and not self.saver._writing.done()
         if self.step > 0:
-            (during if is_writing else after).append(time.perf_counter() - started)
+            was_beside = is_writing or started < last_written
+            (beside if was_beside else after).append(time.perf_counter() - started)
         end_step(self, started, is_taken=is_taken)
 
     CheckpointSaver.save, CheckpointSaver._write = timed_save, timed_write  # type: ignore[method-assign]
@@ -66,8 +70,8 @@ def one_run(folder: Path, *, background: bool) -> dict[str, Any]:
         "first_stall_s": round(stalls[0], 3),
         "stall_s": spread(stalls[1:]),
         "write_s": spread(writes[:-1]),
-        "step_beside_writing_s": round(statistics.median(during), 3) if during else None,
-        "step_s": round(statistics.median(after), 3),
+        "steps_beside_writing_s": [round(seconds, 3) for seconds in beside],
+        "median_step_s": round(statistics.median(after), 3),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
     }
 

@@ -15,7 +15,7 @@ from string import ascii_uppercase
 
 from sharpgpt.files import write_text
 from sharpgpt.report.numbers import number
-from sharpgpt.report.visible import TokenText, texts_of_tokens, visible, visible_bytes
+from sharpgpt.report.visible import TokenText, printable, texts_of_tokens, visible_bytes
 
 STRONGEST = 9
 """Tints go from 0, none, to this."""
@@ -133,9 +133,9 @@ def _render(view: TextView) -> str:
     )
     tints = Tints(view.models)
     return environment.get_template("view.html.jinja").render(
-        title=visible(view.title),
+        title=printable(view.title),
         num_tokens=len(view.tokens),
-        notes=[visible(note) for note in view.notes],
+        notes=[printable(note) for note in view.notes],
         columns=_columns(view, tints),
         scales=tints.scales(),
         measures=["", *MEASURES],
@@ -184,7 +184,7 @@ class Tints:
             end = number(self.difference, 2)
             legend = (f"−{end} nats and below", f"+{end} nats and above")
             meaning = "blue: likelier than for A; red: less likely"
-            scales.append(Scale("difference", "Loss less that of A", legend, meaning))
+            scales.append(Scale("difference", "Difference of the loss to A", legend, meaning))
         return scales
 
 
@@ -232,7 +232,11 @@ def _columns(view: TextView, tints: Tints) -> list[Column]:
             cells.append(Cell(classes, text, row + 2, lines, _candidates(prediction, text)))
         columns.append(
             Column(
-                _letter(index), visible(model.name), visible(model.about), _reading(model), cells
+                _letter(index),
+                printable(model.name),
+                printable(model.about),
+                _reading(model),
+                cells,
             )
         )
     return columns
@@ -323,14 +327,21 @@ class Row:
 def _rows(models: Sequence[ModelView]) -> list[Row]:
     values = [[measure(model) for measure in MEASURES.values()] for model in models]
     rows = [
-        Row(_letter(i), visible(model.name), [number(value) for value in values[i]])
+        Row(_letter(i), printable(model.name), [number(value) for value in values[i]])
         for i, model in enumerate(models)
     ]
     for i in range(1, len(models)):
-        differences = [own - first for own, first in zip(values[i], values[0], strict=True)]
-        shown = [f"+{number(d)}" if d > 0 else number(d) for d in differences]
+        shown = [_difference(own, first) for own, first in zip(values[i], values[0], strict=True)]
         rows.append(Row(f"{_letter(i)} − A", "", shown, is_difference=True))
     return rows
+
+
+def _difference(own: float, first: float) -> str:
+    """With as many decimals as the values themselves."""
+    if not math.isfinite(own - first):
+        return number(own - first)
+    decimals = len(number(own).partition(".")[2])
+    return f"{own - first:+,.{decimals}f}".replace("-", "−")
 
 
 def _sentence(models: Sequence[ModelView]) -> str:

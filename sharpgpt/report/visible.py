@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SPACE, NEWLINE, CONTINUED = "·", "↵", "‥"
-MARKS = {" ": SPACE, "\n": NEWLINE, "\t": "→", "\r": "␍", "\x7f": "␡"}
+MARKS = {" ": SPACE, "\n": NEWLINE, "\t": "→", "\r": "⟨CR⟩"}
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,19 @@ class TokenText:
 def visible(text: str) -> str:
     """`text` with a mark for each character that cannot be seen or that changes how others look.
 
-    Space ·, newline ↵, tab →, other control characters as ␀ to ␟, everything else of that kind
-    (formatting, private, unassigned, other spaces) as ⟨U+00A0⟩. An accent without a letter stands
-    on ◌.
+    Space ·, newline ↵, tab →, carriage return ⟨CR⟩, everything else of that kind (control,
+    formatting, private, unassigned, other spaces) as ⟨U+00A0⟩: signs that every font has. An accent
+    without a letter stands on ◌.
     """
     shown = [_visible(character) for character in text]
     if text and unicodedata.category(text[0]).startswith("M"):
         shown.insert(0, "◌")
     return "".join(shown)
+
+
+def printable(text: str) -> str:
+    """`visible`, but spaces stay spaces: for names and sentences."""
+    return " ".join(map(visible, text.split(" ")))
 
 
 def visible_bytes(token: bytes) -> str:
@@ -95,15 +100,12 @@ def _running(text: str) -> str:
         return CONTINUED
     if text.isspace():
         return visible(text).replace(NEWLINE, f"{NEWLINE}\n")
-    words = [visible(word).replace(NEWLINE, f"{NEWLINE}\n") for word in text.split(" ")]
-    return " ".join(words)
+    return printable(text).replace(NEWLINE, f"{NEWLINE}\n")
 
 
 def _visible(character: str) -> str:
     if character in MARKS:
         return MARKS[character]
-    if ord(character) < 32:
-        return chr(0x2400 + ord(character))
     if unicodedata.category(character)[0] in "CZ":
         return f"⟨U+{ord(character):04X}⟩"
     return character

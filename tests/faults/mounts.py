@@ -1,5 +1,6 @@
 """Small and read-only file systems for a test, where the test may mount."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -40,9 +41,16 @@ class Mounts:
 def fill(folder: Path, *, leaving: int) -> Path:
     """Fill the file system of `folder` up to `leaving` bytes; returns the file that does."""
     filler = folder / "filler"
-    facts = os.statvfs(folder)
-    size = max(0, facts.f_bavail * facts.f_frsize - leaving)
     with open(filler, "wb") as file:
-        if size:
-            os.posix_fallocate(file.fileno(), 0, size)
-    return filler
+        while True:
+            facts = os.statvfs(folder)
+            size = facts.f_bavail * facts.f_frsize - leaving
+            if size <= 0:
+                return filler
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:  # the run has written something just now
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                return filler
