@@ -1,4 +1,4 @@
-"""The study of README.md beside this file: train every arm that is not trained yet.
+"""The study of README.md beside this file: train every arm that is not trained yet, then compare.
 
     python experiments/shakespeare_char/study.py [--dataset PATH] [--parallel 2]
 
@@ -85,8 +85,10 @@ def train(run: Run, dataset: str) -> str | None:
 
 
 def main() -> int:
-    """Train what is missing; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Train every arm that is not trained yet.")
+    """Train what is missing and compare; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Train every arm that is not trained yet, then compare."
+    )
     parser.add_argument("--dataset", default="tinyshakespeare")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, a core each [2]")
     arguments = parser.parse_args()
@@ -100,7 +102,19 @@ def main() -> int:
 
     with ThreadPoolExecutor(arguments.parallel) as threads:
         problems = [problem for problem in threads.map(one, left) if problem]
-    return 1 if problems else 0
+    return 1 if problems else compare(arguments.dataset)
+
+
+def compare(dataset: str) -> int:
+    """The verdict on every arm, with `sharpgpt compare`; returns its exit code."""
+    runs = all_runs()
+    baselines = [flag for run in runs if run.weight == 0 for flag in ("--baseline", run.folder)]
+    others = [run.folder for run in runs if run.weight != 0]
+    command = [
+        sys.executable, "-m", "sharpgpt", "compare", *baselines, *others,
+        "--data", dataset, "--output", FOLDER / "comparison",
+    ]  # fmt: skip
+    return subprocess.run([*map(str, command)], check=False, cwd=REPOSITORY).returncode
 
 
 if __name__ == "__main__":
