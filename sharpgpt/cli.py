@@ -1,4 +1,5 @@
-"""The command line: `sharpgpt train` (`python train.py`), prepare, inspect, sample, view, report.
+"""The command line: `sharpgpt train` (`python train.py`), prepare, inspect, sample, view,
+evaluate, compare, report.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
 128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
@@ -6,10 +7,12 @@ that trains saves a checkpoint first, after its current step; a second signal en
 """
 
 import argparse
+import importlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sharpgpt.files import UserError
 from sharpgpt.training.interruption import ending_at_signals
@@ -23,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["prepare"]:
         with ending_at_signals():
             return _guarded(lambda: _prepare(arguments[1:]))
-    if arguments[:1] in (["sample"], ["view"]):
+    if arguments and arguments[0] in ("sample", "view", "evaluate", "compare"):
         with ending_at_signals():
             return _guarded(lambda: _look(arguments[0], arguments[1:]))
     parser = argparse.ArgumentParser(
@@ -41,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("sample", help="text from a trained model; sharpgpt sample --help")
     commands.add_parser(
         "view", help="a text as one or two models read it, token by token; sharpgpt view --help"
+    )
+    commands.add_parser(
+        "evaluate", help="all figures of trained models, with intervals; sharpgpt evaluate --help"
+    )
+    commands.add_parser(
+        "compare",
+        help="the verdict on penalised models against one sharpened afterwards; "
+        "sharpgpt compare --help",
     )
     report = commands.add_parser("report", help="write report.html of a run folder anew")
     report.add_argument("run_folder", type=Path, help="such as outputs/NAME")
@@ -107,11 +118,10 @@ def _inspect(data: Path, num_documents: int, with_hashes: bool) -> int:
 
 
 def _look(command: str, argv: Sequence[str]) -> int:
-    """`sharpgpt sample` and `sharpgpt view`, whose modules import torch."""
-    from sharpgpt import sample, view
+    """The commands that look at trained models, whose modules import torch."""
     from sharpgpt.config import ConfigError
 
-    module = {"sample": sample, "view": view}[command]
+    module: Any = importlib.import_module(f"sharpgpt.{command}")
     parser = argparse.ArgumentParser(
         prog=f"sharpgpt {command}", description=(module.__doc__ or "").split("`: ", 1)[-1]
     )
@@ -119,10 +129,8 @@ def _look(command: str, argv: Sequence[str]) -> int:
     parsed = parser.parse_args(argv)
     if found := module.problems(parsed):
         raise ConfigError(found)
-    if command == "sample":
-        sample.sample(parsed)
-    else:
-        print(view.view(parsed))
+    if page := getattr(module, command)(parsed):
+        print(page)
     return 0
 
 

@@ -261,6 +261,17 @@ def _one_operation_gelu(config: Any) -> Iterator[None]:
         config.activation_function = original
 
 
+def use_one_operation_gelu(causal_lm: nn.Module) -> None:
+    """Replace `gelu_new` in a loaded model by the same function in one operation; for reading only,
+    so the config keeps its name."""
+    from transformers.activations import ACT2FN, NewGELUActivation
+
+    for module in causal_lm.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, cast(Any, ACT2FN)["gelu_pytorch_tanh"])
+
+
 @torch.no_grad()
 def has_linear_head(model: nn.Module) -> bool:
     """Whether the logits are one linear map of the last hidden state.

@@ -3,7 +3,6 @@
 Nothing in the folder is executed: weights are safetensors, the rest is JSON.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ from torch import nn
 
 from sharpgpt.files import UserError
 from sharpgpt.training.manifest import MANIFEST, verify_files
-from sharpgpt.training.training_state import STATE_JSON
+from sharpgpt.training.training_state import TrainingState, read_state
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,17 @@ class SavedModel:
     """Positions of the model, in tokens."""
     settings: dict[str, Any] | None
     """The `TrainingConfig` it was trained with, as a dictionary; None for a foreign model."""
+    step: int | None
+    """Optimizer steps it was trained for; None for a foreign model."""
+    text_sha256: str | None
+    """Of the text it was trained on; None for a foreign model."""
+
+    @property
+    def name(self) -> str:
+        """The run of a checkpoint, or the name of another model folder."""
+        folder = self.folder.resolve()
+        is_own = folder.parent.name == "checkpoints" and folder.name.startswith("step_")
+        return folder.parent.parent.name if is_own else folder.name
 
 
 def find_model(path: str | Path) -> Path:
@@ -83,19 +93,27 @@ def load_model(path: str | Path, device: torch.device) -> SavedModel:
             f"{folder}: cannot be read as a HuggingFace causal LM with safetensors and a tokenizer "
             f"({reason}); give another checkpoint"
         ) from error
+    state = _state(folder)
     positions = getattr(causal_lm.config, "max_position_embeddings", None)
     return SavedModel(
         folder=folder,
         causal_lm=cast(nn.Module, causal_lm).to(device).eval(),
         tokenizer=tokenizer,
         max_length=int(positions or 1024),
-        settings=_settings(folder),
+        settings=dict(state.config) if state else None,
+        step=state.step if state else None,
+        text_sha256=state.text if state else None,
     )
 
 
-def _settings(folder: Path) -> dict[str, Any] | None:
+def training_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that the model in `folder` was trained with; None for a foreign model."""
+    state = _state(folder)
+    return dict(state.config) if state else None
+
+
+def _state(folder: Path) -> TrainingState | None:
     try:
-        state = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
-        return cast("dict[str, Any]", dict(state["config"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_state(folder)
+    except (OSError, ValueError):
         return None

@@ -60,16 +60,18 @@ class TextData:
 def load_data(
     *,
     dataset: str,
-    tokenizer: str,
+    tokenizer: str | Tokenizer,
     max_seq_length: int,
     cache_dir: str | None = None,
     num_workers: int = 0,
 ) -> TextData:
     """The tokens of TinyShakespeare, of one text file or of prepared data, split.
 
-    The arguments are the settings of these names. `source["note"]` must be shown to the user when
-    it is not None. Raises `UserError` for everything that is wrong with the data, and where either
-    split is shorter than one block of `max_seq_length` tokens.
+    The arguments are the settings of these names, but that `tokenizer` may also be a tokenizer,
+    that of a trained model: a text is then encoded by it, and prepared data must have been.
+    `source["note"]` must be shown to the user when it is not None. Raises `UserError` for
+    everything that is wrong with the data, and where either split is shorter than one block of
+    `max_seq_length` tokens.
     """
     prepared = None if dataset == TINYSHAKESPEARE else open_prepared(dataset)
     if prepared is not None:
@@ -80,9 +82,9 @@ def load_data(
     return data
 
 
-def _from_text(source: SourceText, tokenizer: str, num_workers: int) -> TextData:
+def _from_text(source: SourceText, tokenizer: str | Tokenizer, num_workers: int) -> TextData:
     text = source.text
-    coder = load_tokenizer(tokenizer, text)
+    coder = load_tokenizer(tokenizer, text) if isinstance(tokenizer, str) else tokenizer
     cut = int(len(text) * TRAIN_FRACTION)
     train_tokens = ArrayTokens(coder.encode(text[:cut], num_workers))
     val_tokens = ArrayTokens(coder.encode(text[cut:], num_workers))
@@ -103,14 +105,20 @@ def _from_text(source: SourceText, tokenizer: str, num_workers: int) -> TextData
     return TextData(source.name, facts, coder, train_tokens, val_tokens)
 
 
-def _from_prepared(prepared: PreparedData, tokenizer: str) -> TextData:
-    if prepared.tokenizer_name != tokenizer:
+def _from_prepared(prepared: PreparedData, tokenizer: str | Tokenizer) -> TextData:
+    name = tokenizer if isinstance(tokenizer, str) else tokenizer.name
+    if prepared.tokenizer_name != name:
         raise UserError(
-            f"tokenizer: given {tokenizer}, but {prepared.path} was made with "
+            f"tokenizer: given {name}, but {prepared.path} was made with "
             f"{prepared.tokenizer_name}; set tokenizer to {prepared.tokenizer_name}, or prepare "
             "the data again"
         )
     coder = data_tokenizer(prepared)
+    if isinstance(tokenizer, Tokenizer) and tokenizer.fingerprint != coder.fingerprint:
+        raise UserError(
+            f"{prepared.path}: made with another vocabulary than the model's, though both are of "
+            f"the tokenizer {name}; give the data that the model was trained on"
+        )
     facts = {
         "name": prepared.name,
         "origin": str(prepared.path),

@@ -34,6 +34,8 @@ from torch import Tensor
 
 TOLERANCE = 1e-12
 MOST_STEPS = 200
+MOST_FOR_TEMPERATURE = 0.8
+"""Largest weight for which the search begins at the temperature 1 - w."""
 NUM_BINS = 1000
 BIN_WIDTH = 0.04
 """In ln p, from the largest entry downwards; what is smaller than all bins goes into the last."""
@@ -122,6 +124,12 @@ def _newton(
     """ln x of the root of (2) between two bounds, where R rises; the upper bound if R < 0 there."""
     low_N, high_N = low_N.clone(), high_N.clone()
     log_x_N = high_N.clone()
+    if -1 <= weight <= MOST_FOR_TEMPERATURE:
+        # To first order the map is a temperature of 1 - w.
+        power = weight / (1 - weight)
+        sum_N = (mass_NE * (power * entry_NE).exp()).sum(-1)
+        guess_N = entry_NE[:, 0] * (1 + power) - sum_N.log()
+        log_x_N = torch.where((guess_N > low_N) & (guess_N < high_N), guess_N, log_x_N)
     rows = torch.arange(len(log_x_N), device=log_x_N.device)
     for _ in range(MOST_STEPS):
         if len(rows) == 0:

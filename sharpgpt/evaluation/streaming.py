@@ -13,7 +13,7 @@ V vocabulary, Q ways to sharpen, F figures.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -62,30 +62,45 @@ def model_logits(
     if isinstance(model, SharpnessLM):
         boundary_id = model.boundary_id
         model = model.causal_lm
-    causal_lm = cast(Any, model)
 
-    @torch.no_grad()
     def row_logits(input_ids_BT: Tensor) -> Iterator[Tensor]:
-        input_ids_BT = input_ids_BT.to(device.torch_device)
-        attention = {}
-        if boundary_id is not None:
-            attention["attention_mask"] = document_mask(input_ids_BT, boundary_id)
-        was_training = causal_lm.training
-        causal_lm.eval()
-        with device.autocast():
-            hidden_BTD = causal_lm.base_model(input_ids=input_ids_BT, use_cache=False, **attention)[
-                0
-            ]
-        causal_lm.train(was_training)
-        head = causal_lm.get_output_embeddings()
-        weight_VD = head.weight.float()
-        bias_V = None if head.bias is None else head.bias.float()
-        for hidden_CD in (
-            hidden_BTD[:, :-1].flatten(0, 1).split(max(1, chunk_bytes // (4 * len(weight_VD))))
-        ):
-            yield F.linear(hidden_CD.float(), weight_VD, bias_V)
+        hidden_BTD = model_hidden(model, device, input_ids_BT, boundary_id=boundary_id)
+        yield from head_logits(model, hidden_BTD[:, :-1].flatten(0, 1), chunk_bytes=chunk_bytes)
 
     return row_logits
+
+
+@torch.no_grad()
+def model_hidden(
+    causal_lm: nn.Module, device: Device, input_ids_BT: Tensor, *, boundary_id: int | None = None
+) -> Tensor:
+    """The last hidden states of the model's body, [B, T, D], in the arithmetic of `device`."""
+    model = cast(Any, causal_lm)
+    input_ids_BT = input_ids_BT.to(device.torch_device)
+    attention = {}
+    if boundary_id is not None:
+        attention["attention_mask"] = document_mask(input_ids_BT, boundary_id)
+    was_training = model.training
+    model.eval()
+    with device.autocast():
+        hidden_BTD: Tensor = model.base_model(input_ids=input_ids_BT, use_cache=False, **attention)[
+            0
+        ]
+    model.train(was_training)
+    return hidden_BTD
+
+
+@torch.no_grad()
+def head_logits(
+    causal_lm: nn.Module, hidden_ND: Tensor, *, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Tensor]:
+    """The float32 logits of rows of hidden states, [C, V] at a time."""
+    head = cast(Any, causal_lm).get_output_embeddings()
+    weight_VD = head.weight.float()
+    bias_V = None if head.bias is None else head.bias.float()
+    rows = max(1, chunk_bytes // (4 * len(weight_VD)))
+    for hidden_CD in torch.split(hidden_ND, rows):
+        yield F.linear(hidden_CD.float(), weight_VD, bias_V)
 
 
 @dataclass(frozen=True)
@@ -158,9 +173,14 @@ def row_batches(
 
 
 def collect(
-    batches: Iterable[RowBatch], groups: Groups, *, top_k: int, histograms: bool = True
+    batches: Iterable[RowBatch],
+    groups: Groups,
+    *,
+    top_k: int,
+    histograms: bool | Collection[Sharpening] = True,
 ) -> GroupFigures:
-    """The sums of a pass over all blocks, in float64; with `histograms`, what calibration needs.
+    """The sums of a pass over all blocks, in float64; with `histograms`, what calibration needs,
+    for all sharpenings or for some.
 
     Raises:
         ValueError: the batches are not the blocks that `groups` divides.
@@ -186,10 +206,11 @@ def collect(
         np.add.at(ranks_FG.T, group_B, batch.ranks.double().sum(-1).numpy().T)
         block_sums_QFB = batch.figures.double().sum(-1).numpy()
         np.add.at(figures_QFG.transpose(2, 0, 1), group_B, block_sums_QFB.transpose(2, 0, 1))
-        if not histograms:
+        chosen = histograms if not isinstance(histograms, bool) else sharpenings * histograms
+        if not chosen:
             continue
         hit_BT = batch.rows("accuracy").numpy()
-        for sharpening in sharpenings:
+        for sharpening in chosen:
             confidence_BT = batch.rows("max_prob", sharpening).numpy()
             for half in ("tuning", "report"):
                 in_half_B = groups.mask(half)[group_B]
@@ -211,7 +232,7 @@ def evaluate_groups(
     *,
     top_k: int,
     batch_size: int,
-    histograms: bool = True,
+    histograms: bool | Collection[Sharpening] = True,
 ) -> GroupFigures:
     """`collect` of `row_batches`: one pass."""
     batches = row_batches(row_logits, blocks, sharpenings, top_k=top_k, batch_size=batch_size)

@@ -15,6 +15,7 @@ A penalty's closed-form map is fitted in the same way to an entropy by its weigh
 for slopes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ account where figures are compared (differences.py)."""
 
 MOST_PASSES = 8
 
-MAP_TOLERANCE = 0.001
+MAP_TOLERANCE = 0.003
 """The same for the weight of a map."""
 
 MAP_DISTANCE = 0.01
@@ -185,6 +186,8 @@ def fit_map_weight(
     penalty_map: PenaltyMap,
     target_entropy: float,
     half: Half = "tuning",
+    *,
+    start: float | None = None,
 ) -> tuple[Fit, GroupFigures]:
     """Fit the weight of a penalty's map so that the mean entropy of a half is the target.
 
@@ -194,6 +197,7 @@ def fit_map_weight(
         penalty_map: gives the penalty, k and positions; its weight is not looked at.
         target_entropy: in nats.
         half: the groups whose means count.
+        start: a weight near the result, if one is known; of the sign of the result.
 
     Returns:
         the fit with its neighbours, and the figures of all passes.
@@ -218,10 +222,11 @@ def fit_map_weight(
     excess = entropy(0.0) - target_entropy
     if abs(excess) < 1e-9:
         return Fit(UNCHANGED, target_entropy, converged=True), figures
-    # For small weights the entropy's map is a temperature of 1 - w, and d entropy / d w = -Var z.
-    first = excess / max(figures.mean("logit_variance", UNCHANGED, half), 1e-9)
-    first = float(np.copysign(min(max(abs(first), 1e-6), 1.0), excess))
-    add([first * factor for factor in (0.25, 0.5, 1, 2, 4)])
+    if not start or start * excess < 0:
+        # For small weights the entropy's map is a temperature of 1 - w: d entropy / d w = -Var z.
+        start = excess / max(figures.mean("logit_variance", UNCHANGED, half), 1e-9)
+    first = float(np.copysign(min(max(abs(start), 1e-6), 1.0), excess))
+    add([first * factor for factor in (0.9, 1.1)])
     best = first
     for _ in range(MOST_PASSES - 1):
         best = _interpolated(sorted((entropy(one), one) for one in tried), target_entropy)
@@ -239,8 +244,23 @@ def fit_map_weight(
 
 
 def _interpolated(points: Sequence[tuple[float, float]], target: float) -> float:
-    """The weight at an entropy: on straight lines between (entropy, weight), doubled beyond."""
+    """The weight at an entropy, from (entropy, weight) by rising entropy: on the parabola through
+    the three nearest points if that stays between its neighbours, else on a straight line; doubled
+    beyond the points."""
     entropies, weights = zip(*points, strict=True)
-    if entropies[0] <= target <= entropies[-1]:
-        return float(np.interp(target, entropies, weights))
-    return 2.0 * float(weights[0] if target < entropies[0] else weights[-1])
+    if not entropies[0] <= target <= entropies[-1]:
+        return 2.0 * float(weights[0] if target < entropies[0] else weights[-1])
+    straight = float(np.interp(target, entropies, weights))
+    nearest = sorted(points, key=lambda point: abs(point[0] - target))[:3]
+    if len({entropy for entropy, _ in nearest}) < 3:
+        return straight
+    curved = sum(
+        weight
+        * math.prod(
+            (target - other) / (entropy - other) for other, _ in nearest if other != entropy
+        )
+        for entropy, weight in nearest
+    )
+    above = int(np.searchsorted(entropies, target))
+    around = weights[max(above - 1, 0)], weights[above]
+    return curved if min(around) <= curved <= max(around) else straight

@@ -1,7 +1,6 @@
 """`write_report`: the files of a run folder -> one HTML page that needs nothing else."""
 
 import math
-import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from typing import Any
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.descriptions import setting_descriptions
 from sharpgpt.config.settings import SECTIONS
-from sharpgpt.files import write_text
+from sharpgpt.report.drawing import Drawing
 from sharpgpt.report.numbers import number
-from sharpgpt.report.plots import DISTRIBUTION, Drawing, draw, draw_histogram, plots
+from sharpgpt.report.pages import write_page
+from sharpgpt.report.plots import DISTRIBUTION, draw, draw_histogram, plots
 from sharpgpt.report.run_files import Metrics, RunFiles, read_run
 
 MAX_SAMPLE_STEPS = 30
@@ -26,29 +26,12 @@ def write_report(run_folder: Path) -> Path:
     The page is made from the folder's files alone; what is missing or unreadable is said on it.
     Raises `UserError` if `run_folder` is no folder.
     """
-    page = _render(read_run(run_folder))
-    # Generated text may hold control characters and halves of surrogate pairs; HTML may not.
-    page = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", page.replace("\r\n", "\n"))
-    path = run_folder / "report.html"
-    write_text(path, page.encode("utf-8", errors="replace").decode("utf-8"))
-    return path
-
-
-def _render(run: RunFiles) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("sharpgpt.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup
+    run = read_run(run_folder)
     sample_steps = _samples_by_step(run.samples)
     data = run.environment.get("data")
-    return environment.get_template("report.html.jinja").render(
+    return write_page(
+        run_folder / "report.html",
+        "report.html.jinja",
         run=run,
         data=data if isinstance(data, dict) else {},
         subtitle=_subtitle(run),

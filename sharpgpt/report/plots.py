@@ -1,31 +1,15 @@
-"""The figures of the report: what is plotted, drawn by matplotlib as SVG for an HTML page.
+"""The pictures of a run: what is plotted of its metrics."""
 
-Matplotlib draws with placeholder colours, which become CSS variables, so that one picture suits
-light and dark pages. Text stays text. Legends and titles belong to the page, not to the picture.
-"""
-
-import io
 import math
-import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
 from sharpgpt.report.run_files import Column, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Placeholders that matplotlib takes for colours, and the CSS that they become.
-SERIES_COLOURS = ("#0a0b01", "#0a0b02")
-INK, GRID = "#0a0b03", "#0a0b04"
-CSS_COLOURS = {
-    SERIES_COLOURS[0]: "var(--series-1)",
-    SERIES_COLOURS[1]: "var(--series-2)",
-    INK: "var(--muted)",
-    GRID: "var(--rule)",
-}
 
 DISTRIBUTION = "Output distribution"
 """The section that the histogram belongs to."""
@@ -45,25 +29,6 @@ class Plot:
     unit: str
     series: tuple[tuple[str, str], ...]
     log: bool = False
-
-
-@dataclass(frozen=True)
-class Key:
-    """One line of a legend: its series colour (1 or 2), label and newest value."""
-
-    colour: int
-    label: str
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A finished picture and the words around it."""
-
-    title: str
-    unit: str
-    svg: str
-    keys: list[Key] = field(default_factory=list)
 
 
 def _both(metric: str) -> tuple[tuple[str, str], ...]:
@@ -99,7 +64,7 @@ def draw(plot: Plot, metrics: Metrics) -> Drawing | None:
     """Draw the curves of `plot`, or return None if none of them has a finite value."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    figure, axes = _figure()
+    figure, axes = new_figure()
     keys, sentences, lowest, highest = [], [], math.inf, -math.inf
     for index, (metric, label) in enumerate(plot.series):
         column = metrics.column(metric)
@@ -122,8 +87,8 @@ def draw(plot: Plot, metrics: Metrics) -> Drawing | None:
         axes.yaxis.set_minor_locator(NullLocator())
     if plot.log or max(abs(bound) for bound in axes.get_ylim()) >= 10_000:
         axes.yaxis.set_major_formatter(short)
-    svg = _svg(figure, plot.title, f"{plot.title}. {' '.join(sentences)}")
-    return Drawing(plot.title, plot.unit, svg, keys)
+    picture = svg(figure, plot.title, f"{plot.title}. {' '.join(sentences)}")
+    return Drawing(plot.title, plot.unit, picture, keys)
 
 
 def draw_histogram(metrics: Metrics) -> Drawing | None:
@@ -134,7 +99,7 @@ def draw_histogram(metrics: Metrics) -> Drawing | None:
     step, counts = logged[-1]
     shares = [100 * count / sum(counts) for count in counts]
     width = 1 / len(shares)
-    figure, axes = _figure()
+    figure, axes = new_figure()
     left_edges = [index * width for index in range(len(shares))]
     axes.bar(left_edges, shares, 0.86 * width, align="edge", color=SERIES_COLOURS[0], alpha=0.85)
     keys = [Key(1, f"step {number(step)}")]
@@ -151,8 +116,8 @@ def draw_histogram(metrics: Metrics) -> Drawing | None:
         f"{fullest * width:.2f} to {(fullest + 1) * width:.2f} "
         f"with {shares[fullest]:.0f}% of positions."
     )
-    svg = _svg(figure, "histogram", sentence)
-    return Drawing("Distribution of the largest probability", "% of positions", svg, keys)
+    picture = svg(figure, "histogram", sentence)
+    return Drawing("Distribution of the largest probability", "% of positions", picture, keys)
 
 
 def _curve(axes: "Axes", column: Column, index: int) -> None:
@@ -182,51 +147,3 @@ def _sentence(label: str, finite: Column, gaps: int) -> str:
         f"lowest {number(min(finite.values))}, highest {number(max(finite.values))}."
     )
     return f"{sentence} {gaps} values are NaN or infinite." if gaps else sentence
-
-
-def _figure() -> tuple["Figure", "Axes"]:
-    """A figure outside pyplot's global state, with quiet axes."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(4.6, 2.5), layout="constrained")
-    figure.patch.set_visible(False)
-    axes = figure.add_subplot()
-    axes.patch.set_visible(False)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=10, length=0, pad=5)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    return figure, axes
-
-
-def _svg(figure: "Figure", name: str, sentence: str) -> str:
-    """The figure as an inline `<svg>` whose ids start with `name`, for the eye and for the ear."""
-    import matplotlib
-    from markupsafe import escape
-
-    target = io.StringIO()
-    nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-    # The font's name only measures text here; the page chooses the font.
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.family": "DejaVu Sans",
-    }
-    with matplotlib.rc_context(settings):
-        figure.savefig(target, format="svg", metadata=nothing)
-    _, _, rest = target.getvalue().partition("<svg ")
-    head, _, body = rest.partition(">")
-    view_box = re.search(r'viewBox="[^"]*"', head)
-    assert view_box is not None, "matplotlib writes a viewBox"
-    slug = re.sub(r"\W+", "-", name.lower())
-    body = re.sub(r"<style.*?</style>|(?<=<g) id=\"[^\"]*\"", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{slug}-', body)
-    body = re.sub(r'xlink:href="#', f'href="#{slug}-', body)
-    body = body.replace("url(#", f"url(#{slug}-")
-    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
-    for placeholder, css in CSS_COLOURS.items():
-        body = body.replace(placeholder, css)
-    return f'<svg {view_box[0]} role="img" aria-label="{escape(sentence)}">{body}'

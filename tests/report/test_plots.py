@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from sharpgpt.report.plots import CSS_COLOURS, Plot, draw, draw_histogram, plots
+from sharpgpt.report.drawing import CSS_COLOURS
+from sharpgpt.report.plots import Plot, draw, draw_histogram, plots
 from sharpgpt.report.run_files import Column, Metrics, read_metrics
 
 LOSS = Plot("Loss", "nats", (("train/loss", "train"), ("val/loss", "validation")))

@@ -1,0 +1,383 @@
+"""Everything that is measured of one trained model on one text, in a handful of passes over it.
+
+    passes = ModelPasses(causal_lm, device, text, top_k=5, batch_size=16)
+    evaluation = evaluate_model(passes)
+    evaluation.to_dict()
+
+One pass gives all figures as they are, the whole curve of temperatures, the confidences for
+calibration and the buckets; one or two more find the best temperature, a last one has the
+confidences there. docs/verdict.md says what every figure means.
+
+Shapes: B blocks of a batch, T tokens of a block, V vocabulary.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sharpgpt.device import Device
+from sharpgpt.evaluation.bootstrap import Interval, mean_intervals
+from sharpgpt.evaluation.buckets import ENTROPY_BOUNDS, BucketMeans, position_bounds, positions_of
+from sharpgpt.evaluation.calibration import (
+    ConfidenceHistogram,
+    expected_calibration_error,
+    reliability_bins,
+    smooth_calibration_error,
+)
+from sharpgpt.evaluation.groups import GroupFigures, make_groups
+from sharpgpt.evaluation.metrics import perplexity
+from sharpgpt.evaluation.rows import UNCHANGED, Sharpening, Temperature
+from sharpgpt.evaluation.streaming import (
+    Blocks,
+    RowBatch,
+    RowLogits,
+    collect,
+    head_logits,
+    model_hidden,
+    row_batches,
+)
+from sharpgpt.evaluation.temperature import GRID, Fit, fit_temperatures, temperature_curve
+from sharpgpt.files import UserError
+
+FREQUENCY_BOUNDS = (0.2, 0.4, 0.6, 0.8)
+"""Of the share of all occurrences that more frequent tokens have: five buckets of about equal mass
+in the training text."""
+
+CACHE_BYTES = 8 * 2**30
+"""Most bytes of hidden states that are kept on disk: 2.8 million tokens of GPT-2 small."""
+
+BUCKET_FIGURES = ("ce", "entropy", "max_prob", "accuracy")
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """A validation split in one model's tokens, and what is known of it."""
+
+    name: str
+    blocks: Blocks
+    """[num_blocks, T] of token ids."""
+    token_bytes: npt.NDArray[np.int64] | None
+    """Bytes of text that each token stands for, [V]; None where bits per byte are not wanted."""
+    token_ranks: npt.NDArray[np.float64]
+    """`buckets.frequency_ranks` of the training text, [V]."""
+    boundary_id: int | None = None
+    """As in `SharpnessLM`."""
+    sha256: str = ""
+    vocabulary: str = ""
+    """Fingerprint of the tokenizer: models are compared on the same tokens only."""
+    is_stand_in: bool = False
+    note: str = ""
+    """What the reader must know of this text; empty where nothing."""
+
+    @property
+    def num_rows(self) -> int:
+        """Predictions in all blocks."""
+        num_blocks, length = self.blocks.shape
+        return num_blocks * (length - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain facts."""
+        num_blocks, length = self.blocks.shape
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "num_blocks": num_blocks,
+            "block_length_tokens": length,
+            "num_rows": self.num_rows,
+            "is_stand_in": self.is_stand_in,
+            "note": self.note,
+        }
+
+
+class HiddenStates:
+    """The last hidden states of all rows, float32 [N, D] in a temporary file, or nothing.
+
+    Rows are written in order, from the first to the last, and can be read once all are there.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._file: Any = None
+        self._num_written = 0
+        self._width = 0
+        self._num_rows = 0
+
+    def write(self, first_row: int, hidden_ND: torch.Tensor, num_rows: int) -> None:
+        """Keep rows of a text of `num_rows` rows, if there is room."""
+        if first_row == 0 and self._num_written == 0:
+            self._width, self._num_rows = hidden_ND.shape[1], num_rows
+            size = 4 * num_rows * self._width
+            if size <= min(self._most_bytes, shutil.disk_usage(tempfile.gettempdir()).free // 2):
+                self._file = tempfile.TemporaryFile(prefix="sharpgpt-")  # noqa: SIM115
+        if self._file is None or first_row != self._num_written:
+            return
+        try:
+            self._file.write(hidden_ND.float().cpu().numpy().tobytes())
+        except OSError:  # the disk is full: without the file it only takes longer
+            self._file = None
+            return
+        self._num_written += len(hidden_ND)
+
+    def read(self, first_row: int, num_rows: int) -> torch.Tensor | None:
+        """Rows [num_rows, D]; None while not all rows are there."""
+        if self._file is None or self._num_written < self._num_rows:
+            return None
+        self._file.flush()
+        row_bytes = 4 * self._width
+        data = os.pread(self._file.fileno(), num_rows * row_bytes, first_row * row_bytes)
+        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, self._width)
+
+
+class ModelPasses:
+    """Passes of one model over one text.
+
+    The body of the model is run once: its last hidden states are kept in a temporary file, of which
+    later passes need only the output layer. Where they would take more than `cache_bytes`, or more
+    than the half of what the disk has left, the body is run for each pass.
+
+    Args:
+        causal_lm: a HuggingFace causal LM with a linear head.
+        device: where it is, and the arithmetic of its body.
+        text: the blocks.
+        top_k: k of `accuracy_top_k` and `top_k_mass`.
+        batch_size: blocks at a time.
+        on_blocks: called with the number of blocks after each batch.
+    """
+
+    def __init__(
+        self,
+        causal_lm: nn.Module,
+        device: Device,
+        text: EvaluationText,
+        *,
+        top_k: int,
+        batch_size: int,
+        on_blocks: Callable[[int], None] = lambda _: None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.causal_lm = causal_lm
+        self.device = device
+        self.text = text
+        self.top_k = top_k
+        self.batch_size = batch_size
+        self.groups = make_groups(text.blocks.shape[0])
+        self._on_blocks = on_blocks
+        self._hidden = HiddenStates(cache_bytes)
+
+    def batches(self, sharpenings: Sequence[Sharpening] = (UNCHANGED,)) -> Iterator[RowBatch]:
+        """The rows of all blocks in their order."""
+        for batch in row_batches(
+            self._row_logits(),
+            self.text.blocks,
+            sharpenings,
+            top_k=self.top_k,
+            batch_size=self.batch_size,
+        ):
+            yield batch
+            self._on_blocks(len(batch.input_ids))
+
+    def _row_logits(self) -> RowLogits:
+        first_row = 0
+
+        def row_logits(input_ids_BT: torch.Tensor) -> Iterator[torch.Tensor]:
+            nonlocal first_row
+            num_rows = input_ids_BT[:, 1:].numel()
+            hidden_ND = self._hidden.read(first_row, num_rows)
+            if hidden_ND is None:
+                hidden_BTD = model_hidden(
+                    self.causal_lm,
+                    self.device,
+                    input_ids_BT,
+                    boundary_id=self.text.boundary_id,
+                )
+                hidden_ND = hidden_BTD[:, :-1].flatten(0, 1)
+                self._hidden.write(first_row, hidden_ND, self.text.num_rows)
+            first_row += num_rows
+            hidden_ND = hidden_ND.to(self.device.torch_device)
+            yield from head_logits(self.causal_lm, hidden_ND)
+
+        return row_logits
+
+    def __call__(
+        self, sharpenings: Sequence[Sharpening], histograms: Collection[Sharpening] = ()
+    ) -> GroupFigures:
+        """One pass; confidences are kept for `histograms`."""
+        return collect(
+            self.batches(sharpenings), self.groups, top_k=self.top_k, histograms=histograms
+        )
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """What was measured of one model."""
+
+    figures: GroupFigures
+    """At GRID and at the best temperature."""
+    best: Fit
+    """The best temperature, tuned on the tuning half."""
+    buckets: dict[str, list[dict[str, float | None]]]
+    num_bytes: int | None
+    """Of the text that was predicted."""
+    final_layer: dict[str, float | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; what is not finite is None."""
+        return cast(
+            "dict[str, Any]",
+            finite(
+                {
+                    "figures": self._intervals(),
+                    "temperature": self._temperature(),
+                    "calibration": {
+                        "unchanged": self._calibration(UNCHANGED),
+                        "best_temperature": self._calibration(self.best.sharpening),
+                    },
+                    "buckets": self.buckets,
+                    "final_layer": self.final_layer,
+                }
+            ),
+        )
+
+    def _intervals(self) -> dict[str, dict[str, float]]:
+        found = mean_intervals(self.figures)
+        ce = found["ce"]
+        bounds = (ce.estimate, ce.low, ce.high)
+        found["perplexity"] = Interval(*map(perplexity, bounds))
+        if self.num_bytes:
+            # Over all rows: the bytes a token are those of this text.
+            share = float(self.figures.num_rows.sum()) / (self.num_bytes * math.log(2))
+            found["bits_per_byte"] = Interval(*(share * bound for bound in bounds))
+        return {name: interval.to_dict() for name, interval in found.items()}
+
+    def _temperature(self) -> dict[str, Any]:
+        at = self.best.sharpening
+        return {
+            "best": 1 / getattr(at, "beta", math.nan),
+            "note": self.best.note,
+            "ce": self.figures.mean("ce", at, "report"),
+            "ce_unchanged": self.figures.mean("ce", UNCHANGED, "report"),
+            "entropy": self.figures.mean("entropy", at, "report"),
+            "entropy_unchanged": self.figures.mean("entropy", UNCHANGED, "report"),
+            # The grid alone, so that curves of several runs have the same temperatures.
+            "curve": [
+                point.to_dict()
+                for point in temperature_curve(self.figures)
+                if Temperature(point.beta) in GRID
+            ],
+        }
+
+    def _calibration(self, at: Sharpening) -> dict[str, Any]:
+        histogram: ConfidenceHistogram = self.figures.histogram(at, "report")
+        return {
+            "ece": expected_calibration_error(histogram),
+            "smooth_ece": smooth_calibration_error(histogram),
+            "brier": self.figures.mean("brier", at, "report"),
+            "bins": [
+                {"num_rows": one.num_rows, "confidence": one.confidence, "accuracy": one.accuracy}
+                for one in reliability_bins(histogram)
+            ],
+        }
+
+
+def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> ModelEvaluation:
+    """Measure a model; with a baseline the buckets have the baseline's figures too, and there are
+    buckets by the entropy of its predictions.
+
+    Raises:
+        ValueError: the baseline's passes are over other blocks.
+        UserError: the logits are not finite, or there are fewer than 4 blocks.
+    """
+    own = _Buckets(passes.text, with_baseline=baseline is not None)
+    num_bytes = [0]
+
+    def watched() -> Iterator[RowBatch]:
+        others = iter(baseline.batches() if baseline is not None else ())
+        for batch in passes.batches(GRID):
+            own.add(batch, next(others, None))
+            if passes.text.token_bytes is not None:
+                targets = batch.input_ids[:, 1:].numpy()
+                num_bytes[0] += int(passes.text.token_bytes[targets].sum())
+            yield batch
+
+    figures = collect(watched(), passes.groups, top_k=passes.top_k, histograms=[UNCHANGED])
+    if not math.isfinite(figures.mean("ce")):
+        raise UserError(
+            "the model's logits are NaN or infinite (its training diverged, or the file is "
+            "damaged); give an earlier checkpoint"
+        )
+    [best], figures = fit_temperatures(passes, figures, [None])
+    if best.sharpening != UNCHANGED:
+        at_best = passes([best.sharpening], histograms=[best.sharpening])
+        figures = figures.joined([at_best])
+    return ModelEvaluation(
+        figures=figures,
+        best=best,
+        buckets=own.means(),
+        num_bytes=num_bytes[0] or None,
+        final_layer=final_layer(passes.causal_lm),
+    )
+
+
+class _Buckets:
+    """The three ways to divide the rows, for one model or for a model and its baseline."""
+
+    def __init__(self, text: EvaluationText, *, with_baseline: bool) -> None:
+        self._rank_V = torch.from_numpy(text.token_ranks)
+        self._means = {
+            "position": BucketMeans(position_bounds(text.blocks.shape[1])),
+            "frequency": BucketMeans(FREQUENCY_BOUNDS),
+        }
+        if with_baseline:
+            self._means["baseline_entropy"] = BucketMeans(ENTROPY_BOUNDS)
+
+    def add(self, batch: RowBatch, baseline: RowBatch | None) -> None:
+        figures = {name: batch.rows(name) for name in BUCKET_FIGURES}
+        if baseline is not None:
+            if not torch.equal(batch.input_ids, baseline.input_ids):
+                raise ValueError("the baseline's passes are over other blocks")
+            figures |= {f"baseline_{name}": baseline.rows(name) for name in BUCKET_FIGURES}
+            self._means["baseline_entropy"].add(baseline.rows("entropy"), figures)
+        self._means["position"].add(positions_of(batch), figures)
+        self._means["frequency"].add(self._rank_V[batch.input_ids[:, 1:]], figures)
+
+    def means(self) -> dict[str, list[dict[str, float | None]]]:
+        return {name: means.means() for name, means in self._means.items()}
+
+
+def final_layer(causal_lm: nn.Module) -> dict[str, float | None]:
+    """Where a rescaling of the logits would hide: root mean squares of the last normalisation's
+    weight and of the rows of the output layer. None where the model has no such layer."""
+    model = cast(Any, causal_lm)
+    norms = [
+        module.weight
+        for name, module in model.base_model.named_modules()
+        if "." not in name and isinstance(getattr(module, "weight", None), torch.Tensor)
+        if module.weight.ndim == 1
+    ]
+    head = model.get_output_embeddings().weight.detach().float()
+    return {
+        "layer_norm_weight_rms": (
+            float(norms[-1].detach().float().square().mean().sqrt()) if norms else None
+        ),
+        "head_row_norm": float(head.norm(dim=1).square().mean().sqrt()),
+    }
+
+
+def finite(value: Any) -> Any:
+    """JSON content with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
