@@ -2,6 +2,7 @@
 configuration, against the unpenalised model sharpened afterwards, as comparison.json and .html."""
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,16 +148,24 @@ def compare(arguments: argparse.Namespace) -> Path:
     _check_baselines(baselines)
     arms = _arms(others)
     notes = _pair_up(baselines, arms)
+    partners = [_partners(place, arms) for place in range(len(baselines))]
+    num_models = sum(len(mine) + 1 for mine in partners if mine)
     with Progress() as progress:
-        text, top_k = _evaluate_all(baselines, arms, arguments, device, progress)
+        evaluator = _Evaluator(arguments, device, progress, num_models)
+        for baseline, mine in zip(baselines, partners, strict=True):
+            if mine:
+                evaluator.baseline(baseline, mine)
+    text = evaluator.text
+    assert text is not None, "every arm has at least one pair"
     used = [run for run in baselines if run.facts]
-    name_apart([run.facts for run in (*used, *(run for arm in arms for run in arm.runs))])
+    evaluated = [arm.runs[place] for arm in arms for place in sorted(arm.pairs)]
+    name_apart([run.facts for run in (*used, *evaluated)])
     models = [_judged(arm, arguments.margin, notes) for arm in arms]
     content = finite(
         {
             "version": 1,
             "data": text.to_dict(),
-            "top_k": top_k,
+            "top_k": evaluator.top_k,
             "margin": arguments.margin,
             "error_rate": ERROR_RATE,
             "notes": notes,
@@ -254,72 +263,84 @@ def _pair_up(baselines: Sequence[_Run], arms: Sequence[_Arm]) -> list[str]:
     return notes
 
 
-def _evaluate_all(
-    baselines: Sequence[_Run],
-    arms: Sequence[_Arm],
-    arguments: argparse.Namespace,
-    device: Device,
-    progress: Progress,
-) -> tuple[EvaluationText, int]:
-    """Fill the facts and pairs of all runs; returns the text and k."""
-    text: EvaluationText | None = None
-    top_k, num_done = 0, 0
-    num_models = sum(len(arm.partners) for arm in arms) + len(
-        {place for arm in arms for place in arm.partners.values()}
-    )
-    with_texts: set[int] = set()
-    for place, baseline in enumerate(baselines):
-        mine = [
-            (arm, own)
-            for arm in arms
-            for own, base in sorted(arm.partners.items())
-            if base == place
-        ]
-        if not mine:
-            continue
+def _partners(baseline: int, arms: Sequence[_Arm]) -> list[tuple[_Arm, int]]:
+    """The runs that are compared with a baseline: (arm, place of the run in it)."""
+    return [
+        (arm, place)
+        for arm in arms
+        for place, base in sorted(arm.partners.items())
+        if base == baseline
+    ]
 
-        def passes_of(saved: SavedModel, text: EvaluationText, k: int) -> ModelPasses:
-            return ModelPasses(
-                saved.causal_lm,
-                device,
-                text,
-                top_k=k,
-                batch_size=batch_size(arguments, text),
-                on_blocks=progress.advance,
-            )
 
-        judge_model = load_evaluated(baseline.folder, device)
-        if text is None:
-            text = evaluation_text(judge_model, arguments)
-            top_k = chosen_top_k(judge_model, arguments)
-        check_fits(judge_model, text)
-        num_done += 1
-        progress.start(f"{judge_model.name} ({num_done} of {num_models})", text)
-        baseline_passes = passes_of(judge_model, text, top_k)
-        own = evaluate_model(baseline_passes)
-        texts = None
-        if not with_texts:
-            texts = generated(judge_model, judge_model, text, arguments, device)
-        baseline.facts = described(judge_model, own, texts)
-        penalised = []
-        for arm, number in mine:
-            saved = load_evaluated(arm.runs[number].folder, device)
-            check_fits(saved, text)
-            num_done += 1
-            progress.start(f"{saved.name} ({num_done} of {num_models})", text)
-            evaluation = evaluate_model(passes_of(saved, text, top_k), baseline_passes)
-            texts = None
-            if id(arm) not in with_texts:
-                texts = generated(saved, judge_model, text, arguments, device)
-                with_texts.add(id(arm))
-            arm.runs[number].facts = described(saved, evaluation, texts)
-            trained_with = _trained_with(arm.runs[number], text)
-            penalised.append(PenalisedRun(evaluation.figures, evaluation.best, trained_with))
-        against = Baseline(baseline_passes, own.figures, own.best, progress.say)
-        for (arm, number), pair in zip(mine, against.against(penalised), strict=True):
-            arm.pairs[number] = pair
-    assert text is not None, "every arm has at least one pair"
-    return text, top_k
+class _Evaluator:
+    """Fills the facts and pairs of all runs, baseline by baseline."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, device: Device, progress: Progress, num_models: int
+    ) -> None:
+        self.text: EvaluationText | None = None
+        self.top_k = 0
+        self._arguments = arguments
+        self._device = device
+        self._progress = progress
+        self._num_models = num_models
+        self._num_done = 0
+        self._with_texts: set[str] = set()
+        """Arms of which texts were generated: of one run each."""
+
+    def baseline(self, baseline: _Run, mine: Sequence[tuple[_Arm, int]]) -> None:
+        """Evaluate a baseline and its partners: (arm, place of the run in it)."""
+        judge_model, text = self._loaded(baseline)
+        with contextlib.closing(self._passes(judge_model, text)) as passes:
+            own = evaluate_model(passes)
+            texts = self._texts("baseline", judge_model, judge_model, text)
+            baseline.facts = described(judge_model, own, texts)
+            runs = [
+                self._penalised(arm, arm.runs[place], judge_model, passes) for arm, place in mine
+            ]
+            against = Baseline(passes, own.figures, own.best, self._progress.say)
+            for (arm, place), pair in zip(mine, against.against(runs), strict=True):
+                arm.pairs[place] = pair
+
+    def _penalised(
+        self, arm: _Arm, run: _Run, judge_model: SavedModel, baseline: ModelPasses
+    ) -> PenalisedRun:
+        saved, text = self._loaded(run)
+        with contextlib.closing(self._passes(saved, text)) as passes:
+            evaluation = evaluate_model(passes, baseline)
+        texts = self._texts(arm.name, saved, judge_model, text)
+        run.facts = described(saved, evaluation, texts)
+        return PenalisedRun(evaluation.figures, evaluation.best, _trained_with(run, text))
+
+    def _loaded(self, run: _Run) -> tuple[SavedModel, EvaluationText]:
+        saved = load_evaluated(run.folder, self._device)
+        if self.text is None:
+            self.text = evaluation_text(saved, self._arguments)
+            self.top_k = chosen_top_k(saved, self._arguments)
+        check_fits(saved, self.text)
+        self._num_done += 1
+        self._progress.start(f"{saved.name} ({self._num_done} of {self._num_models})", self.text)
+        return saved, self.text
+
+    def _passes(self, saved: SavedModel, text: EvaluationText) -> ModelPasses:
+        return ModelPasses(
+            saved.causal_lm,
+            self._device,
+            text,
+            top_k=self.top_k,
+            batch_size=batch_size(self._arguments, text),
+            on_blocks=self._progress.advance,
+        )
+
+    def _texts(
+        self, arm: str, saved: SavedModel, judge_model: SavedModel, text: EvaluationText
+    ) -> dict[str, Any] | None:
+        if arm in self._with_texts:
+            return None
+        self._with_texts.add(arm)
+        self._progress.say(f"{saved.name}: generating texts")
+        return generated(saved, judge_model, text, self._arguments, self._device)
 
 
 def _trained_with(run: _Run, text: EvaluationText) -> PenaltyMap | None:

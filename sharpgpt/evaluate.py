@@ -2,6 +2,7 @@
 intervals, as evaluation.json and evaluation.html."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--num_texts", type=int, default=20, help="texts for each way to generate; 0 for none [20]"
     )
     parser.add_argument("--num_tokens", type=int, default=256, help="tokens of each text [256]")
-    parser.add_argument("--prompt", default="\n", help="what texts begin with [a newline]")
+    parser.add_argument("--prompt", help="what texts begin with [as in training, else a newline]")
     parser.add_argument("--seed", type=int, default=0, help="of the generated texts [0]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
     parser.add_argument(
@@ -103,7 +104,7 @@ def problems(arguments: argparse.Namespace) -> list[str]:
             "0 for none, else at least 2",
         ),
         "num_tokens": at_least("num_tokens", 8),
-        "prompt": (bool(arguments.prompt), "at least one character"),
+        "prompt": (arguments.prompt != "", "at least one character"),
         "seed": (0 <= arguments.seed < 1 << 32, "0 to 2**32 - 1"),
         "output": (arguments.output != "", "a folder"),
     }
@@ -144,7 +145,8 @@ def evaluate(arguments: argparse.Namespace) -> Path:
                 batch_size=batch_size(arguments, text),
                 on_blocks=progress.advance,
             )
-            evaluation = evaluate_model(passes)
+            with contextlib.closing(passes):
+                evaluation = evaluate_model(passes)
             progress.say(f"{saved.name}: generating texts")
             generation = generated(saved, saved, text, arguments, device)
             found.append(described(saved, evaluation, generation))
@@ -261,7 +263,7 @@ def generated(
         saved.tokenizer,
         judge=judge.causal_lm,
         judge_name=judge.name,
-        prompt_ids=_prompt_ids(saved, arguments.prompt),
+        prompt_ids=_prompt_ids(saved, arguments.prompt, text),
         num_texts=arguments.num_texts,
         num_tokens=arguments.num_tokens,
         window=min(saved.max_length, judge.max_length),
@@ -273,18 +275,28 @@ def generated(
     )
 
 
-def _prompt_ids(saved: SavedModel, prompt: str) -> list[int]:
-    """The ids of --prompt. Raises `UserError` for what the tokenizer cannot encode."""
+def _prompt_ids(saved: SavedModel, prompt: str | None, text: EvaluationText) -> list[int]:
+    """The ids of --prompt; without one of the training's, a newline, or the text's first token.
+
+    Raises `UserError` for what the tokenizer cannot encode, or the model cannot read.
+    """
+    tokenizer = tokenizer_of(saved)
+    if prompt is None:
+        for likely in ((saved.settings or {}).get("generate_prompt"), "\n"):
+            with contextlib.suppress(UserError):
+                if likely and (ids := tokenizer.encode(str(likely)).tolist()):
+                    return [int(id_) for id_ in ids][: saved.max_length - 1]
+        return [int(text.blocks[0:1][0, 0])]
     try:
-        ids = tokenizer_of(saved).encode(prompt).tolist()
+        given = tokenizer.encode(prompt).tolist()
     except UserError as error:
         raise UserError(f"--prompt: {error}") from None
-    if len(ids) >= saved.max_length:
+    if len(given) >= saved.max_length:
         raise UserError(
-            f"--prompt: {len(ids)} tokens, allowed are fewer than the {saved.max_length} positions "
-            f"of {saved.folder}"
+            f"--prompt: {len(given)} tokens, allowed are fewer than the {saved.max_length} "
+            f"positions of {saved.folder}"
         )
-    return [int(id_) for id_ in ids]
+    return [int(id_) for id_ in given]
 
 
 def _validation_ids(text: EvaluationText, num_texts: int, num_tokens: int) -> torch.Tensor:

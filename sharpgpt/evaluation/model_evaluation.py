@@ -45,7 +45,13 @@ from sharpgpt.evaluation.streaming import (
     model_hidden,
     row_batches,
 )
-from sharpgpt.evaluation.temperature import GRID, Fit, fit_temperatures, temperature_curve
+from sharpgpt.evaluation.temperature import (
+    GRID,
+    Fit,
+    fine_curve,
+    fit_temperatures,
+    temperature_curve,
+)
 from sharpgpt.files import UserError
 
 FREQUENCY_BOUNDS = (0.2, 0.4, 0.6, 0.8)
@@ -111,6 +117,12 @@ class HiddenStates:
         self._width = 0
         self._num_rows = 0
 
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def write(self, first_row: int, hidden_ND: torch.Tensor, num_rows: int) -> None:
         """Keep rows of a text of `num_rows` rows, if there is room."""
         if first_row == 0 and self._num_written == 0:
@@ -123,7 +135,7 @@ class HiddenStates:
         try:
             self._file.write(hidden_ND.float().cpu().numpy().tobytes())
         except OSError:  # the disk is full: without the file it only takes longer
-            self._file = None
+            self.close()
             return
         self._num_written += len(hidden_ND)
 
@@ -142,7 +154,7 @@ class ModelPasses:
 
     The body of the model is run once: its last hidden states are kept in a temporary file, of which
     later passes need only the output layer. Where they would take more than `cache_bytes`, or more
-    than the half of what the disk has left, the body is run for each pass.
+    than half of what the disk has left, the body is run for each pass. `close` removes the file.
 
     Args:
         causal_lm: a HuggingFace causal LM with a linear head.
@@ -172,6 +184,10 @@ class ModelPasses:
         self.groups = make_groups(text.blocks.shape[0])
         self._on_blocks = on_blocks
         self._hidden = HiddenStates(cache_bytes)
+
+    def close(self) -> None:
+        """Remove the hidden states; the object is of no use afterwards."""
+        self._hidden.close()
 
     def batches(self, sharpenings: Sequence[Sharpening] = (UNCHANGED,)) -> Iterator[RowBatch]:
         """The rows of all blocks in their order."""
@@ -267,12 +283,14 @@ class ModelEvaluation:
             "ce_unchanged": self.figures.mean("ce", UNCHANGED, "report"),
             "entropy": self.figures.mean("entropy", at, "report"),
             "entropy_unchanged": self.figures.mean("entropy", UNCHANGED, "report"),
-            # The grid alone, so that curves of several runs have the same temperatures.
-            "curve": [
-                point.to_dict()
-                for point in temperature_curve(self.figures)
-                if Temperature(point.beta) in GRID
-            ],
+            # From the grid alone, so that curves of several runs have the same temperatures.
+            "curve": fine_curve(
+                [
+                    point
+                    for point in temperature_curve(self.figures)
+                    if Temperature(point.beta) in GRID
+                ]
+            ),
         }
 
     def _calibration(self, at: Sharpening) -> dict[str, Any]:
@@ -302,6 +320,11 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
     def watched() -> Iterator[RowBatch]:
         others = iter(baseline.batches() if baseline is not None else ())
         for batch in passes.batches(GRID):
+            if not bool(batch.rows("ce").isfinite().all()):
+                raise UserError(
+                    "the model's logits are NaN or infinite (its training diverged, or the file is "
+                    "damaged); give an earlier checkpoint"
+                )
             own.add(batch, next(others, None))
             if passes.text.token_bytes is not None:
                 targets = batch.input_ids[:, 1:].numpy()
@@ -309,11 +332,6 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
             yield batch
 
     figures = collect(watched(), passes.groups, top_k=passes.top_k, histograms=[UNCHANGED])
-    if not math.isfinite(figures.mean("ce")):
-        raise UserError(
-            "the model's logits are NaN or infinite (its training diverged, or the file is "
-            "damaged); give an earlier checkpoint"
-        )
     [best], figures = fit_temperatures(passes, figures, [None])
     if best.sharpening != UNCHANGED:
         at_best = passes([best.sharpening], histograms=[best.sharpening])

@@ -15,6 +15,7 @@ A penalty's closed-form map is fitted in the same way to an entropy by its weigh
 for slopes.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,33 @@ def temperature_curve(figures: GroupFigures, half: Half = "report") -> list[Curv
         CurvePoint(beta, *(figures.mean(name, Temperature(beta), half) for name in names))
         for beta in betas
     ]
+
+
+def fine_curve(points: Sequence[CurvePoint], num_between: int = 4) -> list[dict[str, float]]:
+    """The curve with `num_between` steps for each of its own, as plain numbers: between two points
+    by the cubics in ln beta through values and slopes of both, d / d ln beta = beta d / d beta."""
+    found = []
+    for low, high in itertools.pairwise(points):
+        width = math.log(high.beta / low.beta)
+        ends = [
+            (
+                (point.ce, width * point.beta * point.ce_slope),
+                (point.entropy, -width * point.beta**2 * point.logit_variance),
+            )
+            for point in (low, high)
+        ]
+        for step in range(num_between):
+            t = step / num_between
+            ce, entropy = (
+                value0 * (1 + 2 * t) * (1 - t) ** 2
+                + slope0 * t * (1 - t) ** 2
+                + value1 * t**2 * (3 - 2 * t)
+                + slope1 * t**2 * (t - 1)
+                for (value0, slope0), (value1, slope1) in zip(*ends, strict=True)
+            )
+            temperature = math.exp(-t * width) / low.beta
+            found.append({"temperature": temperature, "ce": ce, "entropy": entropy})
+    return [*found, points[-1].to_dict()] if points else []
 
 
 def fit_temperatures(

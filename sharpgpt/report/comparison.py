@@ -174,7 +174,7 @@ def _verdicts(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
             str(arm.content.get("verdict") or "no verdict"),
             str(arm.content.get("sentence") or ""),
             scale.bar(control),
-            number(number_of(arm.content, "num_seeds")),
+            str(arm.content.get("num_seeds") or ""),
             [str(note) for note in arm.content.get("notes") or []],
         )
         for arm, control in zip(arms, controls, strict=True)
@@ -183,8 +183,11 @@ def _verdicts(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
 
 
 def _control(arm: Arm, name: str) -> Json:
-    found = value_at(arm.content, "controls", name)
-    return found if isinstance(found, Mapping) else {}
+    return _object(value_at(arm.content, "controls", name))
+
+
+def _object(content: Any) -> Json:
+    return content if isinstance(content, Mapping) else {}
 
 
 def _plane(baseline: Arm, arms: Sequence[Arm], files: Path) -> Drawing | None:
@@ -194,9 +197,7 @@ def _plane(baseline: Arm, arms: Sequence[Arm], files: Path) -> Drawing | None:
     figure, sentence = found
     picture = svg(figure, "plane", f"Cross-entropy against entropy. {sentence}")
     save_files(figure, files, "cross_entropy_and_entropy")
-    return Drawing(
-        "Cross-entropy against entropy", "report half, mean over seeds", picture, text=sentence
-    )
+    return Drawing("Cross-entropy against entropy", "report half, mean over seeds", picture)
 
 
 def _controls(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
@@ -221,25 +222,26 @@ def _controls(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
 
 def _unchanged(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """For each figure that no temperature changes, the arms' bars."""
-    found = []
+    found: list[dict[str, Any]] = []
     for name, label in UNCHANGED.items():
-        intervals = [value_at(arm.content, "unchanged_by_temperature", name) for arm in arms]
-        intervals = [one if isinstance(one, Mapping) else {} for one in intervals]
+        intervals = [
+            _object(value_at(arm.content, "unchanged_by_temperature", name)) for arm in arms
+        ]
         scale = scale_of(intervals, 0.0)
         rows = [
             (arm, bar)
             for arm, interval in zip(arms, intervals, strict=True)
             if (bar := scale.bar(interval))
         ]
-        same = found and [bar for _, bar in rows] == [bar for _, bar in found[-1]["rows"]]
+        before = [bar for _, bar in found[-1]["rows"]] if found else None
+        same = [bar for _, bar in rows] == before
         if rows and not same:  # top-k accuracy with k = 5 is top-5 accuracy
             found.append({"label": label, "scale": scale, "rows": rows})
     return found
 
 
 def _differences(arms: Sequence[Arm], name: str) -> dict[str, Any]:
-    intervals = [arm.content.get(name) for arm in arms]
-    intervals = [one if isinstance(one, Mapping) else {} for one in intervals]
+    intervals = [_object(arm.content.get(name)) for arm in arms]
     scale = scale_of(intervals, 0.0)
     rows = [
         (arm, bar)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpgpt.report.arms import Arm, Json, mean_of, number_of, objects, value_at
-from sharpgpt.report.drawing import INK, STRONG, Drawing, Key, new_figure, svg
+from sharpgpt.report.drawing import GRID, INK, STRONG, Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
 from sharpgpt.report.run_files import Column, read_metrics
 
@@ -27,7 +27,7 @@ def plane(baseline: Arm, arms: Sequence[Arm]) -> tuple["Figure", str] | None:
     if not curve and not points:
         return None
     figure, axes = new_figure(8.6, 4.6)
-    axes.grid(axis="both")
+    axes.grid(axis="both", color=GRID, linewidth=0.8)
     axes.spines["left"].set_visible(False)
     sentences = []
     at_one = min(curve, key=lambda one: abs(math.log(one[0])), default=None)
