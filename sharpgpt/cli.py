@@ -53,12 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the verdict on penalised models against one sharpened afterwards; "
         "sharpgpt compare --help",
     )
-    report = commands.add_parser("report", help="write report.html of a run folder anew")
-    report.add_argument("run_folder", type=Path, help="such as outputs/NAME")
+    report = commands.add_parser(
+        "report", help="write report.html of a run folder anew, or one page over several runs"
+    )
+    report.add_argument("run_folders", nargs="+", type=Path, help="such as outputs/NAME")
+    report.add_argument(
+        "--output", type=Path, help="the page over several runs [runs.html]; not for one run"
+    )
     parsed = parser.parse_args(arguments)
     if parsed.command == "inspect":
         return _guarded(lambda: _inspect(parsed.data, parsed.num_documents, not parsed.no_hashes))
-    return _guarded(lambda: _report(parsed.run_folder))
+    return _guarded(lambda: _report(parsed.run_folders, parsed.output))
 
 
 def train_command(argv: Sequence[str], prog: str = "train.py") -> int:
@@ -134,12 +139,21 @@ def _look(command: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def _report(run_folder: Path) -> int:
-    from sharpgpt.report import write_report
+def _report(run_folders: Sequence[Path], output: Path | None) -> int:
+    from sharpgpt.report import write_report, write_runs_report
 
-    if not run_folder.is_dir():
-        raise UserError(f"{run_folder}: no such run folder; expected a folder such as outputs/NAME")
-    print(write_report(run_folder))
+    for folder in run_folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such run folder; expected a folder such as outputs/NAME")
+    if len(run_folders) == 1:
+        if output is not None:
+            raise UserError(
+                f"--output: given {output}, but the report of one run is report.html in its "
+                "folder; leave --output out, or give several runs"
+            )
+        print(write_report(run_folders[0]))
+        return 0
+    print(write_runs_report(run_folders, output or Path("runs.html")))
     return 0
 
 

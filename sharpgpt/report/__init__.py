@@ -1,5 +1,6 @@
-"""The page that tells what a run did, made from the files in its folder."""
+"""Pages that tell what runs did, made from the files in their folders."""
 
 from sharpgpt.report.page import write_report
+from sharpgpt.report.runs import write_runs_report
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_runs_report"]

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sharpgpt.report.arms import Arm, Json, mean_of, number_of, objects, value_at
 from sharpgpt.report.drawing import GRID, INK, STRONG, Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
@@ -122,6 +124,9 @@ def _name_temperatures(axes: "Axes", curve: Sequence[tuple[float, float, float]]
         )  # fmt: skip
 
 
+MOST_POINTS = 300
+"""Points of a curve: more could not be told apart."""
+
 MEASURES = (
     ("val/ce_loss", "Validation cross-entropy", "nats"),
     ("val/entropy", "Validation entropy", "nats"),
@@ -155,7 +160,7 @@ def _columns(folders: object) -> list[dict[str, Column]]:
     for folder in folders:
         path = Path(str(folder)) / "metrics.jsonl"
         if path.is_file():
-            metrics = read_metrics(path)
+            metrics = read_metrics(path, only=[name for name, _, _ in MEASURES])
             found.append({name: metrics.column(name).finite() for name, _, _ in MEASURES})
     return found
 
@@ -196,17 +201,28 @@ def _bands(
     return Drawing(title, unit, svg(figure, title, f"{title}. {' '.join(sentences)}"), keys)
 
 
-def band_of(runs: Sequence[Column]) -> list[tuple[int, float, float, float]]:
-    """(step, lowest, mean, highest) over runs, at the steps that all of them logged."""
+def band_of(runs: Sequence[Column]) -> list[tuple[float, float, float, float]]:
+    """(step, lowest, mean, highest) over runs, at the steps that all of them logged.
+
+    Of more than MOST_POINTS steps neighbours are taken together: their mean step and mean, the
+    lowest and the highest of them all.
+    """
     if not runs:
         return []
     tables = [dict(zip(run.steps, run.values, strict=True)) for run in runs]
     shared = sorted(set.intersection(*map(set, tables)))
-    return [
-        (step, min(values), math.fsum(values) / len(values), max(values))
-        for step in shared
-        for values in [[table[step] for table in tables]]
-    ]
+    if not shared:
+        return []
+    values_SR = np.array([[table[step] for table in tables] for step in shared])
+    starts = np.unique(np.linspace(0, len(shared), MOST_POINTS + 1).astype(int)[:-1])
+    sizes = np.diff(np.append(starts, len(shared)))
+    columns = (
+        np.add.reduceat(np.array(shared, dtype=float), starts) / sizes,
+        np.minimum.reduceat(values_SR.min(1), starts),
+        np.add.reduceat(values_SR.mean(1), starts) / sizes,
+        np.maximum.reduceat(values_SR.max(1), starts),
+    )
+    return [tuple(map(float, point)) for point in zip(*columns, strict=True)]  # type: ignore[misc]
 
 
 def headline(baseline: Arm) -> str:

@@ -6,6 +6,7 @@ Everything that can be read is read; what cannot is said in `RunFiles.notes`, ne
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,10 @@ def read_run(run_folder: Path) -> RunFiles:
     )
 
 
-def read_metrics(path: Path, notes: list[str] | None = None) -> Metrics:
-    """Read metrics.jsonl into columns; problems are appended to `notes`.
+def read_metrics(
+    path: Path, notes: list[str] | None = None, only: Collection[str] | None = None
+) -> Metrics:
+    """Read metrics.jsonl into columns, `only` some or all; problems are appended to `notes`.
 
     A resumed run logs the steps since its checkpoint again: when the step goes back, what was
     logged at that step or later is replaced. Figures that are null become NaN.
@@ -100,7 +103,8 @@ def read_metrics(path: Path, notes: list[str] | None = None) -> Metrics:
                 for stale in [logged for logged in by_step if logged >= step]:
                     del by_step[stale]
         newest = step
-        for name, value in line.items():
+        for name in line if only is None else line.keys() & only:
+            value = line[name]
             if name == HISTOGRAM and _is_histogram(value):
                 histograms[step] = [float(count) for count in value]
             elif name.startswith(("train/", "val/")) and _is_figure(value):
