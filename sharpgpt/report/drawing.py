@@ -86,6 +86,7 @@ def svg(figure: "Figure", name: str, sentence: str) -> str:
     from markupsafe import escape
 
     target = io.StringIO()
+    name = name.encode("utf-8", "replace").decode()  # halves of surrogate pairs cannot be hashed
     nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     # The font's name only measures text here; the page chooses the font.
     settings: dict[Any, Any] = {
