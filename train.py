@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from sharpgpt.training.interruption import end_at_signals
+from sharpgpt.interruption import end_at_signals
 
 if __name__ == "__main__":  # before the imports that take a moment: Ctrl-C is no traceback
     end_at_signals()

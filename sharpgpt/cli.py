@@ -1,5 +1,5 @@
 """The command line: `sharpgpt train` (`python train.py`), prepare, inspect, sample, view,
-evaluate, compare, report.
+evaluate, compare, push, report.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
 128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.files import UserError
-from sharpgpt.training.interruption import ending_at_signals
+from sharpgpt.interruption import ending_at_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["prepare"]:
         with ending_at_signals():
             return _guarded(lambda: _prepare(arguments[1:]))
-    if arguments and arguments[0] in ("sample", "view", "evaluate", "compare"):
+    if arguments and arguments[0] in ("sample", "view", "evaluate", "compare", "push"):
         with ending_at_signals():
             return _guarded(lambda: _look(arguments[0], arguments[1:]))
     parser = argparse.ArgumentParser(
@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "compare",
         help="the verdict on penalised models against one sharpened afterwards; "
         "sharpgpt compare --help",
+    )
+    commands.add_parser(
+        "push", help="publish a checkpoint on the HuggingFace hub; sharpgpt push --help"
     )
     report = commands.add_parser(
         "report", help="write report.html of a run folder anew, or one page over several runs"
@@ -93,14 +96,9 @@ def _prepare(argv: Sequence[str]) -> int:
     options = parse_prepare_flags(argv, "sharpgpt prepare")
     from sharpgpt.prepare.pipeline import prepare
     from sharpgpt.prepare.progress import Terminal
-    from sharpgpt.prepare.stopping import Stopped
 
-    try:
-        with Terminal() as terminal:
-            prepare(options, terminal.say, terminal.show)
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
+    with Terminal() as terminal:
+        prepare(options, terminal.say, terminal.show)
     return 0
 
 
@@ -162,7 +160,7 @@ def _guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error.label}{error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

@@ -10,10 +10,12 @@ from pathlib import Path
 class UserError(Exception):
     """What the user can mend; the message says what was given, what is allowed, what to do.
 
-    The command line prints the message without a traceback and exits with `exit_code`.
+    The command line prints the message, after `label`, without a traceback and exits with
+    `exit_code`.
     """
 
     exit_code = 1
+    label = "error: "
 
     def __init__(self, message: str) -> None:
         # What it quotes may come from a stranger: a terminal must not obey it, and it must print.

@@ -25,6 +25,7 @@ from sharpgpt.data import TextData, TrainingBlocks, load_data, validation_blocks
 from sharpgpt.device import Device, choose_device, flops_per_token, peak_flops
 from sharpgpt.distributed import Processes, joined, place_from_environment
 from sharpgpt.files import UserError
+from sharpgpt.interruption import StopSignal
 from sharpgpt.model import SharpnessLM, create_model
 from sharpgpt.prepare.automatic import ready_dataset
 from sharpgpt.run_folder import RunFolder
@@ -34,7 +35,6 @@ from sharpgpt.startup import Startup
 from sharpgpt.training.checkpoint import open_checkpoint
 from sharpgpt.training.checkpoint_files import load_tensors
 from sharpgpt.training.environment import describe_environment
-from sharpgpt.training.interruption import StopSignal
 from sharpgpt.training.loop import run_steps
 from sharpgpt.training.memory import memory_advice
 from sharpgpt.training.optimizer import create_optimizers

@@ -12,16 +12,27 @@ from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.files import UserError, write_text
+from sharpgpt.folder_lock import FolderLock
 from sharpgpt.training.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     meant_by_name,
     open_checkpoint,
 )
-from sharpgpt.training.lock import FolderLock
 from sharpgpt.training.training_state import TrainingState
 
 Say = Callable[[str], None]
+
+LOCK_FILE = "run.lock"
+
+
+def run_lock(folder: Path) -> FolderLock:
+    """The lock on the folder of a run, or of its checkpoints."""
+    return FolderLock(
+        folder,
+        LOCK_FILE,
+        "run_name: {folder} is in use by {who}; wait for it, stop it, or give another run_name",
+    )
 
 
 @dataclass(frozen=True)
@@ -159,7 +170,7 @@ def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> No
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         for folder in [path] if checkpoints.parent == path else [path, checkpoints]:
-            lock = FolderLock(folder)
+            lock = run_lock(folder)
             lock.acquire()
             locks.append(lock)
     except OSError as error:

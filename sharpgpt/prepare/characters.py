@@ -6,10 +6,11 @@ Its vocabulary has no end-of-text token, so documents are joined by a blank line
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sharpgpt.interruption import StopSignal
 from sharpgpt.prepare.documents import Batch, DocumentSource
 from sharpgpt.prepare.limits import Limits, ends_of
 from sharpgpt.prepare.progress import Pace, Progress
-from sharpgpt.prepare.stopping import Stopped, StopRequest
+from sharpgpt.prepare.stopping import Stopped
 
 JOIN = "\n\n"
 """What stands after a document."""
@@ -36,7 +37,7 @@ def batches_up_to(
 
 
 def find_characters(
-    source: DocumentSource, limits: Limits, show: Callable[[Progress], None], stop: StopRequest
+    source: DocumentSource, limits: Limits, show: Callable[[Progress], None], stop: StopSignal
 ) -> list[str]:
     """Every character of `source` up to `limits`, sorted: a first pass over all texts.
 

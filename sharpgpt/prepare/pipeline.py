@@ -26,6 +26,8 @@ import numpy as np
 from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.files import UserError
+from sharpgpt.folder_lock import FolderLock
+from sharpgpt.interruption import StopSignal
 from sharpgpt.prepare import disk
 from sharpgpt.prepare.characters import batches_up_to, find_characters, join_of
 from sharpgpt.prepare.coders import Coder, char_coder, default_num_workers, gpt2_coder
@@ -33,7 +35,6 @@ from sharpgpt.prepare.documents import Batch, DocumentSource, open_source
 from sharpgpt.prepare.encoding import Encoded
 from sharpgpt.prepare.journal import JOURNAL, Journal, write_journal
 from sharpgpt.prepare.limits import Limits, ends_of
-from sharpgpt.prepare.lock import LOCK, locked
 from sharpgpt.prepare.options import PrepareOptions
 from sharpgpt.prepare.progress import Pace, Progress, clock
 from sharpgpt.prepare.recipe import (
@@ -46,9 +47,20 @@ from sharpgpt.prepare.recipe import (
     remove_if_empty,
     unfinished,
 )
-from sharpgpt.prepare.stopping import Stopped, StopRequest
+from sharpgpt.prepare.stopping import Stopped
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
+LOCK = ".prepare.lock"
+
+
+def prepare_lock(folder: Path) -> FolderLock:
+    """The lock of the one process that prepares into a folder."""
+    return FolderLock(
+        folder,
+        LOCK,
+        "{folder}: {who} prepares data into this folder; wait for it, stop it, or give another "
+        "output",
+    )
 
 
 def prepare(
@@ -63,7 +75,7 @@ def prepare(
 
     Raises:
         UserError: for everything that a user can mend. What was committed stays.
-        Stopped: SIGINT or SIGTERM came; everything until then is committed.
+        Stopped: SIGINT, SIGTERM or SIGUSR1 came; everything until then is committed.
     """
     folder = _output_folder(options)
     if is_surely_finished(folder, options):
@@ -90,7 +102,7 @@ def prepare(
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with prepare_lock(folder):
             if not is_finished(folder, recipe):  # by another process, just now
                 _Preparation(folder, options, source, recipe, say, show_progress).run()
     except OSError as error:
@@ -116,7 +128,7 @@ def _output_folder(options: PrepareOptions) -> Path:
 def _remove_remains(folder: Path) -> None:
     """What a process that was killed at the very end has left beside finished data."""
     if (folder / JOURNAL).exists() or (folder / LOCK).exists():
-        with suppress(OSError, UserError), locked(folder):
+        with suppress(OSError, UserError), prepare_lock(folder):
             (folder / JOURNAL).unlink(missing_ok=True)
 
 
@@ -145,7 +157,7 @@ class _Preparation:
     ) -> None:
         self._folder, self._options, self._source = folder, options, source
         self._say, self._show = say, show_progress
-        self._stop = StopRequest()
+        self._stop = StopSignal("committing")
         self._writers: dict[SplitName, ShardWriter] = {}
         clear_remains(folder)
         found = unfinished(folder, recipe, source)

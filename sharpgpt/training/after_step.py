@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sharpgpt.evaluation import evaluate, generate_texts
 from sharpgpt.files import UserError
+from sharpgpt.interruption import Interrupted, StopSignal
 from sharpgpt.training.checkpoint_files import random_states, set_random_states
-from sharpgpt.training.interruption import Interrupted, StopSignal
 from sharpgpt.training.schedule import penalty_weight_at
 from sharpgpt.training.state import CannotGoOnError, Training
 from sharpgpt.training.training_state import DueWork, Figure

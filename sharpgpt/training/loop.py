@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from sharpgpt.data import prefetched
 from sharpgpt.files import UserError
+from sharpgpt.interruption import StopSignal
 from sharpgpt.training.after_step import do_due_work, is_due, log_training, work_due
 from sharpgpt.training.checkpoint_files import load_tensors, random_states, set_random_states
-from sharpgpt.training.interruption import StopSignal
 from sharpgpt.training.optimizer import set_learning_rate
 from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
 from sharpgpt.training.state import CannotGoOnError, Training

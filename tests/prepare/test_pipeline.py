@@ -19,9 +19,8 @@ from sharpgpt.data.manifest import read_manifest, verify
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.files import UserError
 from sharpgpt.prepare import coders, disk, encoding, file_sources, pipeline, workers
-from sharpgpt.prepare.lock import locked
 from sharpgpt.prepare.options import PrepareOptions
-from sharpgpt.prepare.pipeline import prepare
+from sharpgpt.prepare.pipeline import prepare, prepare_lock
 from sharpgpt.prepare.progress import Progress
 from sharpgpt.prepare.split import HashSplit
 from sharpgpt.prepare.stopping import Stopped
@@ -438,7 +437,7 @@ def test_two_preparations_do_not_share_a_folder(corpus: Path, tmp_path: Path) ->
     folder = tmp_path / "out"
     folder.mkdir()
     with (
-        locked(folder),
+        prepare_lock(folder),
         pytest.raises(UserError, match=f"process {os.getpid()} on .* prepares data into this"),
     ):
         prepare(options(corpus, folder), quiet)

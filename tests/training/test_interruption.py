@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sharpgpt.training.interruption import SIGNALS, Interrupted, StopSignal, ending_at_signals
+from sharpgpt.interruption import SIGNALS, Interrupted, StopSignal, ending_at_signals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.folder_lock import FolderInUseError
 from sharpgpt.run import train
-from sharpgpt.training.lock import LOCK_FILE, FolderInUseError, FolderLock
+from sharpgpt.run_folder import LOCK_FILE, run_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from sharpgpt.training.lock import FolderLock
-FolderLock(Path(sys.argv[1])).acquire()
+from sharpgpt.run_folder import run_lock
+run_lock(Path(sys.argv[1])).acquire()
 print("locked", flush=True)
 time.sleep(60)
 """
@@ -42,12 +43,12 @@ def test_a_second_one_is_told_who_holds_it_until_that_is_dead(tmp_path: Path) ->
     assert holder.stdout is not None
     assert holder.stdout.readline() == "locked\n"
     with pytest.raises(FolderInUseError, match=rf"in use by process {holder.pid} on .* \(-c"):
-        FolderLock(tmp_path).acquire()
+        run_lock(tmp_path).acquire()
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
     assert (tmp_path / LOCK_FILE).exists()
-    lock = FolderLock(tmp_path)
+    lock = run_lock(tmp_path)
     lock.acquire()
     assert json.loads((tmp_path / LOCK_FILE).read_text("utf-8"))["pid"] == os.getpid()
     lock.release()
@@ -57,21 +58,21 @@ def test_a_second_one_is_told_who_holds_it_until_that_is_dead(tmp_path: Path) ->
 
 def test_released_it_can_be_taken_again(tmp_path: Path) -> None:
     for _ in range(3):
-        lock = FolderLock(tmp_path)
+        lock = run_lock(tmp_path)
         lock.acquire()
         with pytest.raises(FolderInUseError):
-            FolderLock(tmp_path).acquire()
+            run_lock(tmp_path).acquire()
         lock.release()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 3000, b"\xff\xfe", b'{"pid": "\\u001b[2J"}'])
 def test_an_unreadable_lock_file_is_no_matter(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_FILE).write_bytes(content)
-    lock = FolderLock(tmp_path)
+    lock = run_lock(tmp_path)
     lock.acquire()
     (tmp_path / LOCK_FILE).write_bytes(content)
     with pytest.raises(FolderInUseError) as caught:
-        FolderLock(tmp_path).acquire()
+        run_lock(tmp_path).acquire()
     assert "\x1b" not in str(caught.value)
     lock.release()
 
@@ -81,16 +82,16 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     victim.write_text("precious", encoding="utf-8")
     (tmp_path / LOCK_FILE).symlink_to(victim)
     with pytest.raises(OSError, match="symbolic links"):
-        FolderLock(tmp_path).acquire()
+        run_lock(tmp_path).acquire()
     assert victim.read_text("utf-8") == "precious"
 
 
 @pytest.mark.usefixtures("without_flock")
 def test_without_flock_the_file_is_the_lock(tmp_path: Path) -> None:
-    lock = FolderLock(tmp_path)
+    lock = run_lock(tmp_path)
     lock.acquire()
     with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):
-        FolderLock(tmp_path).acquire()
+        run_lock(tmp_path).acquire()
     lock.release()
     dead = subprocess.Popen(["true"])
     dead.wait()
@@ -101,7 +102,7 @@ def test_without_flock_the_file_is_the_lock(tmp_path: Path) -> None:
     for holder in ({"pid": 1, "host": "elsewhere"}, {"pid": True, "host": socket.gethostname()}):
         (tmp_path / LOCK_FILE).write_text(json.dumps(holder), encoding="utf-8")
         with pytest.raises(FolderInUseError, match="If that process is gone, delete"):
-            FolderLock(tmp_path).acquire()
+            run_lock(tmp_path).acquire()
 
 
 @pytest.mark.usefixtures("quick_runs")
@@ -114,7 +115,7 @@ def test_a_run_locks_its_folder_and_its_checkpoints_elsewhere(
         (tmp_path / "elsewhere" / "tiny", {"checkpoint_dir": elsewhere}),
     ):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(folder)
+        lock = run_lock(folder)
         lock.acquire()
         with pytest.raises(FolderInUseError, match=f"run_name: {folder} is in use by process"):
             train(tiny_config(max_steps=1, resume="auto", **settings))

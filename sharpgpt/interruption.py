@@ -1,7 +1,8 @@
 """Ctrl-C, termination, and Slurm's warning before a time limit: SIGINT, SIGTERM, SIGUSR1.
 
-While there is nothing to save, a signal ends the process at once (`end_at_signals`). In the loop it
-asks to stop after the current step, save and end (`StopSignal`); a second one then does what it did
+While there is nothing to save, a signal ends the process at once (`end_at_signals`). In the loop of
+training it asks to stop after the current step, save and end, in that of a preparation to commit
+and end (`StopSignal`); a second one then does what it did
 before the loop: it ends the process of a command at once, and raises KeyboardInterrupt in a
 notebook. Either way the exit code is 128 + the signal's number, and there is no traceback.
 """
@@ -63,11 +64,13 @@ def ending_at_signals() -> Iterator[None]:
 class StopSignal:
     """Within the block, the first signal sets `number`; the handlers before see a second one.
 
-    Outside the main thread Python delivers no signals, and the block changes nothing.
+    `doing` is what is said to be done about it. Outside the main thread Python delivers no signals,
+    and the block changes nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "saving after this step") -> None:
         self.number: int | None = None
+        self._doing = doing
         self._breaks_off = False
         self._previous: dict[int, Any] = {}
 
@@ -101,7 +104,7 @@ class StopSignal:
         self._restore()
         # A handler may run in the middle of a print, so it writes past Python's buffers.
         name = signal.Signals(number).name
-        os.write(2, f"\n{name}: saving after this step (again to end at once)\n".encode())
+        os.write(2, f"\n{name}: {self._doing} (again to end at once)\n".encode())
         if self._breaks_off:
             raise Interrupted
 

@@ -1,4 +1,4 @@
-"""One process at a time in a run folder: a file that says who is there, and a lock on it.
+"""One process at a time works in a folder: a file that says who is there, and a lock on it.
 
 The lock is the kernel's (flock), which lets go when its process ends, however it ends; the file
 says who holds it to whoever comes second. Where a file system or Windows has no flock, the file
@@ -18,7 +18,6 @@ from typing import Any
 
 from sharpgpt.files import UserError
 
-LOCK_FILE = "run.lock"
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL}
 
 
@@ -27,11 +26,25 @@ class FolderInUseError(UserError):
 
 
 class FolderLock:
-    """A lock on `folder`, held from `acquire` to `release`, or to the end of the process."""
+    """A lock on a folder, held from `acquire` to `release`, or to the end of the process.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_FILE
+    Args:
+        folder: exists.
+        file_name: of the lock file in it.
+        message: for whom comes second: what is wrong and what to do, `{folder}` and `{who}` in it.
+    """
+
+    def __init__(self, folder: Path, file_name: str, message: str) -> None:
+        self.path = folder / file_name
+        self._message = message
         self._descriptor: int | None = None
+
+    def __enter__(self) -> "FolderLock":
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def acquire(self) -> None:
         """Take the lock, or raise.
@@ -60,11 +73,14 @@ class FolderLock:
 
     def release(self) -> None:
         """Let go and remove the file. May be called twice."""
-        if self._descriptor is not None:
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        try:
             with contextlib.suppress(OSError):
                 self.path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
+        finally:
+            os.close(descriptor)
 
     def _open(self) -> tuple[int, bool]:
         """The lock file, open, and whether this process made it."""
@@ -109,10 +125,8 @@ class FolderLock:
             else "another process"
         )
         readable = "".join(letter if letter.isprintable() else "?" for letter in who)
-        return FolderInUseError(
-            f"run_name: {self.path.parent} is in use by {readable}; wait for it, stop it, or give "
-            f"another run_name{advice}"
-        )
+        message = self._message.format(folder=self.path.parent, who=readable)
+        return FolderInUseError(f"{message}{advice}")
 
 
 def _is_gone(pid: Any) -> bool:
