@@ -51,7 +51,7 @@ def arms_of(models: Sequence[Json]) -> list[Arm]:
             }
         )
         rank = weights.index(abs(number_of(model, "penalty_weight") or 0.0))
-        strength = 1.0 if len(weights) == 1 else 0.4 + 0.6 * rank / (len(weights) - 1)
+        strength = 1.0 if len(weights) == 1 else 0.45 + 0.55 * rank / (len(weights) - 1)
         arms.append(
             Arm(
                 name=str(model.get("name", f"model {place + 1}")),

@@ -10,7 +10,9 @@ from typing import Any
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.descriptions import setting_descriptions
 from sharpgpt.config.settings import SECTIONS
+from sharpgpt.report.arms import number_of, objects
 from sharpgpt.report.drawing import Drawing
+from sharpgpt.report.evaluation import drawings, evaluated_models
 from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.plots import DISTRIBUTION, draw, draw_histogram, plots
@@ -36,7 +38,7 @@ def write_report(run_folder: Path) -> Path:
         data=data if isinstance(data, dict) else {},
         subtitle=_subtitle(run),
         figures=_headline(run),
-        sections=_sections(run),
+        sections=_sections(run) | drawings(evaluated_models(run.evaluation)),
         not_finite=_not_finite(run.metrics),
         sample_steps=sample_steps[:MAX_SAMPLE_STEPS],
         hidden_sample_steps=len(sample_steps[MAX_SAMPLE_STEPS:]),
@@ -84,10 +86,26 @@ def _headline(run: RunFiles) -> list[Figure]:
             planned = run.config.max_steps
         note = f"of {number(planned)}" if _is_int(planned) else ""
         figures.append(Figure("Steps", number(metrics.last_step), note))
+    figures += _evaluated(run)
     model = run.environment.get("model")
     num_parameters = model.get("num_parameters") if isinstance(model, dict) else None
     if isinstance(num_parameters, int | float):
         figures.append(Figure("Parameters", number(num_parameters), ""))
+    return figures
+
+
+def _evaluated(run: RunFiles) -> list[Figure]:
+    """What `sharpgpt evaluate` adds, if it was run."""
+    one = next(iter(objects(run.evaluation.get("evaluations"))), {})
+    figures = []
+    for label, names, note in (
+        ("Bits per byte", ("figures", "bits_per_byte", "estimate"), "whole validation split"),
+        ("Best temperature", ("temperature", "best"), "1 for a model as sharp as it should be"),
+        ("Calibration error", ("calibration", "unchanged", "smooth_ece"), "smooth"),
+    ):
+        value = number_of(one, *names)
+        if value is not None:
+            figures.append(Figure(label, number(value), note))
     return figures
 
 

@@ -63,6 +63,8 @@ class RunFiles:
     metrics: Metrics
     samples: list[dict[str, Any]]
     summary: dict[str, Any]
+    evaluation: dict[str, Any]
+    """evaluation.json, where `sharpgpt evaluate` wrote it into the folder."""
     notes: list[str]
 
 
@@ -78,6 +80,7 @@ def read_run(run_folder: Path) -> RunFiles:
         metrics=read_metrics(run_folder / "metrics.jsonl", notes),
         samples=_read_samples(run_folder / "samples.jsonl", notes),
         summary=_read_object(run_folder / "summary.json", notes, optional=True),
+        evaluation=_read_object(run_folder / "evaluation.json", notes, optional=True),
         notes=notes,
     )
 

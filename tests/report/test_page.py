@@ -11,6 +11,7 @@ import pytest
 from sharpgpt.config import TrainingConfig
 from sharpgpt.files import UserError
 from sharpgpt.report import page, write_report
+from tests.report.test_comparison import evaluation
 
 HOSTILE = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -264,3 +265,14 @@ def test_importing_the_report_imports_neither_matplotlib_nor_jinja() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_an_evaluation_in_the_folder_is_shown(made_up_run: Path) -> None:
+    content = {"evaluations": [evaluation("made-up")]}
+    (made_up_run / "evaluation.json").write_text(json.dumps(content))
+    html = write_report(made_up_run).read_text(encoding="utf-8")
+    assert "Best temperature" in html
+    assert "made-up at every temperature" in html
+    assert "<h2>Calibration</h2>" in html
+    (made_up_run / "evaluation.json").write_text("[]")
+    assert "evaluation.json holds no JSON object." in write_report(made_up_run).read_text("utf-8")
