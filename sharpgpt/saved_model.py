@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.files import UserError
 from sharpgpt.training.manifest import MANIFEST, verify_files
 from sharpgpt.training.training_state import TrainingState, read_state
@@ -100,16 +101,22 @@ def load_model(path: str | Path, device: torch.device) -> SavedModel:
         causal_lm=cast(nn.Module, causal_lm).to(device).eval(),
         tokenizer=tokenizer,
         max_length=int(positions or 1024),
-        settings=dict(state.config) if state else None,
+        settings=training_settings(folder),
         step=state.step if state else None,
         text_sha256=state.text if state else None,
     )
 
 
 def training_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings that the model in `folder` was trained with; None for a foreign model."""
+    """The settings that the model in `folder` was trained with; None for a foreign model, and where
+    they are none of this version."""
     state = _state(folder)
-    return dict(state.config) if state else None
+    if state is None:
+        return None
+    try:
+        return TrainingConfig.from_dict(dict(state.config)).to_dict()
+    except ConfigError:
+        return None
 
 
 def _state(folder: Path) -> TrainingState | None:
