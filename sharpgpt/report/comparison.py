@@ -1,5 +1,5 @@
 """`write_comparison`: the content of comparison.json -> one HTML page that needs nothing else, and
-its main pictures as files. The verdict stands at the top."""
+its pictures as files. The verdict stands at the top."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpgpt.report.arms import Arm, Json, arms_of, number_of, objects, value_at
 from sharpgpt.report.comparison_plots import headline, loss_curves, plane
-from sharpgpt.report.drawing import Drawing, save_files, svg
+from sharpgpt.report.drawing import Drawing, save_all, svg
 from sharpgpt.report.evaluation_plots import (
     BUCKETS,
     buckets,
@@ -97,7 +97,8 @@ def scale_of(intervals: Sequence[Json], margin: float) -> Scale:
 
 
 def write_comparison(comparison: Json, folder: Path) -> Path:
-    """Write FOLDER/comparison.html and FOLDER/figures/*.svg and *.png; returns the page's path.
+    """Write FOLDER/comparison.html, and its pictures as FOLDER/figures/*.svg and *.png; returns the
+    path of the page.
 
     `comparison` may lack parts; they are left out. Loss curves are read from the run folders that
     it names, as far as they are here.
@@ -113,6 +114,19 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
     margin = number_of(comparison, "margin") or 0.0
     everyone = [baseline, *arms]
     curves = value_at(comparison, "curves")
+    central = _plane(baseline, arms)
+    training = loss_curves(curves if isinstance(curves, Mapping) else {}, arms, baseline)
+    calibration = [drawing for arm in everyone if (drawing := reliability(arm))]
+    by_bucket = [
+        drawing
+        for kind in BUCKETS
+        if (drawing := buckets(arms, kind, ce_above_baseline, "cross-entropy above baseline"))
+    ]
+    generation = _generation(everyone)
+    save_all(
+        [*([central] if central else []), *training, *calibration, *by_bucket, *generation],
+        folder / "figures",
+    )
     return write_page(
         folder / "comparison.html",
         "comparison.html.jinja",
@@ -123,24 +137,19 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
         counts=_counts(arms),
         headline=headline(baseline),
         verdicts=_verdicts(arms, margin),
-        plane=_plane(baseline, arms, folder / "figures"),
+        plane=central,
         controls=_controls(arms, margin),
         unchanged=_unchanged(arms),
         best=_differences(arms, "best_temperatures"),
-        curves=loss_curves(curves if isinstance(curves, Mapping) else {}, arms, baseline),
+        curves=training,
         legend=[arm.key() for arm in everyone],
-        reliability=[drawing for arm in everyone if (drawing := reliability(arm))],
-        buckets=[
-            drawing
-            for kind in BUCKETS
-            if (drawing := buckets(arms, kind, ce_above_baseline, "cross-entropy above baseline"))
-        ],
-        generation=_generation(everyone),
+        reliability=calibration,
+        buckets=by_bucket,
+        generation=generation,
         samples=_samples(everyone),
         figures=figure_rows(everyone),
         settings=objects(comparison.get("settings")),
         names=[arm.name for arm in everyone],
-        top_k=comparison.get("top_k"),
     )
 
 
@@ -190,14 +199,14 @@ def _object(content: Any) -> Json:
     return content if isinstance(content, Mapping) else {}
 
 
-def _plane(baseline: Arm, arms: Sequence[Arm], files: Path) -> Drawing | None:
+def _plane(baseline: Arm, arms: Sequence[Arm]) -> Drawing | None:
     found = plane(baseline, arms)
     if found is None:
         return None
     figure, sentence = found
-    picture = svg(figure, "plane", f"Cross-entropy against entropy. {sentence}")
-    save_files(figure, files, "cross_entropy_and_entropy")
-    return Drawing("Cross-entropy against entropy", "report half, mean over seeds", picture)
+    title = "Cross-entropy against entropy"
+    picture = svg(figure, "plane", f"{title}. {sentence}")
+    return Drawing(title, "report half, mean over seeds", picture, figure=figure)
 
 
 def _controls(arms: Sequence[Arm], margin: float) -> dict[str, Any]:

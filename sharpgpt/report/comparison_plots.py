@@ -198,7 +198,8 @@ def _bands(
     pad = 0.06 * max(highest - lowest, 1e-3)
     axes.set_ylim(lowest - pad, highest + pad)
     axes.xaxis.set_major_formatter(short)
-    return Drawing(title, unit, svg(figure, title, f"{title}. {' '.join(sentences)}"), keys)
+    picture = svg(figure, title, f"{title}. {' '.join(sentences)}")
+    return Drawing(title, unit, picture, keys, figure=figure)
 
 
 def band_of(runs: Sequence[Column]) -> list[tuple[float, float, float, float]]:

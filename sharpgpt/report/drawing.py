@@ -7,6 +7,7 @@ and titles belong to the page, not to the picture.
 
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,8 @@ class Drawing:
     keys: list[Key] = field(default_factory=list)
     text: str = ""
     """What to look for, below the picture."""
+    figure: "Figure | None" = field(default=None, repr=False, compare=False)
+    """What `save_files` can write as files; None where that is not wanted."""
 
 
 def new_figure(width: float = 4.6, height: float = 2.5) -> tuple["Figure", "Axes"]:
@@ -109,6 +112,14 @@ def svg(figure: "Figure", name: str, sentence: str) -> str:
     for placeholder, css in CSS_COLOURS.items():
         body = body.replace(placeholder, css)
     return f'<svg {view_box[0]} role="img" aria-label="{escape(sentence)}">{body}'
+
+
+def save_all(drawings: Iterable[Drawing], folder: Path) -> None:
+    """The pictures as files in `folder`, named by their titles."""
+    for drawing in drawings:
+        if drawing.figure is not None:
+            name = re.sub(r"[^a-z0-9.]+", "_", drawing.title.lower()).strip("_.") or "figure"
+            save_files(drawing.figure, folder, name[:80])
 
 
 def save_files(figure: "Figure", folder: Path, name: str) -> None:

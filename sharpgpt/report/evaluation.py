@@ -1,11 +1,12 @@
 """`write_evaluation`: the content of evaluation.json -> one HTML page that needs nothing else."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sharpgpt.report.arms import Arm, Json, number_of, objects
 from sharpgpt.report.comparison_plots import plane
-from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, save_files, svg
+from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, save_all, svg
 from sharpgpt.report.evaluation_plots import (
     BUCKETS,
     buckets,
@@ -27,6 +28,8 @@ def write_evaluation(evaluation: Json, folder: Path) -> Path:
     """
     arms = evaluated_models(evaluation)
     data = evaluation.get("data")
+    found = drawings(arms)
+    save_all(itertools.chain(*found.values()), folder / "figures")
     return write_page(
         folder / "evaluation.html",
         "evaluation.html.jinja",
@@ -34,7 +37,7 @@ def write_evaluation(evaluation: Json, folder: Path) -> Path:
         data=data if isinstance(data, Mapping) else {},
         legend=[arm.key() for arm in arms] if len(arms) > 1 else [],
         intervals=intervals(arms),
-        drawings=drawings(arms, folder / "figures"),
+        drawings=found,
         figures=figure_rows(arms),
         samples=[(arm, samples_of(arm)) for arm in arms if samples_of(arm)],
     )
@@ -83,8 +86,8 @@ def intervals(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def drawings(arms: Sequence[Arm], files: Path | None = None) -> dict[str, list[Drawing]]:
-    """Section -> its pictures, without empty ones; the first is also saved to `files`."""
+def drawings(arms: Sequence[Arm]) -> dict[str, list[Drawing]]:
+    """Section -> its pictures, without empty ones."""
     temperature = []
     for arm in arms:
         found = plane(arm, [])
@@ -97,10 +100,9 @@ def drawings(arms: Sequence[Arm], files: Path | None = None) -> dict[str, list[D
                 "report half",
                 svg(figure, f"curve {arm.name}", f"Cross-entropy against entropy. {sentence}"),
                 text=_best(arm),
+                figure=figure,
             )
         )
-        if files is not None and len(temperature) == 1:
-            save_files(figure, files, "temperature_curve")
     sections = {
         "Temperature": temperature,
         "Calibration": [drawing for arm in arms if (drawing := reliability(arm))],

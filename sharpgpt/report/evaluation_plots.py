@@ -43,7 +43,7 @@ def reliability(arm: Arm) -> Drawing | None:
     if after is not None:
         words += f", at its best temperature {number(after, 3)}"
     picture = svg(figure, f"reliability {arm.name}", f"Reliability of {arm.name}. {words}.")
-    return Drawing(arm.name, "share right by confidence", picture, text=f"{words}.")
+    return Drawing(arm.name, "share right by confidence", picture, text=f"{words}.", figure=figure)
 
 
 def _bins(run: Json, name: str) -> object:
@@ -99,7 +99,8 @@ def buckets(
     sentence = f"{title}: {first[0].name} from " + " to ".join(
         f"{number(point[1])} ({labels[point[0]]})" for point in (first[1][0], first[1][-1])
     )
-    return Drawing(title, f"{unit}; {of}", svg(figure, f"{title} {unit}", f"{sentence}."))
+    picture = svg(figure, f"{title} {unit}", f"{sentence}.")
+    return Drawing(title, f"{unit}; {of}", picture, figure=figure)
 
 
 def _bounds(row: Json) -> str:
@@ -169,7 +170,8 @@ def quality_and_diversity(arms: Sequence[Arm], name: str, title: str, unit: str)
         axes.plot([x], [y], color=INK, marker="*", markersize=11, linestyle="", zorder=5)
         sentences.append(f"the text itself has perplexity {number(y)}")
     axes.margins(0.06)
-    return Drawing(title, unit, svg(figure, title, f"{title}. {'; '.join(sentences)}."))
+    picture = svg(figure, title, f"{title}. {'; '.join(sentences)}.")
+    return Drawing(title, unit, picture, figure=figure)
 
 
 def entropy_along(arms: Sequence[Arm]) -> Drawing | None:
@@ -196,7 +198,7 @@ def entropy_along(arms: Sequence[Arm]) -> Drawing | None:
     title = "Entropy along generated texts"
     return Drawing(
         title, "nats by position, sampled at temperature 1",
-        svg(figure, title, f"{title}: {'; '.join(sentences)}."),
+        svg(figure, title, f"{title}: {'; '.join(sentences)}."), figure=figure,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sharpgpt.report.comparison import scale_of, signed, write_comparison
-from sharpgpt.report.drawing import SERIES_COLOURS
+from sharpgpt.report.drawing import CSS_COLOURS
 from sharpgpt.report.evaluation import write_evaluation
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -136,17 +136,20 @@ def test_the_verdict_stands_on_top_with_its_numbers(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_every_picture_has_a_text_and_the_main_one_is_a_file(tmp_path: Path) -> None:
+def test_every_picture_has_a_text_and_is_a_file(tmp_path: Path) -> None:
     _, page = written(tmp_path)
     pictures = [a for tag, a in page.tags if tag == "svg"]
     assert len(pictures) >= 12
     assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
     plane = next(a["aria-label"] or "" for a in pictures if "Cross-entropy against" in str(a))
     assert "neg_entropy 0.3 has entropy 1.600 and cross-entropy 1.960." in plane
-    svg = (tmp_path / "figures" / "cross_entropy_and_entropy.svg").read_text()
+    svg = (tmp_path / "figures" / "cross_entropy_against_entropy.svg").read_text()
     assert "#2c6cb5" in svg
-    assert not any(colour in svg for colour in SERIES_COLOURS)
-    assert (tmp_path / "figures" / "cross_entropy_and_entropy.png").stat().st_size > 10_000
+    files = sorted((tmp_path / "figures").glob("*.svg"))
+    assert len(files) == len(pictures)
+    for file in files:
+        assert not any(colour in file.read_text() for colour in CSS_COLOURS), file.name
+    assert (tmp_path / "figures" / "cross_entropy_against_entropy.png").stat().st_size > 10_000
 
 
 def test_loss_curves_have_bands_where_the_runs_are_here(tmp_path: Path) -> None:
