@@ -18,6 +18,7 @@ from sharpgpt.evaluate import (
     check_different,
     check_fits,
     chosen_top_k,
+    command,
     described,
     evaluation_device,
     evaluation_text,
@@ -115,8 +116,8 @@ class _Run:
     @property
     def run_folder(self) -> Path | None:
         """Where its metrics are, for a checkpoint of a run."""
-        parents = self.folder.resolve().parents
-        return parents[1] if (parents[1] / "metrics.jsonl").is_file() else None
+        run = self.folder.parent.parent
+        return run if (run / "metrics.jsonl").is_file() else None
 
 
 @dataclass
@@ -173,7 +174,7 @@ def compare(arguments: argparse.Namespace) -> Path:
             "models": models,
             "settings": _settings_that_differ(baselines[0], arms),
             "curves": _curves(used, arms),
-            "environment": describe_environment(device),
+            "environment": describe_environment(device) | {"command": command("compare")},
         }
     )
     output = Path(arguments.output).expanduser()

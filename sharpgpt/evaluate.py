@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.device import Device, choose_device
 from sharpgpt.evaluation.generation_figures import generation_figures
 from sharpgpt.evaluation.model_evaluation import (
@@ -157,13 +158,18 @@ def evaluate(arguments: argparse.Namespace) -> Path:
         "data": text.to_dict(),
         "top_k": top_k,
         "evaluations": found,
-        "environment": describe_environment(device),
+        "environment": describe_environment(device) | {"command": command("evaluate")},
     }
     write_content(output / "evaluation.json", content)
     for one in found:
         print(figures_text(one))
     print(f"Figures {output / 'evaluation.json'}")
     return write_evaluation(content, output)
+
+
+def command(name: str) -> list[str]:
+    """The command as it was given, without the place of the program on this machine."""
+    return ["sharpgpt", *(sys.argv[1:] if name in sys.argv[1:2] else [name])]
 
 
 def write_content(path: Path, content: Mapping[str, Any]) -> None:
@@ -325,7 +331,12 @@ def described(
             "penalty": settings.get("penalty_type"),
             "penalty_weight": settings.get("penalty_weight"),
             "num_parameters": sum(p.numel() for p in saved.causal_lm.parameters()),
-            "settings": saved.settings,
+            "settings": {
+                setting: value
+                for setting, value in settings.items()
+                if setting in KINDS and KINDS[setting] is not Kind.HOUSEKEEPING
+            }
+            or None,
             **evaluation.to_dict(),
             "generation": generation,
         }

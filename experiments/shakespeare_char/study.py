@@ -107,12 +107,17 @@ def main() -> int:
 
 def compare(dataset: str) -> int:
     """The verdict on every arm, with `sharpgpt compare`; returns its exit code."""
-    runs = all_runs()
-    baselines = [flag for run in runs if run.weight == 0 for flag in ("--baseline", run.folder)]
-    others = [run.folder for run in runs if run.weight != 0]
+    folders = {run: run.folder.relative_to(REPOSITORY) for run in all_runs()}
+    baselines = [
+        flag
+        for run, folder in folders.items()
+        if run.weight == 0
+        for flag in ("--baseline", folder)
+    ]
+    others = [folder for run, folder in folders.items() if run.weight != 0]
     command = [
         sys.executable, "-m", "sharpgpt", "compare", *baselines, *others,
-        "--data", dataset, "--output", FOLDER / "comparison",
+        "--data", dataset, "--output", (FOLDER / "comparison").relative_to(REPOSITORY),
     ]  # fmt: skip
     return subprocess.run([*map(str, command)], check=False, cwd=REPOSITORY).returncode
 
