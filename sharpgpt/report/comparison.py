@@ -32,6 +32,9 @@ UNCHANGED = {
     "reciprocal_rank": "Mean reciprocal rank",
 }
 
+SIGNS = "●■◆▲▼✚"
+"""`comparison_plots.MARKERS` as characters."""
+
 MOST_SAMPLES = ("temperature 1", "temperature 0.7", "greedy")
 """The ways to decode of which the page shows a text of every arm."""
 
@@ -138,6 +141,7 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
         headline=headline(baseline),
         verdicts=_verdicts(arms, margin),
         plane=central,
+        shapes=_shapes(arms),
         controls=_controls(arms, margin),
         unchanged=_unchanged(arms),
         best=_differences(arms, "best_temperatures"),
@@ -197,6 +201,17 @@ def _control(arm: Arm, name: str) -> Json:
 
 def _object(content: Any) -> Json:
     return content if isinstance(content, Mapping) else {}
+
+
+def _shapes(arms: Sequence[Arm]) -> str:
+    """Which marker of the plane is which penalty, in words; empty for a single one."""
+    penalties = {arm.colour: str(arm.content.get("penalty") or arm.name) for arm in arms}
+    if len(penalties) < 2:
+        return ""
+    signs = [
+        f"{SIGNS[place % len(SIGNS)]} {penalty}" for place, penalty in enumerate(penalties.values())
+    ]
+    return f"Shapes: {', '.join(signs)}; larger and stronger for larger weights."
 
 
 def _plane(baseline: Arm, arms: Sequence[Arm]) -> Drawing | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sharpgpt.report import write_report, write_runs_report
 from sharpgpt.report.comparison import scale_of, signed, write_comparison
 from sharpgpt.report.drawing import CSS_COLOURS
 from sharpgpt.report.evaluation import write_evaluation
@@ -177,6 +178,7 @@ def test_loss_curves_have_bands_where_the_runs_are_here(tmp_path: Path) -> None:
 )
 def test_what_is_missing_is_left_out(tmp_path: Path, without: str) -> None:
     content = comparison()
+    content["models"] = content["models"][:1]
     del content[without]
     _, page = written(tmp_path, content)
     assert "How it was measured" in page.words
@@ -184,6 +186,7 @@ def test_what_is_missing_is_left_out(tmp_path: Path, without: str) -> None:
 
 def test_figures_that_are_null_are_left_out(tmp_path: Path) -> None:
     content = comparison()
+    content["models"] = content["models"][:1]
 
     def emptied(value: Any) -> Any:
         if isinstance(value, dict):
@@ -238,13 +241,17 @@ def test_numbers_of_differences() -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_in_a_browser_nothing_is_fetched_and_pictures_are_visible(tmp_path: Path) -> None:
-    """Both pages in one launch each: no message on the console, ink where the pictures are."""
+def test_in_a_browser_nothing_is_fetched_and_pictures_are_visible(
+    tmp_path: Path, made_up_run: Path
+) -> None:
+    """Each page in one launch: no message on the console, ink where the pictures are."""
     from matplotlib.image import imread
 
     pages = [
         write_comparison(comparison(), tmp_path),
         write_evaluation({"evaluations": [evaluation("first")]}, tmp_path),
+        write_report(made_up_run),
+        write_runs_report([made_up_run], tmp_path / "runs.html"),
     ]
     for page in pages:
         picture = tmp_path / f"{page.stem}.png"
