@@ -1,13 +1,14 @@
 # make quickstart   set up, train GPT-2 small for 20 steps, say where the plots are
 # make test         set up, then lint, types, floors and all tests
 # make test-faults  the long form of the fault tests: 200 kills, 10,000 fuzzed inputs
+# make test-ecosystem  lm-evaluation-harness on a checkpoint; installs it first
 # Every target sets up the environment it needs in .venv; PYTHON chooses the interpreter (3.11+).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev quickstart shakespeare test test-faults check format bench clean
+.PHONY: help setup setup-dev quickstart shakespeare test test-faults test-ecosystem check format bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -42,6 +43,13 @@ test: check
 test-faults: setup-dev
 	$(BIN)/python -m pytest tests/faults --faults long -n 2
 
+test-ecosystem: $(VENV)/.installed-ecosystem
+	$(BIN)/python -m pytest tests/ecosystem --ecosystem
+
+$(VENV)/.installed-ecosystem: $(VENV)/.installed-dev requirements-ecosystem.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ecosystem.txt
+	@touch $@
+
 check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,6 +69,8 @@ bench: setup-dev
 	$(BIN)/python benchmarks/bench_batches.py
 	$(BIN)/python benchmarks/bench_prepare.py
 	$(BIN)/python benchmarks/bench_checkpoint.py
+	$(BIN)/python benchmarks/bench_verdict.py
+	$(BIN)/python benchmarks/bench_report.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

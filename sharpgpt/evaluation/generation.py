@@ -1,15 +1,76 @@
 """Text from a model: HuggingFace's `generate`, continued past the model's window."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sharpgpt.data import Tokenizer
 from sharpgpt.device import seeded
 
 
 @torch.no_grad()
+def generate_ids(
+    causal_lm: nn.Module,
+    prompt_ids: Sequence[int],
+    *,
+    num_texts: int,
+    max_length: int,
+    window: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    end_id: int | None = None,
+    never: Sequence[int] = (),
+) -> Tensor:
+    """`num_texts` continuations of the prompt as ids, [num_texts, at most max_length], prompt
+    included.
+
+    Where the texts outgrow `window` (the positions of the model, at least 2), the later half of the
+    window becomes the context of what follows. Temperature 0 takes the most probable token. Once
+    every text holds `end_id`, all end; what a row has after its first one counts for nothing. The
+    tokens `never` are not drawn. Nothing else bends the distribution: what the model's
+    generation_config.json may ask for (a repetition penalty, say) is left out. Global random states
+    are left as they were.
+    """
+    assert window >= 2, "a context and a token to follow it"
+    model = cast(Any, causal_lm)
+    text_ids = torch.tensor([list(prompt_ids)] * num_texts, device=model.device)
+    prompt_length = len(prompt_ids)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        # top_k=0: HuggingFace would otherwise keep the 50 most probable tokens only.
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    from transformers.generation.configuration_utils import GenerationConfig
+
+    was_training, generation_config = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    with seeded(seed, text_ids.device):
+        while (length := text_ids.shape[1]) < max_length:
+            context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
+            num_new = min(window - context.shape[1], max_length - length)
+            longer = model.generate(
+                context,
+                attention_mask=torch.ones_like(context),
+                max_new_tokens=num_new,
+                eos_token_id=end_id,
+                pad_token_id=0 if end_id is None else end_id,
+                suppress_tokens=list(never) or None,
+                **sampling,
+            )
+            new_ids = longer[:, context.shape[1] :]
+            text_ids = torch.cat([text_ids, new_ids], dim=1)
+            if end_id is not None and bool(
+                (text_ids[:, prompt_length:] == end_id).any(dim=1).all()
+            ):
+                break
+    model.train(was_training)
+    model.generation_config = generation_config
+    return text_ids
+
+
 def generate_texts(
     causal_lm: nn.Module,
     tokenizer: Tokenizer,
@@ -22,39 +83,21 @@ def generate_texts(
     top_p: float,
     seed: int,
 ) -> list[str]:
-    """Continue `prompt` `num_samples` times, each to `max_length` tokens, prompt included.
-
-    Where the text outgrows `window` (the positions of the model), the later half of the window
-    becomes the context of what follows. A text ends early at the end-of-text token. Temperature 0
-    takes the most probable token. Global random states are left as they were.
-    """
-    model = cast(Any, causal_lm)
+    """Continue `prompt` `num_samples` times, each to `max_length` tokens, prompt included, or to
+    its end-of-text token; see `generate_ids`."""
     prompt_ids = tokenizer.encode(prompt).tolist()
-    text_ids = torch.tensor([prompt_ids] * num_samples, device=model.device)
+    text_ids = generate_ids(
+        causal_lm,
+        prompt_ids,
+        num_texts=num_samples,
+        max_length=max_length,
+        window=window,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        end_id=tokenizer.end_of_text_id,
+    )
     end_id = tokenizer.end_of_text_id
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        # top_k=0: HuggingFace would otherwise keep the 50 most probable tokens only.
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    was_training = model.training
-    model.eval()
-    with seeded(seed, text_ids.device):
-        while (length := text_ids.shape[1]) < max_length:
-            context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
-            num_new = min(window - context.shape[1], max_length - length)
-            longer = model.generate(
-                context,
-                attention_mask=torch.ones_like(context),
-                max_new_tokens=num_new,
-                eos_token_id=end_id,
-                pad_token_id=0 if end_id is None else end_id,
-                **sampling,
-            )
-            new_ids = longer[:, context.shape[1] :]
-            text_ids = torch.cat([text_ids, new_ids], dim=1)
-            if end_id is not None and bool((text_ids == end_id).any(dim=1).all()):
-                break
-    model.train(was_training)
     return [tokenizer.decode(_until_end(ids, len(prompt_ids), end_id)) for ids in text_ids.tolist()]
 
 

@@ -5,7 +5,9 @@ figures of diversity.py. Either alone is easy to have: greedy decoding is likely
 a high temperature is varied and improbable. A model is better where its curve is, not one point.
 
 All texts have the same length, for the figures of diversity depend on it: the end-of-text token is
-never drawn. The texts begin with the prompt, which counts for nothing.
+never drawn. The texts begin with the prompt, which counts for nothing. Greedy decoding knows one
+text only, so what depends on how many texts there are is left out for it. Every way to decode draws
+the same random numbers.
 
 Shapes: S texts, L tokens of a text without the prompt.
 """
@@ -20,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpgpt.device import Device, seeded
+from sharpgpt.device import Device
 from sharpgpt.evaluation.diversity import distinct_n, self_bleu, seq_rep_n, zipf_coefficient
+from sharpgpt.evaluation.generation import generate_ids
 from sharpgpt.evaluation.streaming import head_logits, model_hidden
 
 NUM_SAMPLES = 2
@@ -30,10 +33,13 @@ NUM_SAMPLES = 2
 ENTROPY_BUCKETS = 12
 """Stretches of a text for which the entropy along the position is given."""
 
+TEXTS_AT_ONCE = 8
+"""Texts whose hidden states are held at one time when they are judged."""
+
 
 @dataclass(frozen=True)
 class Decoding:
-    """A way to decode. Temperature 0 is greedy; `top_p` 1 leaves nothing out."""
+    """A way to decode. Temperature 0 is greedy; 1, with `top_p` 1, is ancestral sampling."""
 
     temperature: float
     top_p: float = 1.0
@@ -62,7 +68,9 @@ def generation_figures(
     validation_ids: Tensor | None,
     device: Device,
 ) -> dict[str, Any]:
-    """The figures of texts by a model, as plain values.
+    """The figures of texts by a model, as plain values: GENERATION of evaluation.json.
+
+    Figures that are no finite number are None; a model whose weights are none has no texts.
 
     Args:
         causal_lm: writes; a HuggingFace causal LM with a linear head.
@@ -79,33 +87,34 @@ def generation_figures(
         validation_ids: text for comparison, at least S * L tokens or it is left out.
         device: of the models, and the arithmetic of their bodies.
     """
-    ways = [
+    tokens = _Tokens(num_tokens, window, torch.tensor([list(prompt_ids)]))
+    ancestral = Decoding(1.0)
+    shown = [
         Decoding(0.0),
         *(Decoding(temperature) for temperature in temperatures),
         *(Decoding(1.0, top_p) for top_p in top_ps),
     ]
-    tokens = _Tokens(num_tokens, window, torch.tensor([list(prompt_ids)]))
-    rows, samples, along = [], [], None
-    for way in ways:
+
+    def figures(ids_SL: Tensor) -> dict[str, float | None]:
+        nll = _mean_nll(judge, tokens, ids_SL, device)
+        return {"perplexity": _exp(nll)} | diversity(ids_SL.tolist())
+
+    rows, samples, along = [], [], []
+    for way in dict.fromkeys([*shown, ancestral]) if _is_finite(causal_lm) else ():
         count = 1 if way.temperature == 0 else num_texts
         ids_SL = written(causal_lm, tokens, way, count, seed, device)
-        nll = _mean_nll(judge, tokens, ids_SL, device)
-        rows.append(
-            {"decoding": way.name, "temperature": way.temperature, "top_p": way.top_p}
-            | {"perplexity": _exp(nll)}
-            | diversity(ids_SL.tolist())
-        )
-        samples += [
-            {"decoding": way.name, "text": tokenizer.decode(ids)}
-            for ids in ids_SL[:NUM_SAMPLES].tolist()
-        ]
-        if way == Decoding(1.0):
+        if way == ancestral:
             along = _entropy_by_position(causal_lm, tokens, ids_SL, device)
+        if way in shown:
+            facts = {"decoding": way.name, "temperature": way.temperature, "top_p": way.top_p}
+            rows.append(facts | figures(ids_SL))
+            samples += [
+                {"decoding": way.name, "text": tokenizer.decode(ids)}
+                for ids in ids_SL[:NUM_SAMPLES].tolist()
+            ]
     text = None
     if validation_ids is not None and len(validation_ids) >= num_texts * num_tokens:
-        ids_SL = validation_ids[: num_texts * num_tokens].view(num_texts, num_tokens)
-        nll = _mean_nll(judge, tokens, ids_SL, device)
-        text = {"perplexity": _exp(nll)} | diversity(ids_SL.tolist())
+        text = figures(validation_ids[: num_texts * num_tokens].view(num_texts, num_tokens))
     return {
         "prompt": tokenizer.decode(list(prompt_ids)),
         "num_texts": num_texts,
@@ -119,12 +128,14 @@ def generation_figures(
 
 
 def diversity(sequences: Sequence[Sequence[int]]) -> dict[str, float | None]:
-    """The figures of diversity.py; those of a set are None for one sequence."""
-    found = {f"distinct_{n}": distinct_n(sequences, n) for n in (1, 2, 3)}
+    """The figures of diversity.py. For one sequence those that depend on how much text there is are
+    None: they would not compare with those of a set."""
+    is_set = len(sequences) > 1
+    found = {f"distinct_{n}": distinct_n(sequences, n) if is_set else math.nan for n in (1, 2, 3)}
     found |= {
         "seq_rep_4": seq_rep_n(sequences, 4),
         "self_bleu": self_bleu(sequences),
-        "zipf": zipf_coefficient(sequences),
+        "zipf": zipf_coefficient(sequences) if is_set else math.nan,
     }
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
@@ -139,46 +150,39 @@ class _Tokens:
     """[1, P] token ids."""
 
 
-@torch.no_grad()
 def written(
     causal_lm: nn.Module, tokens: _Tokens, way: Decoding, count: int, seed: int, device: Device
 ) -> Tensor:
-    """`count` texts of the model, int64 [S, L] on the CPU, without the prompt.
+    """`count` texts of the model, int64 [S, L] on the CPU, without the prompt."""
+    num_prompt = tokens.prompt.shape[1]
+    with device.autocast():
+        text_SL = generate_ids(
+            causal_lm,
+            tokens.prompt[0].tolist(),
+            num_texts=count,
+            max_length=num_prompt + tokens.num_tokens,
+            window=tokens.window,
+            temperature=way.temperature,
+            top_p=way.top_p,
+            seed=seed,
+            never=_end_ids(causal_lm),
+        )
+    return text_SL[:, num_prompt:].cpu()
 
-    Where a text outgrows the window, its later half is the context of what follows.
-    """
+
+def _is_finite(causal_lm: nn.Module) -> bool:
+    """Whether texts can be drawn: no weight of a model that diverged is NaN or infinite."""
+    return all(bool(parameter.isfinite().all()) for parameter in causal_lm.parameters())
+
+
+def _end_ids(causal_lm: nn.Module) -> list[int]:
+    """The tokens that end a text for this model."""
     model = cast(Any, causal_lm)
-    text_SL = tokens.prompt.repeat(count, 1).to(device.torch_device)
-    prompt_length = text_SL.shape[1]
-    last = prompt_length + tokens.num_tokens
-    sampling: dict[str, Any] = {"do_sample": False}
-    if way.temperature > 0:
-        sampling = {
-            "do_sample": True,
-            "temperature": way.temperature,
-            "top_p": way.top_p,
-            "top_k": 0,
-        }
-    end_id = model.config.eos_token_id
-    was_training = model.training
-    model.eval()
-    with seeded(seed, device.torch_device), device.autocast():
-        while text_SL.shape[1] < last:
-            context_SL = text_SL
-            if text_SL.shape[1] >= tokens.window:
-                context_SL = text_SL[:, -max(1, tokens.window // 2) :]
-            longer_SL = model.generate(
-                context_SL,
-                attention_mask=torch.ones_like(context_SL),
-                max_new_tokens=min(tokens.window - context_SL.shape[1], last - text_SL.shape[1]),
-                eos_token_id=None,
-                pad_token_id=0,
-                suppress_tokens=None if end_id is None else [end_id],
-                **sampling,
-            )
-            text_SL = torch.cat([text_SL, longer_SL[:, context_SL.shape[1] :]], dim=1)
-    model.train(was_training)
-    return text_SL[:, prompt_length:].cpu()
+    found: set[int] = set()
+    for config in (model.config, model.generation_config):
+        ids = config.eos_token_id
+        found |= set(ids) if isinstance(ids, list) else {ids} - {None}
+    return sorted(found)
 
 
 def _windows(tokens: _Tokens, ids_SL: Tensor) -> Iterator[tuple[Tensor, int]]:
@@ -193,54 +197,53 @@ def _windows(tokens: _Tokens, ids_SL: Tensor) -> Iterator[tuple[Tensor, int]]:
         done = end
 
 
-def _logits(
+def _predictions(
     causal_lm: nn.Module, tokens: _Tokens, ids_SL: Tensor, device: Device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits [C, V] and targets [C], text by text, in chunks of rows of one text and window."""
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The predictions of the texts' tokens: the place in its text of the first, logits [C, V],
+    targets [C]; chunks of rows of one text."""
+    place = 0
     for piece_ST, num_new in _windows(tokens, ids_SL):
-        hidden_STD = model_hidden(causal_lm, device, piece_ST)
-        for ids_T, hidden_TD in zip(piece_ST, hidden_STD, strict=True):
-            target_N = ids_T[-num_new:].to(hidden_TD.device)
-            start = 0
-            for logits_CV in head_logits(causal_lm, hidden_TD[-num_new - 1 : -1]):
-                yield logits_CV, target_N[start : start + len(logits_CV)]
-                start += len(logits_CV)
+        for some_ST in torch.split(piece_ST, TEXTS_AT_ONCE):
+            hidden_STD = model_hidden(causal_lm, device, some_ST)
+            for ids_T, hidden_TD in zip(some_ST, hidden_STD, strict=True):
+                target_N = ids_T[-num_new:].to(hidden_TD.device)
+                start = 0
+                for logits_CV in head_logits(causal_lm, hidden_TD[-num_new - 1 : -1]):
+                    yield place + start, logits_CV, target_N[start : start + len(logits_CV)]
+                    start += len(logits_CV)
+        place += num_new
 
 
 def _mean_nll(judge: nn.Module, tokens: _Tokens, ids_SL: Tensor, device: Device) -> float:
     """Mean negative log-likelihood of the texts after the prompt, in nats a token."""
     total = sum(
-        float(F.cross_entropy(logits_CV, target_C, reduction="sum"))
-        for logits_CV, target_C in _logits(judge, tokens, ids_SL, device)
+        float(F.cross_entropy(logits_CV, target_C, reduction="none").double().sum())
+        for _, logits_CV, target_C in _predictions(judge, tokens, ids_SL, device)
     )
     return total / ids_SL.numel()
 
 
 def _entropy_by_position(
     causal_lm: nn.Module, tokens: _Tokens, ids_SL: Tensor, device: Device
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | int | None]]:
     """Mean entropy of the model's predictions along its texts, in stretches of equal length."""
     num_tokens = ids_SL.shape[1]
     sums_L = torch.zeros(num_tokens, dtype=torch.float64)
-    done = 0
-    for piece_ST, num_new in _windows(tokens, ids_SL):
-        hidden_STD = model_hidden(causal_lm, device, piece_ST)
-        for hidden_TD in hidden_STD:
-            place = done
-            for logits_CV in head_logits(causal_lm, hidden_TD[-num_new - 1 : -1]):
-                log_p_CV = logits_CV.log_softmax(-1)
-                entropy_C = -(log_p_CV.exp() * log_p_CV).sum(-1)
-                sums_L[place : place + len(entropy_C)] += entropy_C.double().cpu()
-                place += len(entropy_C)
-        done += num_new
+    for place, logits_CV, _ in _predictions(causal_lm, tokens, ids_SL, device):
+        log_p_CV = logits_CV.log_softmax(-1)
+        entropy_C = -(log_p_CV.exp() * log_p_CV).sum(-1)
+        sums_L[place : place + len(entropy_C)] += entropy_C.double().cpu()
     means_L = sums_L / len(ids_SL)
     num_buckets = min(ENTROPY_BUCKETS, num_tokens)
     bounds = [num_tokens * k // num_buckets for k in range(num_buckets + 1)]
     return [
-        {"from": first + 1, "below": end + 1, "entropy": float(means_L[first:end].mean())}
+        {"from": first + 1, "below": end + 1, "entropy": mean if math.isfinite(mean) else None}
         for first, end in itertools.pairwise(bounds)
+        for mean in [float(means_L[first:end].mean())]
     ]
 
 
 def _exp(nll: float) -> float | None:
+    """The perplexity, None where it is no finite number (NaN < 700 is false)."""
     return math.exp(nll) if nll < 700 else None
