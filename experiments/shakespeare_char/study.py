@@ -1,9 +1,11 @@
 """The study of README.md beside this file: train every arm that is not trained yet, then compare.
 
     python experiments/shakespeare_char/study.py [--dataset PATH] [--parallel 2]
+    python experiments/shakespeare_char/study.py --table
 
 Stop it whenever you like; the same command goes on. `--dataset` is the path of TinyShakespeare for
-machines without a network; another text is refused.
+machines without a network; another text is refused. `--table` prints the results as they stand in
+docs/study.md.
 """
 
 import argparse
@@ -14,15 +16,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parents[1]
 OUTPUTS = FOLDER / "outputs"
+COMPARISON = FOLDER / "comparison" / "comparison.json"
 CONFIG = REPOSITORY / "configs" / "shakespeare_char_cpu.yaml"
 
 PENALTIES = ("neg_entropy", "non_max_sum", "neg_max_prob", "top_k_mass")
 WEIGHTS = (0.03, 0.1, 0.3)
 SEEDS = (1, 2, 3)
+OWN_MAPS = ("maximum", "top-k")
+"""The first words of the controls that belong to one penalty."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,11 @@ def main() -> int:
     )
     parser.add_argument("--dataset", default="tinyshakespeare")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, a core each [2]")
+    parser.add_argument("--table", action="store_true", help="print the results, train nothing")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(COMPARISON.read_text(encoding="utf-8"))))
+        return 0
     left = [run for run in all_runs() if not run.is_finished()]
     print(f"{len(left)} of {len(all_runs())} runs to train", flush=True)
 
@@ -120,6 +130,45 @@ def compare(dataset: str) -> int:
         "--data", dataset, "--output", (FOLDER / "comparison").relative_to(REPOSITORY),
     ]  # fmt: skip
     return subprocess.run([*map(str, command)], check=False, cwd=REPOSITORY).returncode
+
+
+def table(comparison: dict[str, Any]) -> str:
+    """The verdicts as a Markdown table: differences in nats with their 95% intervals."""
+
+    def interval(one: dict[str, Any], digits: int = 4) -> str:
+        values = (f"{one[name]:+.{digits}f}" for name in ("estimate", "low", "high"))
+        estimate, low, high = (value.replace("-", "−") for value in values)
+        return f"{estimate} ({low} to {high})"
+
+    lines = [
+        "| arm | T | d against a temperature | against the entropy's map | against its own map "
+        "| verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in comparison["models"]:
+        controls = arm["controls"]
+        own = next((controls[name] for name in controls if name.split()[0] in OWN_MAPS), None)
+        temperature = controls["temperature"]["parameter"]
+        lines.append(
+            f"| `{arm['name']}` | {sum(temperature) / len(temperature):.3f} "
+            f"| {interval(controls['temperature'])} | {interval(controls['entropy map'])} "
+            f"| {interval(own) if own else '–'} | {arm['verdict']} |"
+        )
+    lines += [
+        "",
+        "| arm | accuracy, points | top-5 accuracy, points | each at its best temperature, nats |",
+        "|---|---|---|---|",
+    ]
+    for arm in comparison["models"]:
+        unchanged = arm["unchanged_by_temperature"]
+        points = [
+            interval({name: 100 * (one[name] or 0) for name in ("estimate", "low", "high")}, 2)
+            for one in (unchanged["accuracy"], unchanged["accuracy_top_5"])
+        ]
+        lines.append(
+            f"| `{arm['name']}` | {' | '.join(points)} | {interval(arm['best_temperatures'])} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
