@@ -19,8 +19,10 @@ from sharpgpt.config import validation
 PenaltyType = Literal["non_max_sum", "neg_entropy", "neg_max_prob", "top_k_mass"]
 ImportPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
 
-Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+MOST = 10**12
+"""No count is larger: products of several stay numbers that a float holds."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -67,7 +69,7 @@ class TrainingConfig:
     the path of a text file, of .jsonl or .parquet files, of a folder of such files, of a folder
     that sharpgpt prepare wrote, or of the .bin files of nanoGPT or llm.c (docs/data.md)."""
 
-    max_seq_length: Annotated[int, Field(ge=2)] = 1024
+    max_seq_length: Annotated[int, Field(ge=2, le=MOST)] = 1024
     """Tokens in a block, the context length T. Each block predicts its T - 1 later tokens."""
 
     document_boundaries: Literal["ignore", "respect"] = "ignore"
@@ -116,7 +118,7 @@ class TrainingConfig:
     gradient_accumulation_steps: Count = 4
     """Micro-batches in one optimizer step; their gradients equal those of one large batch."""
 
-    num_epochs: Positive = 10
+    num_epochs: Annotated[float, Field(gt=0, le=MOST)] = 10
     """Passes over the training text; max_steps wins over it."""
 
     max_steps: Count | None = None
@@ -195,7 +197,7 @@ class TrainingConfig:
     num_generate_samples: CountOrNone = 3
     """Samples generated each time; 0 for none."""
 
-    generate_max_length: Annotated[int, Field(ge=2)] = 100
+    generate_max_length: Annotated[int, Field(ge=2, le=MOST)] = 100
     """Tokens in a sample, prompt included. May exceed max_seq_length."""
 
     generate_temperature: NonNegative = 1.0

@@ -98,7 +98,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not valid YAML: {str(error).splitlines()[0]}"]) from None
-    except (ValueError, TypeError, OverflowError) as error:  # such as the date 2026-13-01
+    # Such as the date 2026-13-01, or `!!bool ""`.
+    except (ValueError, TypeError, OverflowError, LookupError, AttributeError) as error:
         raise ConfigError([f"{path}: a value cannot be read: {error}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: nested too deeply to be settings"]) from None

@@ -54,6 +54,8 @@ def read_journal(folder: Path) -> Journal | None:
     """
     path = folder / JOURNAL
     remedy = f"delete {folder} and prepare again"
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise UserError(f"{path}: is no file; {remedy}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

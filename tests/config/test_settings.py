@@ -98,6 +98,8 @@ def test_floats_in_yaml_without_a_dot(tmp_path: Path) -> None:
         ("penalty_type", "sharp", "allowed is one of non_max_sum, neg_entropy"),
         ("penalty_type", "a b:c", "or an import path module:name"),
         ("batch_size", -4, "given -4, allowed is a whole number, at least 1"),
+        ("batch_size", 10**400, "at least 1, at most 1000000000000"),
+        ("num_epochs", 1e308, "above 0, at most 1000000000000"),
         ("batch_size", 2.5, "given 2.5, allowed is a whole number"),
         ("batch_size", True, "given true, allowed is a whole number"),
         ("batch_size", None, "given null"),
@@ -183,6 +185,7 @@ def test_all_problems_in_one_message() -> None:
         ("\ttab: 1\n", "line 1"),
         ("? [a, b]\n: 1\n", "a list or mapping as a name"),
         ("run_name: 2026-13-01\n", "a value cannot be read: month"),
+        ("(: !!bool", "a value "),  # found by fuzzing: a KeyError
         ("seed: " + 5000 * "1" + "\n", "a value cannot be read"),
     ],
 )

@@ -445,6 +445,15 @@ def test_two_preparations_do_not_share_a_folder(corpus: Path, tmp_path: Path) ->
     prepare(options(corpus, folder), quiet)
 
 
+def test_a_pipe_in_place_of_the_journal_is_one_message(corpus: Path, tmp_path: Path) -> None:
+    """Found by fuzzing: reading it waited for ever."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    os.mkfifo(folder / "journal.json")
+    with pytest.raises(UserError, match=r"journal\.json: is no file; delete .*out"):
+        prepare(options(corpus, folder), quiet)
+
+
 def test_a_journal_of_another_kind_is_one_message(corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
