@@ -59,7 +59,9 @@ HOSTILE_YAML = [
     "null: 1", "1: 1", "true: 1", "2026-01-01: 1", "!!binary YQ==: 1", "\ufeffseed: 1",
     "seed: 1\x00", "seed: 1\r", "\x85seed: 1", "\u2028", "\x1b[2Jseed: 1", "'\x07': 1",
     '"\\e[2J": 1', '"\\ud800": 1', '"a\\nb": 1', "seed: *nowhere", "&", "*", "<<: 1", "<<: [1]",
-    "<<: {seed: 1}", f"!!python/object/apply:os.system [touch {CANARY}]",
+    "<<: {seed: 1}", "seed: !!bool 1", "seed: !!bool", "seed: !!int ''", "seed: !!float ''",
+    "seed: !!timestamp 1", "seed: !!binary a", "seed: !!null {}", "!!bool x: 1",
+    f"!!python/object/apply:os.system [touch {CANARY}]",
     f'a: !!python/object/apply:eval ["open({CANARY!r}, 1)"]',
 ]  # fmt: skip
 
