@@ -289,6 +289,8 @@ def _prepare(
             extra_config=environment,
         )
         environment["wandb_run_id"] = wandb_run.run_id
+    elif run_id := folder.wandb_run_id():  # a later part of the run may be tracked again
+        environment["wandb_run_id"] = run_id
     folder.write_description(config, environment)
     tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
     terminal.say(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -83,6 +84,7 @@ class RunFolder:
         locks: list[FolderLock] = []
         try:
             _make_and_lock(path, checkpoints.path, locks)
+            _require_plain_files(path)
             is_used = (path / "metrics.jsonl").exists() or checkpoints.all()
             if is_used and config.resume != "auto" and not is_own:
                 raise UserError(
@@ -175,6 +177,17 @@ def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> No
             locks.append(lock)
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def _require_plain_files(path: Path) -> None:
+    """Refuse links, which would have another file cut off and added to, and pipes, which wait."""
+    for name in ("metrics.jsonl", "samples.jsonl", "log.txt", "environment.json"):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG((path / name).lstat().st_mode):
+                raise UserError(
+                    f"run_name: {path / name} is a link, a folder or a pipe, and no file of a run; "
+                    "move it away, or give another run_name"
+                )
 
 
 def _sweep(path: Path) -> None:

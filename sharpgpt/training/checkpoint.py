@@ -9,6 +9,7 @@ found damaged when its run is continued is set aside under another name, and nev
 """
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -89,11 +90,13 @@ class CheckpointFolder:
             UserError: there are checkpoints, and all are damaged.
         """
         damaged: list[DamagedCheckpointError] = []
-        for path in reversed(self.all()):
+        present = self.all()
+        for path in reversed(present):
             try:
                 found = Checkpoint.verified(path)
             except DamagedCheckpointError as error:
-                damaged.append(error)
+                if os.path.lexists(path):
+                    damaged.append(error)
                 continue
             for one in damaged:
                 place = f"; it is now {_set_aside(one.checkpoint).name}" if set_aside else ""
@@ -101,6 +104,8 @@ class CheckpointFolder:
             if damaged:
                 say(f"NOTE: the one before is taken, {found.path}")
             return found
+        if self.all() != present:  # its run goes on, and has removed the one that was read
+            return self.newest(say, set_aside=set_aside)
         earlier = [path.name for path in sorted(self.path.glob(f"{DAMAGED}step_*"))]
         if damaged or earlier:
             what = [f"{one.checkpoint.name} ({one.reason})" for one in damaged] + earlier

@@ -219,6 +219,7 @@ def roll_back(run: Training) -> bool:
     zero_gradients(run)
     run.restore(checkpoint, after_rollback=True)
     run.next_block = next_block
+    run.saver.last_saved = checkpoint.path  # the one before may have been set aside
     run.log.keep_until(run.step)
     run.terminal.say(f"NOTE: back at step {run.step}; training goes on with other batches")
     return True

@@ -14,7 +14,7 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.files import UserError
 from sharpgpt.model import create_gpt2_model
 from sharpgpt.run import train
-from sharpgpt.training import checkpoint_files
+from sharpgpt.training import checkpoint, checkpoint_files
 from sharpgpt.training.checkpoint import (
     Checkpoint,
     CheckpointFolder,
@@ -379,6 +379,26 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(
     folder = CheckpointFolder(result.run_folder / "checkpoints")
     assert folder.best() == folder.path / f"step_{best:08d}"
     assert len(folder.all()) == 2
+
+
+def test_a_checkpoint_that_its_run_removes_while_it_is_read_is_not_called_damaged(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sharpgpt sample RUN` may come upon it while the run goes on, with keep_checkpoints 1."""
+    (checkpoints / "step_00000006").rename(checkpoints / "later")
+    original = checkpoint.verify_files
+
+    def slow(path: Path) -> Any:
+        if (checkpoints / "later").exists():  # the run writes another one, and removes the others
+            (checkpoints / "later").rename(checkpoints / "step_00000006")
+            for step in (2, 4):
+                shutil.rmtree(checkpoints / f"step_{step:08d}")
+        return original(path)
+
+    monkeypatch.setattr(checkpoint, "verify_files", slow)
+    said: list[str] = []
+    assert open_checkpoint(checkpoints.parent, said.append).state.step == 6
+    assert said == []
 
 
 def test_files_and_folders_are_flushed_before_and_after_the_rename(

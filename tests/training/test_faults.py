@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from sharpgpt.config import TrainingConfig
 from sharpgpt.data import TrainingBlocks
 from sharpgpt.files import UserError
+from sharpgpt.interruption import StopSignal
 from sharpgpt.run import train
 from sharpgpt.training import after_step, loop, tracking
 from sharpgpt.training.state import Training
@@ -141,6 +143,32 @@ def test_a_rollback_survives_a_resume(
             path.rename(path.with_name("away_" + path.name))
     again = tiny_config(run_name="parts", resume="auto", **SPIKES)
     assert_same_run(whole, train(again))
+
+
+def test_stopped_at_the_step_of_a_checkpoint_that_a_rollback_set_aside(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as saved still, and the run ended without a checkpoint of its last step."""
+    spiking_blocks(monkeypatch, 26 * 8)
+    original, due = loop.roll_back, loop.do_due_work
+
+    def damaged(run: Training) -> bool:
+        run.saver.wait()
+        os.truncate(run.saver.folder.path / "step_00000020" / "model.safetensors", 100)
+        return original(run)
+
+    def interrupted(run: Training, stop: StopSignal) -> None:
+        due(run, stop)
+        if run.step == 20 and run.watch.num_rollbacks:
+            stop.number = signal.SIGTERM
+
+    monkeypatch.setattr(loop, "roll_back", damaged)
+    monkeypatch.setattr(loop, "do_due_work", interrupted)
+    result = train(tiny_config(**SPIKES))
+    assert (result.step, result.interrupted_by) == (20, signal.SIGTERM)
+    names = sorted(path.name for path in (result.run_folder / "checkpoints").iterdir())
+    assert names == ["damaged_step_00000020", "step_00000010", "step_00000020"]
+    assert checkpoint_state(result.checkpoint)["next_block"] == (27 + 10) * 8
 
 
 def test_spikes_are_logged_and_let_through(

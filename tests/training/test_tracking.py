@@ -1,6 +1,7 @@
 """The records of whole runs: what W&B stored offline, and what a resumed log keeps."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -76,6 +77,39 @@ def test_a_resumed_run_goes_on_in_wandb_under_its_id(tiny_config: MakeConfig) ->
     assert [path.name.split("-")[-1] for path in segments] == [environment["wandb_run_id"]] * 2
     again = read_wandb(first.run_folder, segments[1])
     assert (again.run_id, min(again.history)) == (environment["wandb_run_id"], 5)
+
+
+def test_a_part_that_is_not_tracked_leaves_the_id_to_the_next_one(tiny_config: MakeConfig) -> None:
+    """It was forgotten, and what came after went to a new W&B run."""
+    settings = {"save_interval": 1, "eval_interval": 0, "resume": "auto", "max_steps": 2}
+    first = train(tiny_config(use_wandb=True, **settings))
+    settings |= {"max_steps": 4, "allow_config_change": True}
+    train(tiny_config(use_wandb=False, **settings))
+    time.sleep(1.1)  # the names of segments count seconds
+    train(tiny_config(use_wandb=True, **settings | {"max_steps": 6}))
+    segments = sorted((first.run_folder / "wandb").glob("offline-run-*"))
+    assert len(segments) == 2
+    assert len({path.name.split("-")[-1] for path in segments}) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples.jsonl", "log.txt", "environment.json"]
+)  # fmt: skip
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_records_that_lead_elsewhere_are_refused(
+    tiny_config: MakeConfig, tmp_path: Path, name: str, what: str
+) -> None:
+    """In a run folder from a stranger a link had another file cut off; a pipe waited for ever."""
+    other, folder = tmp_path / "other", tmp_path / "outputs" / "tiny"
+    other.write_text("precious\n", encoding="utf-8")
+    folder.mkdir(parents=True)
+    if what == "link":
+        (folder / name).symlink_to(other)
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"run_name: .*{name} is a link, a folder or a pipe"):
+        train(tiny_config(resume="auto", max_steps=1))
+    assert other.read_text(encoding="utf-8") == "precious\n"
 
 
 def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:
