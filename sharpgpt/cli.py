@@ -143,6 +143,11 @@ def _report(run_folders: Sequence[Path], output: Path | None) -> int:
     for folder in run_folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such run folder; expected a folder such as outputs/NAME")
+        if not any((folder / name).is_file() for name in ("metrics.jsonl", "environment.json")):
+            raise UserError(
+                f"{folder}: holds no run (neither metrics.jsonl nor environment.json); expected a "
+                "folder such as outputs/NAME"
+            )
     if len(run_folders) == 1:
         if output is not None:
             raise UserError(

@@ -63,7 +63,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert page.is_file()
     for words, message in (
         ([str(a), str(tmp_path / "none")], "no such run folder"),
-        ([str(a), str(tmp_path)], "holds no metrics.jsonl"),
+        ([str(a), str(tmp_path)], "holds no run (neither metrics.jsonl nor environment.json)"),
+        ([""], "holds no run"),
         ([str(a), "--output", str(page)], "the report of one run is report.html"),
     ):
         assert main(["report", *words]) == 1
