@@ -10,12 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
-import yaml
-
 from sharpgpt.config.descriptions import setting_descriptions
 from sharpgpt.config.settings import SECTIONS, TrainingConfig
 from sharpgpt.config.validation import ConfigError, allowed, nearest, setting_types, shown
-from sharpgpt.config.yaml_files import read_settings
+from sharpgpt.config.yaml_files import read_settings, read_value
 
 EPILOG = """\
 Later wins: defaults, then --config, then flags.
@@ -136,7 +134,4 @@ def _python_value(name: str, text: Any) -> Any:
         return None
     if "a text" in allowed(hint):
         return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    return read_value(text)

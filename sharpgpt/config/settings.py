@@ -79,7 +79,7 @@ class TrainingConfig:
     cache_dir: Text | None = None
     """Where downloads are kept; null means ~/.cache/sharpgpt."""
 
-    num_workers: CountOrNone = 2
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 2
     """Threads that tokenize and prefetch batches; 0 does both in the main thread."""
 
     penalty_type: PenaltyType | ImportPath = "non_max_sum"

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from sharpgpt.config.settings import TrainingConfig
 
 
+UNREADABLE = (ValueError, TypeError, OverflowError, LookupError, AttributeError)
+"""What yaml raises for a value it cannot make: the date 2026-13-01, `!!bool ""`, 5000 digits."""
+
 MAX_ALIASES = 20
 """In one file. So few cannot multiply into more than some thousand settings."""
 
@@ -98,8 +101,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not valid YAML: {str(error).splitlines()[0]}"]) from None
-    # Such as the date 2026-13-01, or `!!bool ""`.
-    except (ValueError, TypeError, OverflowError, LookupError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ConfigError([f"{path}: a value cannot be read: {error}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: nested too deeply to be settings"]) from None
@@ -110,6 +112,14 @@ def read_settings(path: str | Path) -> dict[str, Any]:
             [f"{path}: holds a {type(settings).__name__}, allowed are lines `name: value`"]
         )
     return {str(name): value for name, value in settings.items()}
+
+
+def read_value(text: str) -> Any:
+    """The value that `text` has as a setting in a file; `text` itself where that is none."""
+    try:
+        return yaml.load(text, _SettingsLoader)
+    except (yaml.YAMLError, RecursionError, *UNREADABLE):
+        return text
 
 
 def write_settings(config: "TrainingConfig", path: str | Path) -> None:

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sharpgpt.config.validation import shown
+from sharpgpt.config.yaml_files import read_value
 from sharpgpt.data.sources import (
     TINYSHAKESPEARE,
     TINYSHAKESPEARE_BYTES,
@@ -181,11 +180,12 @@ def _folder_files(folder: Path) -> list[Path]:
 def _has_hub_layout(folder: Path) -> bool:
     """Whether the folder is a copy of a dataset of the hub."""
     try:
-        card = (folder / "README.md").read_text(encoding="utf-8")
-        header = yaml.safe_load(card.split("---", 2)[1]) if card.startswith("---") else None
+        path = folder / "README.md"
+        card = path.read_text(encoding="utf-8") if path.is_file() else ""
+        header = read_value(card.split("---", 2)[1]) if card.startswith("---") else None
         if isinstance(header, dict) and header.get("configs"):
             return True
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+    except (OSError, ValueError, IndexError):
         pass
     patterns = ("*-of-*", "*/*-of-*")
     return any(

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import Field
 
 from sharpgpt.config.descriptions import setting_descriptions
@@ -23,6 +22,7 @@ from sharpgpt.config.validation import (
     shown,
     validated,
 )
+from sharpgpt.config.yaml_files import read_value
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -74,7 +74,7 @@ class PrepareOptions:
     """Form of the files: sharpgpt; nanogpt: train.bin and val.bin, one file each; llm.c: shards
     with its header. Training reads all three."""
 
-    num_workers: Annotated[int, Field(ge=0)] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """Processes that tokenize; null takes one for each processor, at most 4. 0 tokenizes in the
     main process. The result is the same for all."""
 
@@ -188,7 +188,4 @@ def _python_value(name: str, text: Any) -> Any:
         return text
     if re.fullmatch(r"\d+(\.\d+)?e\d+", text):  # 1e9, which YAML takes for a text
         return float(text)
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    return read_value(text)

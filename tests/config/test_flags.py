@@ -78,6 +78,10 @@ def test_all_problems_of_file_and_flags_in_one_message(tmp_path: Path) -> None:
         (["--top_k"], "expected one argument"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--penalty_w", "1"], "--penalty_w: no such flag"),
+        (["--n_layer", 5000 * "9"], "n_layer: given '999"),  # found by fuzzing: a ValueError
+        (["--n_layer", "!!bool"], "n_layer: given '!!bool'"),
+        (["--n_layer", 5000 * "["], "n_layer: given '[[["),
+        (["--seed", "1:30"], "seed: given '1:30'"),  # not 90, as in the files
     ],
 )
 def test_bad_command_lines(argv: list[str], message: str) -> None:

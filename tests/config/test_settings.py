@@ -99,6 +99,7 @@ def test_floats_in_yaml_without_a_dot(tmp_path: Path) -> None:
         ("penalty_type", "a b:c", "or an import path module:name"),
         ("batch_size", -4, "given -4, allowed is a whole number, at least 1"),
         ("batch_size", 10**400, "at least 1, at most 1000000000000"),
+        ("num_workers", 10**6, "at least 0, at most 1024"),
         ("num_epochs", 1e308, "above 0, at most 1000000000000"),
         ("batch_size", 2.5, "given 2.5, allowed is a whole number"),
         ("batch_size", True, "given true, allowed is a whole number"),

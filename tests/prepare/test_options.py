@@ -64,6 +64,10 @@ def test_all_problems_come_in_one_message() -> None:
         ("--dataset a --output b --commit_seconds nan", "commit_seconds: given"),
         ("--dataset a --output b --max_documents -1", "max_documents: given -1"),
         ("--dataset a --output b --max_documents=1.5", "max_documents: given 1.5"),
+        # So many processes were started, until the machine had no more.
+        ("--dataset a --output b --num_workers=100000", "num_workers: given 100000, allowed is"),
+        ("--dataset a --output b --max_tokens=!!bool", "max_tokens: given '!!bool'"),
+        (f"--dataset a --output b --max_tokens={5000 * '9'}", "max_tokens: given '999"),
     ],
 )
 def test_each_problem_is_named(line: str, problem: str) -> None:
