@@ -12,7 +12,6 @@ from sharpgpt.config import penalised_positions
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.device import Device
 from sharpgpt.evaluate import (
-    Progress,
     add_common_arguments,
     batch_size,
     check_different,
@@ -32,6 +31,7 @@ from sharpgpt.evaluation.comparison import Baseline, Pair, PenalisedRun, judge
 from sharpgpt.evaluation.controls import MAPS, PenaltyMap
 from sharpgpt.evaluation.model_evaluation import EvaluationText, ModelPasses, evaluate_model, finite
 from sharpgpt.evaluation.verdict import ERROR_RATE, MARGIN, SMALLEST_MARGIN, pair_seeds
+from sharpgpt.evaluation_progress import Progress
 from sharpgpt.files import UserError
 from sharpgpt.report.comparison import write_comparison
 from sharpgpt.saved_model import SavedModel, find_model, training_settings

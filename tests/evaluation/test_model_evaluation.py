@@ -10,9 +10,9 @@ from torch import nn
 
 from sharpgpt.device import Device
 from sharpgpt.evaluation.buckets import frequency_ranks
+from sharpgpt.evaluation.hidden_states import HiddenStates
 from sharpgpt.evaluation.model_evaluation import (
     EvaluationText,
-    HiddenStates,
     ModelPasses,
     evaluate_model,
     final_layer,
