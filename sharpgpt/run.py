@@ -87,7 +87,7 @@ def train(config: TrainingConfig) -> RunResult:
         if config.model_name not in GPT2_SIZES and not Path(config.model_name).exists():
             terminal.say("Asking the HuggingFace hub for it (without a network: half a minute)")
         causal_lm = create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
-        memory.model_is(causal_lm, device)
+        memory.model_is(causal_lm, device, terminal.say)
         startup.phase("transformers and the model")
 
         facts = run_facts(config, data, device)

@@ -1,7 +1,7 @@
 """How much memory a run needs, estimated, and the message when there was not enough."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -64,14 +64,26 @@ class MemoryAdvice:
     config: TrainingConfig
     estimate: str = ""
 
-    def model_is(self, causal_lm: nn.Module, device: Device) -> None:
-        """Estimate the need of this model on this device."""
+    def model_is(self, causal_lm: nn.Module, device: Device, say: Callable[[str], None]) -> None:
+        """Estimate the need of this model on this device; say so if it is more than there is.
+
+        Raises:
+            MemoryError: what is kept between two steps and the batch's tokens alone are too much.
+        """
         size = memory_bytes()
         if device.torch_device.type == "cuda":
             size = torch.cuda.get_device_properties(device.torch_device).total_memory
         here = f"; there are {size / GIB:.2f} GiB here" if size else ""
-        need = estimate_text(memory_estimate(causal_lm, self.config, device))
-        self.estimate = f"A step is estimated to need {need}{here}. "
+        memory = memory_estimate(causal_lm, self.config, device)
+        self.estimate = f"A step is estimated to need {estimate_text(memory)}{here}. "
+        if not size:
+            return
+        tokens = 8 * self.config.batch_size * self.config.max_seq_length
+        least = memory["weights"] + memory["gradients"] + memory["optimizer"] + tokens
+        if least > size:
+            raise MemoryError(f"{least / GIB:.2f} GiB without activations and the loss")
+        if sum(memory.values()) > size:
+            say(f"NOTE: {self.estimate}--dry_run shows the estimate for other settings")
 
 
 @contextlib.contextmanager

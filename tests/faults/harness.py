@@ -93,7 +93,10 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 class TrainingProcess:
-    """`python train.py` with these settings; what it prints goes to the file `output`."""
+    """`python train.py` with these settings; what it prints goes to the file `output`.
+
+    `launcher` is what stands between the two words, such as `-m torch.distributed.run`.
+    """
 
     def __init__(
         self,
@@ -101,12 +104,12 @@ class TrainingProcess:
         *,
         environment: Mapping[str, str],
         output: Path,
-        more_flags: tuple[str, ...] = (),
+        launcher: tuple[str, ...] = (),
     ) -> None:
         self.output = output
         with open(output, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "train.py", *flags(settings), *more_flags],
+                [sys.executable, *launcher, "train.py", *flags(settings)],
                 cwd=REPOSITORY, env=dict(environment), stdin=subprocess.DEVNULL,
                 stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -182,7 +185,9 @@ class Scenario:
             return Path(self.settings["checkpoint_dir"]) / RUN_NAME
         return self.run_folder / "checkpoints"
 
-    def start(self, faults: str = "", **changes: Any) -> TrainingProcess:
+    def start(
+        self, faults: str = "", *, launcher: tuple[str, ...] = (), **changes: Any
+    ) -> TrainingProcess:
         """The next process; `faults` as injected.py reads them."""
         self.num_processes += 1
         for name in ("held", "go"):
@@ -197,6 +202,7 @@ class Scenario:
             self.settings | changes,
             environment=environment,
             output=self.folder / f"process_{self.num_processes:03d}.txt",
+            launcher=launcher,
         )
 
     def is_held(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.harness import Scenario, TrainingProcess, differences
+from tests.faults.harness import Scenario, TrainingProcess, differences, repeated_steps
 
 MakeScenario = Callable[..., Scenario]
 INJECTED = {"penalty_type": "injected:PENALTY", "max_steps": 24}
@@ -67,6 +67,31 @@ def test_signals_in_the_middle_of_a_step(scenario: MakeScenario) -> None:
     found = differences(whole.run_folder, stopped.run_folder)
     # Checkpoints of other steps were made on the way; the last ones are those of any run.
     assert found == []
+
+
+TORCHRUN = (
+    "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+    "--signals-to-handle=SIGTERM,SIGUSR1",
+)  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_torchrun_stops_all_processes_after_one_step(
+    scenario: MakeScenario, number: signal.Signals
+) -> None:
+    """torchrun hands it on, and itself ends with exit code 1 and a traceback of its own."""
+    run = scenario("run", **INJECTED, dropout=0.0)
+    with run.start(faults="hold@6", launcher=TORCHRUN) as process:  # a call a step in each
+        assert process.wait_for(run.is_held), process.printed()
+        process.send(number)
+        assert process.wait_for(lambda: process.printed().count("saving after this step") == 2)
+        run.let_go()
+        assert process.process.wait(timeout=60) == 1
+    assert "Interrupted after step 6 of 24; saved" in process.printed()
+    assert run.saved_steps() == [5, 6]
+    assert f"Continuing {run.checkpoints / 'step_00000006'}" in run.finish(here=True)
+    assert repeated_steps(run.run_folder) == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sharpgpt.data import TrainingBlocks
 from sharpgpt.files import UserError
 from sharpgpt.interruption import StopSignal
 from sharpgpt.run import train
-from sharpgpt.training import after_step, loop, tracking
+from sharpgpt.training import after_step, loop, memory, tracking
 from sharpgpt.training.state import Training
 from sharpgpt.training.tracking import JsonLines
 from tests.run_reading import assert_same_run, checkpoint_state, records
@@ -288,3 +288,22 @@ def test_out_of_memory_names_the_settings_and_the_estimate(
         "GiB here. Lower batch_size and raise gradient_accumulation_steps", "Tried to allocate",
     ):  # fmt: skip
         assert part in str(caught.value)
+
+
+def test_a_batch_that_no_memory_can_hold_is_refused_before_there_is_a_run(
+    tiny_config: MakeConfig,
+) -> None:
+    config = tiny_config(run_name="huge", **SETTINGS, batch_size=10**11)
+    with pytest.raises(UserError, match=r"Out of memory with batch_size 100000000000 .*GiB here"):
+        train(config)
+    assert not (Path(config.output_dir) / "huge").exists()
+
+
+def test_more_memory_than_there_is_by_the_estimate_is_said(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(**SETTINGS)
+    kept = 16 * 5_000  # of fewer than 5,000 parameters, and 2 kB of tokens
+    monkeypatch.setattr(memory, "memory_bytes", lambda: kept)
+    train(config)
+    assert "NOTE: A step is estimated to need 0.00 GiB" in capsys.readouterr().out
