@@ -1,7 +1,7 @@
 # make quickstart   set up, train GPT-2 small for 20 steps, say where the plots are
 # make test         set up, then lint, types, floors and all tests
 # make test-faults  the long form of the fault tests: 200 kills, 10,000 fuzzed inputs
-# make test-ecosystem  lm-evaluation-harness on a checkpoint; installs it first
+# make test-ecosystem  lm-evaluation-harness on a checkpoint, relplot on calibration; installs them first
 # Every target sets up the environment it needs in .venv; PYTHON chooses the interpreter (3.11+).
 
 PYTHON ?= python3

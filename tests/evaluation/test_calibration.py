@@ -92,6 +92,15 @@ def test_the_smooth_error_is_where_it_equals_its_width() -> None:
     assert dense_smooth_error(confidence, hits, error) == pytest.approx(error, rel=2e-3)
 
 
+@pytest.mark.parametrize("power", [0.3, 4.0])
+def test_where_all_residuals_have_one_sign_the_smooth_error_is_their_mean(power: float) -> None:
+    """Spreading moves them, and what is at the ends stays inside: nothing is lost or cancelled."""
+    confidence = np.random.default_rng(3).beta(0.3, 0.6, 40_000)
+    share_of_hits = confidence**power
+    smooth = smooth_calibration_error(histogram(confidence, share_of_hits))
+    assert smooth == pytest.approx(abs(np.mean(share_of_hits - confidence)), rel=1e-9)
+
+
 def test_calibrated_rows_have_a_small_error_and_wrong_ones_theirs() -> None:
     good = histogram(*rows(200_000, 0.0))
     assert smooth_calibration_error(good) < 0.005
