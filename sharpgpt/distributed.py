@@ -86,7 +86,7 @@ class Processes:
         from torch.nn.parallel import DistributedDataParallel
 
         # There are no buffers that training changes, and sending them would be one more wait.
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model, forward_sync_buffers=False)
 
     def _wait(self) -> None:
         if self.world_size > 1:
