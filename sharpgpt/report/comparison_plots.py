@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from sharpgpt.report.arms import Arm, Json, mean_of, number_of, objects, value_at
 from sharpgpt.report.drawing import GRID, INK, STRONG, Drawing, Key, new_figure, svg
@@ -15,6 +16,8 @@ from sharpgpt.report.run_files import Column, read_metrics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
 
 CURVE_LABELS = (2.0, 1.41, 1.19, 1.0, 0.84, 0.71, 0.59, 0.5)
 """Temperatures that are named at the curve."""
@@ -34,8 +37,7 @@ def plane(baseline: Arm, arms: Sequence[Arm]) -> tuple["Figure", str] | None:
     sentences = []
     at_one = min(curve, key=lambda one: abs(math.log(one[0])), default=None)
     if curve:
-        entropies, ces = [one[1] for one in curve], [one[2] for one in curve]
-        axes.plot(entropies, ces, color=STRONG, linewidth=1.6, zorder=2)
+        axes.plot(*smooth_curve(curve), color=STRONG, linewidth=1.6, zorder=2)
     if at_one:
         axes.plot([at_one[1]], [at_one[2]], color=STRONG, marker="o", markersize=6, zorder=3)
         sentences.append(
@@ -87,6 +89,31 @@ def _mean_curve(baseline: Arm) -> list[tuple[float, float, float]]:
         )
         for temperature in sorted(shared, reverse=True)
     ]
+
+
+def smooth_curve(
+    curve: Sequence[tuple[float, float, float]], num_between: int = 12
+) -> tuple[Floats, Floats]:
+    """Entropies and CEs with `num_between` steps for each of the curve's own, by cubics in ln T.
+
+    Straight lines would not do: a chord of this convex curve lies above it, so that a model which
+    is slightly worse than a temperature would be drawn below the line.
+    """
+    x, *values = np.array(curve).T
+    if len(x) < 3:
+        return values[0], values[1]
+    x = np.log(x)
+    place = np.linspace(0, len(x) - 1, (len(x) - 1) * num_between + 1)
+    low = np.minimum(place.astype(int), len(x) - 2)
+    t = place - low
+    width = np.diff(x)[low]
+    entropy, ce = (
+        y[low] * (1 + 2 * t) * (1 - t) ** 2
+        + y[low + 1] * t**2 * (3 - 2 * t)
+        + width * t * (1 - t) * (slope[low] * (1 - t) - slope[low + 1] * t)
+        for y, slope in ((y, np.gradient(y, x, edge_order=2)) for y in values)
+    )
+    return entropy, ce
 
 
 def _point(content: object) -> tuple[float, float] | None:

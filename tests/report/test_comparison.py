@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sharpgpt.report import write_report, write_runs_report
 from sharpgpt.report.comparison import scale_of, signed, write_comparison
+from sharpgpt.report.comparison_plots import smooth_curve
 from sharpgpt.report.drawing import CSS_COLOURS
 from sharpgpt.report.evaluation import write_evaluation
 
@@ -135,6 +137,18 @@ def test_the_verdict_stands_on_top_with_its_numbers(tmp_path: Path) -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
     ids = [a["id"] for _, a in page.tags if a.get("id")]
     assert len(ids) == len(set(ids))
+
+
+def test_the_curve_is_drawn_where_it_is_and_not_along_its_chords() -> None:
+    def at(x: Any) -> tuple[Any, Any]:
+        return 1.8 + np.tanh(2 * x), 1.9 + 0.1 * x**2 * (1 + x)
+
+    x = np.log(2) / 16 * np.arange(-20.0, 13.0)
+    drawn = smooth_curve([*zip(np.exp(x), *at(x), strict=True)], num_between=4)
+    truth = at(np.linspace(x[0], x[-1], 100_001))
+    assert len(drawn[1]) == 4 * 32 + 1
+    assert np.abs(drawn[1] - np.interp(drawn[0], *truth)).max() < 5e-6
+    assert np.abs(np.interp(truth[0], *at(x)) - truth[1]).max() > 5e-5
 
 
 def test_every_picture_has_a_text_and_is_a_file(tmp_path: Path) -> None:
