@@ -5,10 +5,11 @@
 
 Stop it whenever you like; the same command goes on. `--dataset` is the path of TinyShakespeare for
 machines without a network; another text is refused. `--table` prints the results as they stand in
-docs/study.md.
+docs/study.md. With `--more_seeds` each is about the second part, two arms with eight further seeds.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -21,12 +22,10 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parents[1]
 OUTPUTS = FOLDER / "outputs"
-COMPARISON = FOLDER / "comparison" / "comparison.json"
 CONFIG = REPOSITORY / "configs" / "shakespeare_char_cpu.yaml"
 
 PENALTIES = ("neg_entropy", "non_max_sum", "neg_max_prob", "top_k_mass")
 WEIGHTS = (0.03, 0.1, 0.3)
-SEEDS = (1, 2, 3)
 OWN_MAPS = ("maximum", "top-k")
 """The first words of the controls that belong to one penalty."""
 
@@ -58,16 +57,28 @@ class Run:
         return bool(summary["step"] == summary["num_steps"])
 
 
-def all_runs() -> list[Run]:
-    """Every run of the study, seed by seed, so that a study cut short has whole seeds."""
-    return [
-        run
-        for seed in SEEDS
-        for run in (
-            Run("neg_entropy", 0.0, seed),
-            *(Run(penalty, weight, seed) for penalty in PENALTIES for weight in WEIGHTS),
-        )
-    ]
+@dataclass(frozen=True)
+class Part:
+    """A part of the study: its arms, each with every seed, and where their comparison goes."""
+
+    arms: tuple[tuple[str, float], ...]
+    seeds: tuple[int, ...]
+    comparison: Path
+
+    def runs(self) -> list[Run]:
+        """Every run, seed by seed, so that a study cut short has whole seeds; baselines first."""
+        arms = (("neg_entropy", 0.0), *self.arms)
+        return [Run(penalty, weight, seed) for seed in self.seeds for penalty, weight in arms]
+
+
+FIRST = Part(
+    tuple(itertools.product(PENALTIES, WEIGHTS)), seeds=(1, 2, 3), comparison=FOLDER / "comparison"
+)
+MORE_SEEDS = Part(
+    (("neg_entropy", 0.1), ("non_max_sum", 0.3)),
+    seeds=tuple(range(4, 12)),
+    comparison=FOLDER / "more_seeds",
+)
 
 
 def train(run: Run, dataset: str) -> str | None:
@@ -98,12 +109,15 @@ def main() -> int:
     parser.add_argument("--dataset", default="tinyshakespeare")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, a core each [2]")
     parser.add_argument("--table", action="store_true", help="print the results, train nothing")
+    parser.add_argument("--more_seeds", action="store_true", help="the second part of the study")
     arguments = parser.parse_args()
+    part = MORE_SEEDS if arguments.more_seeds else FIRST
     if arguments.table:
-        print(table(json.loads(COMPARISON.read_text(encoding="utf-8"))))
+        print(table(json.loads((part.comparison / "comparison.json").read_text(encoding="utf-8"))))
         return 0
-    left = [run for run in all_runs() if not run.is_finished()]
-    print(f"{len(left)} of {len(all_runs())} runs to train", flush=True)
+    runs = part.runs()
+    left = [run for run in runs if not run.is_finished()]
+    print(f"{len(left)} of {len(runs)} runs to train", flush=True)
 
     def one(run: Run) -> str | None:
         problem = train(run, arguments.dataset)
@@ -112,12 +126,12 @@ def main() -> int:
 
     with ThreadPoolExecutor(arguments.parallel) as threads:
         problems = [problem for problem in threads.map(one, left) if problem]
-    return 1 if problems else compare(arguments.dataset)
+    return 1 if problems else compare(part, arguments.dataset)
 
 
-def compare(dataset: str) -> int:
+def compare(part: Part, dataset: str) -> int:
     """The verdict on every arm, with `sharpgpt compare`; returns its exit code."""
-    folders = {run: run.folder.relative_to(REPOSITORY) for run in all_runs()}
+    folders = {run: run.folder.relative_to(REPOSITORY) for run in part.runs()}
     baselines = [
         flag
         for run, folder in folders.items()
@@ -127,7 +141,7 @@ def compare(dataset: str) -> int:
     others = [folder for run, folder in folders.items() if run.weight != 0]
     command = [
         sys.executable, "-m", "sharpgpt", "compare", *baselines, *others,
-        "--data", dataset, "--output", (FOLDER / "comparison").relative_to(REPOSITORY),
+        "--data", dataset, "--output", part.comparison.relative_to(REPOSITORY),
     ]  # fmt: skip
     return subprocess.run([*map(str, command)], check=False, cwd=REPOSITORY).returncode
 
