@@ -21,7 +21,11 @@ from sharpgpt.files import UserError
 Result = TypeVar("Result")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others; the first may be writing a checkpoint meanwhile."""
+"""How long a process waits for the sums of gradients and figures."""
+
+PATIENCE = timedelta(days=3)
+"""How long the others wait for what the first does alone: preparing a dataset, validating, saving.
+If a process dies meanwhile, torchrun ends the others."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Processes:
 
     rank: int = 0
     world_size: int = 1
+    waiting: dist.ProcessGroup | None = None
+    """All of them again, on the CPU and with `PATIENCE`."""
 
     @property
     def is_first(self) -> bool:
@@ -44,11 +50,18 @@ class Processes:
         dist.all_reduce(total)
         return total
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether `flag` is true in any process, the same answer in each. Waits for them."""
+    def largest(self, *values: int) -> list[int]:
+        """Of each value the largest of all processes, the same in each. Waits for them."""
         if self.world_size == 1:
-            return flag
-        return bool(self.total(torch.tensor(float(flag), device=device)).item())
+            return list(values)
+        largest = torch.tensor(values)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.waiting)
+        return largest.tolist()
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.world_size > 1:
+            dist.barrier(self.waiting)
 
     def text_from_first(self, text: str, device: torch.device) -> str:
         """The first process's `text` in every process."""
@@ -69,9 +82,9 @@ class Processes:
         """
         if self.is_first:
             result = action()
-            self._wait()
+            self.wait()
             return result
-        self._wait()
+        self.wait()
         return action()
 
     def seed_random(self, seed: int, step: int) -> None:
@@ -87,10 +100,6 @@ class Processes:
 
         # There are no buffers that training changes, and sending them would be one more wait.
         return DistributedDataParallel(model, forward_sync_buffers=False)
-
-    def _wait(self) -> None:
-        if self.world_size > 1:
-            dist.barrier()
 
 
 def place_from_environment() -> tuple[int, int, int]:
@@ -118,7 +127,7 @@ def place_from_environment() -> tuple[int, int, int]:
 def joined(device_type: str) -> Iterator[Processes]:
     """Within the block this process is one of those that torchrun started, or alone.
 
-    CUDA devices speak NCCL, CPUs gloo.
+    CUDA devices speak NCCL, CPUs gloo, and so do all to wait for each other.
     """
     rank, world_size, _ = place_from_environment()
     if world_size == 1:
@@ -126,6 +135,7 @@ def joined(device_type: str) -> Iterator[Processes]:
         return
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Processes(rank, world_size)
+        waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield Processes(rank, world_size, waiting)
     finally:
         dist.destroy_process_group()

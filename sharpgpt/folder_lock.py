@@ -68,8 +68,12 @@ class FolderLock:
             if not is_flocked:
                 self._remove_if_dead()
         self._descriptor = descriptor
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, (json.dumps(_this_process()) + "\n").encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, (json.dumps(_this_process()) + "\n").encode(), 0)
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let go and remove the file. May be called twice."""

@@ -2,9 +2,9 @@
 
 While there is nothing to save, a signal ends the process at once (`end_at_signals`). In the loop of
 training it asks to stop after the current step, save and end, in that of a preparation to commit
-and end (`StopSignal`); a second one then does what it did
-before the loop: it ends the process of a command at once, and raises KeyboardInterrupt in a
-notebook. Either way the exit code is 128 + the signal's number, and there is no traceback.
+and end (`StopSignal`); a second one then does what it did before the loop: it ends the process of a
+command at once, and raises KeyboardInterrupt in a notebook. Either way the exit code is 128 + the
+signal's number, and there is no traceback.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
@@ -19,6 +20,11 @@ from typing import Any
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
+
+
+REPEAT_S = 5.0
+"""Seconds within which one signal may reach a process of torchrun twice: from torchrun, and from
+the terminal or the service manager, which send it to all processes."""
 
 
 class Interrupted(BaseException):
@@ -39,9 +45,9 @@ def end_at_signals() -> dict[int, Any]:
     def end(number: int, _: FrameType | None) -> None:
         if os.getpid() == pid:  # a forked worker has the handler too, and need not speak
             if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():
-                os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
+                _write(1, "\x1b[?25h")  # a progress bar hides the cursor
             name = signal.Signals(number).name
-            os.write(2, f"\n{name}: ended at once; what was saved before is whole\n".encode())
+            _write(2, f"\n{name}: ended at once; what was saved before is whole\n")
             if multiprocessing := sys.modules.get("multiprocessing"):
                 for child in multiprocessing.active_children():
                     child.terminate()
@@ -64,13 +70,16 @@ def ending_at_signals() -> Iterator[None]:
 class StopSignal:
     """Within the block, the first signal sets `number`; the handlers before see a second one.
 
-    `doing` is what is said to be done about it. Outside the main thread Python delivers no signals,
-    and the block changes nothing.
+    `doing` is what is said to be done about it. Signals within `repeat_s` seconds of the first are
+    that one again. Outside the main thread Python delivers no signals, and the block changes
+    nothing.
     """
 
-    def __init__(self, doing: str = "saving after this step") -> None:
+    def __init__(self, doing: str = "saving after this step", *, repeat_s: float = 0.0) -> None:
         self.number: int | None = None
         self._doing = doing
+        self._repeat_s = repeat_s
+        self._first_came: float | None = None
         self._breaks_off = False
         self._previous: dict[int, Any] = {}
 
@@ -100,11 +109,17 @@ class StopSignal:
             self._breaks_off = False
 
     def _handle(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._first_came is not None:
+            if now - self._first_came > self._repeat_s:
+                self._restore()
+                signal.raise_signal(number)
+            return
+        self._first_came = now
         self.number = number
-        self._restore()
-        # A handler may run in the middle of a print, so it writes past Python's buffers.
-        name = signal.Signals(number).name
-        os.write(2, f"\n{name}: {self._doing} (again to end at once)\n".encode())
+        if not self._repeat_s:
+            self._restore()
+        _write(2, f"\n{signal.Signals(number).name}: {self._doing} (again to end at once)\n")
         if self._breaks_off:
             raise Interrupted
 
@@ -112,3 +127,10 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def _write(descriptor: int, text: str) -> None:
+    """Past Python's buffers, for a handler may run in the middle of a print; to a terminal that has
+    gone, or a pipe that nobody reads any more, nothing."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, text.encode())

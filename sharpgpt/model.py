@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpgpt.config import TrainingConfig, penalised_positions
-from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY
+from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MOST_LAYERS
 from sharpgpt.files import UserError
 from sharpgpt.sharpness import SharpnessOutput, linear_sharpness_loss, reference
 
@@ -156,6 +156,7 @@ def create_gpt2_model(
     changes = {name: value for name, value in sizes.items() if value is not None}
     try:
         config = _changed(config, changes, dropout, end_of_text_id)
+        check_layers(config)
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would seed every other device too.
             torch.default_generator.manual_seed(seed)
@@ -172,6 +173,13 @@ def create_gpt2_model(
             "nn.Linear, such as GPT-2, Llama or Qwen"
         )
     return model
+
+
+def check_layers(config: Any) -> None:
+    """Raise ValueError for an architecture that would be built for hours, whatever its width."""
+    num_layers = getattr(config, "num_hidden_layers", None) or 0
+    if num_layers > MOST_LAYERS:
+        raise ValueError(f"given {num_layers} layers, allowed are at most {MOST_LAYERS}")
 
 
 def create_model(config: TrainingConfig, vocab_size: int, end_of_text_id: int | None) -> nn.Module:

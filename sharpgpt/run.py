@@ -25,7 +25,7 @@ from sharpgpt.data import TextData, TrainingBlocks, load_data, validation_blocks
 from sharpgpt.device import Device, choose_device, flops_per_token, peak_flops
 from sharpgpt.distributed import Processes, joined, place_from_environment
 from sharpgpt.files import UserError
-from sharpgpt.interruption import StopSignal
+from sharpgpt.interruption import REPEAT_S, StopSignal
 from sharpgpt.model import SharpnessLM, create_model
 from sharpgpt.prepare.automatic import ready_dataset
 from sharpgpt.run_folder import RunFolder
@@ -39,7 +39,7 @@ from sharpgpt.training.loop import run_steps
 from sharpgpt.training.memory import memory_advice
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.saving import CheckpointSaver
-from sharpgpt.training.state import RunFacts, Training, Window, accepted_changes
+from sharpgpt.training.state import RunEndedError, RunFacts, Training, Window, accepted_changes
 from sharpgpt.training.terminal import Terminal
 from sharpgpt.training.tracking import RunLog
 from sharpgpt.training.wandb_run import WandbRun
@@ -87,7 +87,7 @@ def train(config: TrainingConfig) -> RunResult:
         if config.model_name not in GPT2_SIZES and not Path(config.model_name).exists():
             terminal.say("Asking the HuggingFace hub for it (without a network: half a minute)")
         causal_lm = create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
-        memory.model_is(causal_lm, device, terminal.say)
+        memory.model_is(causal_lm, device, terminal.say, world_size)
         startup.phase("transformers and the model")
 
         facts = run_facts(config, data, device)
@@ -103,17 +103,23 @@ def train(config: TrainingConfig) -> RunResult:
                 "at step 0; earlier metrics and samples, if any, are kept as *.before-<time>"
             )
         run = _prepare(config, data, causal_lm, device, folder, facts, processes, terminal, startup)
+        stack.callback(run.saver.close)  # before the folder is given up, however the run ends
         try:
-            with StopSignal() as stop:
+            with StopSignal(repeat_s=REPEAT_S if world_size > 1 else 0.0) as stop:
                 run_steps(run, stop)
-        except Exception:
+        except Exception as error:
             if processes.is_first:
                 conclude(run, folder.path, startup, exit_code=1)
+            if isinstance(error, RunEndedError):
+                processes.wait()
             raise
-        if not processes.is_first:
-            return follower_result(run, folder.path, signal_number=stop.number)
-        result = conclude(run, folder.path, startup, exit_code=0, signal_number=stop.number)
-        terminal.say(result.text(run.total_steps))
+        if processes.is_first:
+            result = conclude(run, folder.path, startup, exit_code=0, signal_number=stop.number)
+            terminal.say(result.text(run.total_steps))
+        else:
+            result = follower_result(run, folder.path, signal_number=stop.number)
+        # torchrun ends the others when one of them ends with an exit code that is not 0.
+        processes.wait()
     return result
 
 

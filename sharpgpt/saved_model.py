@@ -12,6 +12,7 @@ from torch import nn
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.files import UserError
+from sharpgpt.model import check_layers
 from sharpgpt.training.manifest import MANIFEST, verify_files
 from sharpgpt.training.training_state import TrainingState, read_state
 
@@ -78,12 +79,13 @@ def load_model(path: str | Path, device: torch.device) -> SavedModel:
     folder = find_model(path)
     if (folder / MANIFEST).is_file():
         verify_files(folder)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
+        check_layers(AutoConfig.from_pretrained(folder, **how))
         causal_lm = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, **how
         )

@@ -22,8 +22,7 @@ with joined("cpu") as processes:
     found = {
         "total": processes.total(mine).tolist(),
         "mine": mine.tolist(),
-        "any": processes.any(processes.rank == 1, cpu),
-        "none": processes.any(False, cpu),
+        "largest": processes.largest(processes.rank, 15 - processes.rank, 0),
         "text": processes.text_from_first(f"from {processes.rank}: é", cpu),
         "empty": processes.text_from_first("", cpu),
     }
@@ -48,8 +47,7 @@ def test_two_processes_agree(tmp_path: Path) -> None:
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
             "total": [2.0, 10.0],
             "mine": [1.0, 10.0 * rank],
-            "any": True,
-            "none": False,
+            "largest": [1, 15, 0],
             "text": "from 0: é",
             "empty": "",
             "order": [rank],
@@ -61,7 +59,8 @@ def test_one_process_needs_nobody() -> None:
     values = torch.tensor([1.0])
     assert alone.is_first
     assert alone.total(values) is values
-    assert alone.any(True, values.device)
+    assert alone.largest(0, 15) == [0, 15]
+    alone.wait()
     assert alone.text_from_first("x", values.device) == "x"
     assert alone.first_before_others(lambda: 3) == 3
 

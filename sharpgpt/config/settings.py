@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from sharpgpt.config import validation
+from sharpgpt.config.architectures import MOST_LAYERS
 
 PenaltyType = Literal["non_max_sum", "neg_entropy", "neg_max_prob", "top_k_mass"]
 ImportPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
@@ -49,7 +50,7 @@ class TrainingConfig:
     """Architecture: gpt2, gpt2-medium, gpt2-large, gpt2-xl (no network needed), or the local folder
     or hub name of any HuggingFace causal LM with a linear output layer. Its weights are random."""
 
-    n_layer: Count | None = None
+    n_layer: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
     """Number of transformer layers; null takes the architecture's."""
 
     n_head: Count | None = None

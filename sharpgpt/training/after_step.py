@@ -47,10 +47,13 @@ def do_due_work(run: Training, stop: StopSignal) -> None:
     Raises:
         CannotGoOnError: the validation text cannot be read.
     """
+    if not run.due:
+        return
     actions: dict[DueWork, Callable[[Training, StopSignal], None]] = {
         "validate": validate,
         "sample": sample,
     }
+    problem = None
     if not run.processes.is_first:
         run.due = []
     try:
@@ -59,7 +62,10 @@ def do_due_work(run: Training, stop: StopSignal) -> None:
             run.due = run.due[1:]
             run.saver.amend(run.step, run.after_step())
     except Interrupted:
-        return
+        pass
+    except CannotGoOnError as error:
+        problem = error
+    run.stops(stop, problem)
 
 
 def log_training(

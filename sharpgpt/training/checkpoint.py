@@ -118,15 +118,20 @@ class CheckpointFolder:
 
     def best(self) -> Path | None:
         """The checkpoint with the lowest val/ce_loss, the earliest of equal ones; None without."""
-        figures = {}
+        return self._best_and_unreadable()[0]
+
+    def _best_and_unreadable(self) -> tuple[Path | None, set[Path]]:
+        """`best`, and those whose figure cannot be read."""
+        figures, unreadable = dict[Path, float](), set[Path]()
         for path in self.all():
             try:
                 figure = read_manifest(path).after_step.val_ce_loss
             except DamagedCheckpointError:
+                unreadable.add(path)
                 continue
             if figure is not None:
                 figures[path] = figure
-        return min(figures, key=figures.__getitem__, default=None)
+        return min(figures, key=figures.__getitem__, default=None), unreadable
 
     def amend(self, step: int, after_step: AfterStep) -> None:
         """Record what was done after the checkpoint of `step` was written."""
@@ -135,9 +140,13 @@ class CheckpointFolder:
         write_text(path / MANIFEST, manifest.sealed_text())
 
     def prune(self) -> None:
-        """Remove the checkpoints that are not to be kept."""
+        """Remove the checkpoints that are not to be kept.
+
+        One that cannot be read stays: it may be the best, and the fault that of the moment.
+        """
         present = self.all()
-        kept = {*present[-self.keep :], self.best()}
+        best, unreadable = self._best_and_unreadable()
+        kept = {*present[-self.keep :], best, *unreadable}
         for path in present:
             is_kept = self.keep_every and step_of(path) % self.keep_every == 0
             if path not in kept and not is_kept:

@@ -13,8 +13,9 @@ Shapes: B batch, T positions in a block.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,34 +28,44 @@ from sharpgpt.training.after_step import do_due_work, is_due, log_training, work
 from sharpgpt.training.checkpoint_files import load_tensors, random_states, set_random_states
 from sharpgpt.training.optimizer import set_learning_rate
 from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
-from sharpgpt.training.state import CannotGoOnError, Training
-from sharpgpt.training.watch import Verdict
+from sharpgpt.training.state import CannotGoOnError, RunEndedError, Training
+from sharpgpt.training.watch import MAX_ROLLBACKS, Verdict
 
 
 def run_steps(run: Training, stop: StopSignal) -> None:
     """Train until `total_steps`, or until a signal asks to stop; save in either case.
 
     Raises:
-        UserError: a number that is not finite, a text that cannot be read, or a last checkpoint
-            that cannot be written. In the first two cases the weights before that step are saved.
+        RunEndedError: a number that is not finite, or a text that cannot be read. The weights
+            before that step are saved.
+        UserError: the last checkpoint cannot be written.
     """
     try:
         train_until(run, stop)
     except CannotGoOnError as error:
         zero_gradients(run)
         run.window.drop_step()
+        where = f"; the weights after step {run.step} are saved"
         try:
-            if run.processes.is_first:
-                run.saver.save_last(run.state(alone=True), run.after_step())
+            if saved := save_last(run):
+                where = f"; the weights after step {run.step} are in {saved}"
         except UserError as not_saved:
-            raise UserError(f"{error.reason}. {not_saved}") from error
-        raise UserError(
-            f"{error.reason}; the weights after step {run.step} are in {run.saver.last_saved}. "
-            f"{error.advice}"
-        ) from error
+            raise RunEndedError(f"{error.reason}. {not_saved}") from error
+        raise RunEndedError(f"{error.reason}{where}. {error.advice}") from error
+    save_last(run)
+
+
+def save_last(run: Training) -> Path | None:
+    """Save the checkpoint that the run ends with; where it is, in the first process.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     state = run.state()
     if run.processes.is_first:
+        run.log.flush()
         run.saver.save_last(state, run.after_step())
+    return run.saver.last_saved
 
 
 def train_until(run: Training, stop: StopSignal) -> None:
@@ -62,11 +73,14 @@ def train_until(run: Training, stop: StopSignal) -> None:
     config = run.config
     batches = prefetched(micro_batches(run), config.num_workers)
     do_due_work(run, stop)  # what a signal broke off, in a run that is resumed
-    while run.step < run.total_steps and not stops(run, stop):
+    while run.step < run.total_steps:
         started = time.perf_counter()
+        batches_of_step, problem = read_batches(run, batches)
+        if run.stops(stop, problem):
+            return
         learning_rate = learning_rate_at(run.step, run.total_steps, config)
         penalty_weight = penalty_weight_at(run.step, run.total_steps, config)
-        loss = accumulate_gradients(run, batches, penalty_weight)
+        loss = accumulate_gradients(run, batches_of_step, penalty_weight)
         grad_norm = clip_gradients(run.causal_lm, config.max_grad_norm)
         verdict = judge(run, loss, grad_norm)
         if verdict is Verdict.ROLL_BACK:
@@ -87,17 +101,12 @@ def train_until(run: Training, stop: StopSignal) -> None:
             save(run, stop)
 
 
-def stops(run: Training, stop: StopSignal) -> bool:
-    """Whether a signal has come to any process: all stop after the same step."""
-    return run.processes.any(stop.number is not None, run.device.torch_device)
-
-
 def save(run: Training, stop: StopSignal) -> None:
     """Save while training goes on; where a signal has come, `run_steps` saves at once."""
     state = run.state()
     if run.processes.is_first and stop.number is None:
+        run.log.flush()
         run.saver.save(state, run.after_step())
-    run.watch.saved()
 
 
 def micro_batches(run: Training) -> Iterator[Tensor]:
@@ -116,22 +125,27 @@ def micro_batches(run: Training) -> Iterator[Tensor]:
         yield batch_BT.pin_memory() if pin else batch_BT
 
 
-def accumulate_gradients(run: Training, batches: Iterator[Tensor], penalty_weight: float) -> Tensor:
-    """Backward passes of one step's micro-batches; returns the loss of the step, detached.
-
-    Raises:
-        CannotGoOnError: the text cannot be read. Nothing of the step has happened then.
-    """
-    config, device, world_size = run.config, run.device.torch_device, run.processes.world_size
-    num_micro_batches = config.gradient_accumulation_steps
+def read_batches(
+    run: Training, batches: Iterator[Tensor]
+) -> tuple[list[Tensor], CannotGoOnError | None]:
+    """This process's micro-batches of the next step, or why the text cannot be read."""
+    num_batches = run.config.gradient_accumulation_steps // run.processes.world_size
     try:
-        batches_of_step = [next(batches) for _ in range(num_micro_batches // world_size)]
+        return [next(batches) for _ in range(num_batches)], None
     except (OSError, UserError) as error:
-        raise CannotGoOnError(
+        return [], CannotGoOnError(
             f"step {run.step + 1}: the training text cannot be read ({error})",
             "Mend the file or the disk, then resume auto",
-        ) from error
+        )
+
+
+def accumulate_gradients(
+    run: Training, batches_of_step: Sequence[Tensor], penalty_weight: float
+) -> Tensor:
+    """Backward passes of one step's micro-batches; returns the loss of the step, detached."""
+    config, device, world_size = run.config, run.device.torch_device, run.processes.world_size
     run.random_before_step = random_states(device)
+    num_micro_batches = config.gradient_accumulation_steps
     rows_per_step = num_micro_batches * config.batch_size * (config.max_seq_length - 1)
     # The wrapper averages gradients over the processes; so each divides by its share of the rows.
     normalizer = rows_per_step / world_size
@@ -213,6 +227,11 @@ def roll_back(run: Training) -> bool:
         return False
     if checkpoint is None:
         run.terminal.say("NOTE: no rollback, since there is no checkpoint yet")
+        return False
+    if not run.watch.may_roll_back_to(checkpoint.state.step):
+        run.terminal.say(
+            f"NOTE: no rollback, since there were {MAX_ROLLBACKS} to {checkpoint.path.name} already"
+        )
         return False
     next_block = run.next_block + run.facts.blocks_per_step
     load_tensors(checkpoint.path, run.causal_lm, run.optimizers, run.device.torch_device)

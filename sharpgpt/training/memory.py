@@ -64,7 +64,13 @@ class MemoryAdvice:
     config: TrainingConfig
     estimate: str = ""
 
-    def model_is(self, causal_lm: nn.Module, device: Device, say: Callable[[str], None]) -> None:
+    def model_is(
+        self,
+        causal_lm: nn.Module,
+        device: Device,
+        say: Callable[[str], None],
+        num_processes: int = 1,
+    ) -> None:
         """Estimate the need of this model on this device; say so if it is more than there is.
 
         Raises:
@@ -78,7 +84,9 @@ class MemoryAdvice:
         self.estimate = f"A step is estimated to need {estimate_text(memory)}{here}. "
         if not size:
             return
-        tokens = 8 * self.config.batch_size * self.config.max_seq_length
+        # The loop reads all micro-batches of a step before it begins.
+        batches = self.config.batch_size * self.config.gradient_accumulation_steps // num_processes
+        tokens = 8 * batches * self.config.max_seq_length
         least = memory["weights"] + memory["gradients"] + memory["optimizer"] + tokens
         if least > size:
             raise MemoryError(f"{least / GIB:.2f} GiB without activations and the loss")

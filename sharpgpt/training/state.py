@@ -17,6 +17,7 @@ from sharpgpt.device import Device
 from sharpgpt.distributed import Processes
 from sharpgpt.evaluation import RowMeans
 from sharpgpt.files import UserError
+from sharpgpt.interruption import StopSignal
 from sharpgpt.model import SharpnessLM
 from sharpgpt.sharpness import SharpnessOutput
 from sharpgpt.training.checkpoint import Checkpoint
@@ -35,12 +36,19 @@ from sharpgpt.training.watch import Watch
 
 
 class CannotGoOnError(Exception):
-    """Raised between two steps: the next one cannot be made. What was done until then is saved."""
+    """Raised between two steps, in all processes of the run together: the next step cannot be made.
+
+    What was done until then is saved.
+    """
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(reason)
         self.reason = reason
         self.advice = advice
+
+
+class RunEndedError(UserError):
+    """A run that could not go on, raised in all its processes once its weights are saved."""
 
 
 class Window:
@@ -155,11 +163,8 @@ class Training:
     """What is still to be done after this step."""
     random_before_step: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def state(self, *, alone: bool = False) -> TrainingState:
-        """What a checkpoint keeps beside the tensors. The processes of a run ask for it together.
-
-        `alone`: where the others may not come, with the rows of this process only.
-        """
+    def state(self) -> TrainingState:
+        """What a checkpoint keeps beside the tensors; all processes ask for it together."""
         return TrainingState(
             step=self.step,
             next_block=self.next_block,
@@ -168,7 +173,7 @@ class Training:
             vocabulary=self.facts.vocabulary,
             arithmetic=self.facts.arithmetic,
             blocks_per_step=self.facts.blocks_per_step,
-            window=self.window.state(Processes() if alone else self.processes),
+            window=self.window.state(self.processes),
             watch=self.watch.state(),
         )
 
@@ -196,6 +201,20 @@ class Training:
         self.due = [] if after_rollback else list(after.due)
         self.window.restore(state.window)
         self.watch.restore(state.watch, after_rollback=after_rollback)
+
+    def stops(self, stop: StopSignal, problem: CannotGoOnError | None = None) -> bool:
+        """Whether a signal has come to any process: all stop here, and `stop` has it in each.
+
+        Raises:
+            CannotGoOnError: `problem`, or that of another process.
+        """
+        failed, number = self.processes.largest(int(problem is not None), stop.number or 0)
+        if failed:
+            raise problem or CannotGoOnError(
+                f"step {self.step + 1}: another process cannot go on", "It says why"
+            )
+        stop.number = stop.number or number or None
+        return bool(number)
 
     def end_step(self, started: float, *, is_taken: bool) -> None:
         """Count the step that began at `started`, a time of `perf_counter`."""

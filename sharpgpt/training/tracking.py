@@ -5,7 +5,8 @@ began. A resumed run, and one that is rolled back, drops what lies after its che
 line that a crash has torn; so each step stands once. W&B's own history cannot be taken back: of
 steps that are logged twice it keeps the first version.
 
-A line that cannot be written, as on a full disk, is kept in memory and written before the next one.
+A line that cannot be written, as on a full disk, is kept in memory and written before the next one,
+before the next checkpoint, or at the end.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ class JsonLines:
         self.path = path
         self._say = say
         self._unwritten: list[str] = []
+        self._is_failing = False
 
     def append(self, event: dict[str, Any]) -> None:
         """Add a line. Figures that are not finite become null."""
@@ -37,18 +39,26 @@ class JsonLines:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in event.items()
         }
-        was_complete = not self._unwritten
         self._unwritten.append(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
+        self.flush()
+
+    def flush(self) -> int:
+        """Write the lines that are in memory, where it is possible; how many are left there."""
+        if not self._unwritten:
+            return 0
         try:
             self._write("".join(self._unwritten).encode("utf-8", errors="replace"))
             self._unwritten = []
+            self._is_failing = False
         except OSError as error:
             del self._unwritten[:-MAX_LINES_IN_MEMORY]
-            if was_complete:
+            if not self._is_failing:
+                self._is_failing = True
                 self._say(
                     f"NOTE: {self.path} cannot be written ({error.strerror}); the lines are kept "
                     "in memory and written when it can be again"
                 )
+        return len(self._unwritten)
 
     def _write(self, data: bytes) -> None:
         """Append all of `data` or, where that fails, none of it."""
@@ -113,6 +123,7 @@ class RunLog:
     ) -> None:
         self.metrics = JsonLines(run_folder / "metrics.jsonl", say)
         self.samples = JsonLines(run_folder / "samples.jsonl", say)
+        self._say = say
         self.latest: dict[str, float] = {}
         self._wandb = wandb_run
         kept = self.keep_until(first_step, due=due)
@@ -162,12 +173,22 @@ class RunLog:
         if self._wandb:
             self._wandb.log_samples(step, samples)
 
+    def flush(self) -> None:
+        """Write what could not be written, where it can be now; before each checkpoint, which is
+        past these lines."""
+        self.metrics.flush()
+        self.samples.flush()
+
     def elapsed_s(self) -> float:
         """Seconds since the run began, earlier parts of a resumed run included."""
         return time.monotonic() - self._began
 
     def finish(self, exit_code: int) -> None:
-        """Close W&B with the run's last figures; any exit code but 0 marks the run as failed."""
+        """Write what is left, and close W&B with the run's last figures; any exit code but 0 marks
+        the run as failed."""
+        for lines in (self.metrics, self.samples):
+            if left := lines.flush():
+                self._say(f"NOTE: {left} lines of {lines.path} could not be written and are lost")
         if self._wandb:
             self._wandb.summary(self.latest)
             self._wandb.finish(exit_code)

@@ -48,7 +48,8 @@ class Watch:
         self._config = config
         self._losses: deque[float] = deque(maxlen=MAX_LOSSES)
         self._in_spike = False
-        self._rollbacks_to_newest = 0
+        self._rolled_back_to: int | None = None
+        self._rollbacks_there = 0
         self.num_loss_spikes = 0
         self.num_skipped_steps = 0
         self.num_skipped_in_a_row = 0
@@ -66,8 +67,7 @@ class Watch:
         was_in_spike, self._in_spike = self._in_spike, self.is_spike(loss)
         if self._in_spike and not was_in_spike:
             self.num_loss_spikes += 1
-            may_roll_back = self._rollbacks_to_newest < MAX_ROLLBACKS
-            if self._config.on_spike == "rollback" and may_roll_back:
+            if self._config.on_spike == "rollback":
                 return Verdict.ROLL_BACK
         self.take(loss)
         return Verdict.TAKE
@@ -87,9 +87,13 @@ class Watch:
         spread = statistics.median(abs(loss - median) for loss in self._losses)
         return median + self._config.spike_threshold * max(spread, MIN_SPREAD)
 
-    def saved(self) -> None:
-        """A checkpoint of this step begins a new count of rollbacks to it."""
-        self._rollbacks_to_newest = 0
+    def may_roll_back_to(self, step: int) -> bool:
+        """Whether there were fewer than `MAX_ROLLBACKS` to the checkpoint of `step`, not counting
+        those before one to another; counts this one."""
+        if step != self._rolled_back_to:
+            self._rolled_back_to, self._rollbacks_there = step, 0
+        self._rollbacks_there += 1
+        return self._rollbacks_there <= MAX_ROLLBACKS
 
     def counts(self) -> dict[str, float]:
         """The figures that are logged."""
@@ -113,14 +117,13 @@ class Watch:
     def restore(self, state: WatchState, *, after_rollback: bool = False) -> None:
         """The inverse of `state`; after a rollback that and its spike stay counted."""
         spikes, rollbacks = self.num_loss_spikes, self.num_rollbacks + 1
-        to_newest = self._rollbacks_to_newest + 1
         self._losses = deque(state.losses, maxlen=MAX_LOSSES)
         self._in_spike = state.in_spike
         self.num_loss_spikes = state.num_loss_spikes
         self.num_skipped_steps = state.num_skipped_steps
         self.num_skipped_in_a_row = state.num_skipped_in_a_row
         self.num_rollbacks = state.num_rollbacks
-        self._rollbacks_to_newest = 0
         if after_rollback:
             self.num_loss_spikes, self.num_rollbacks = spikes, rollbacks
-            self._rollbacks_to_newest = to_newest
+        else:
+            self._rolled_back_to = None

@@ -62,12 +62,16 @@ def test_a_spike_rolls_back_a_few_times_and_then_goes_through() -> None:
     state = one.state()
     for number in range(MAX_ROLLBACKS):
         assert one.judge(9.0, 1.0) is Verdict.ROLL_BACK
+        assert one.may_roll_back_to(60)
         one.restore(state, after_rollback=True)
         assert (one.num_rollbacks, one.num_loss_spikes) == (number + 1, number + 1)
-    assert one.judge(9.0, 1.0) is Verdict.TAKE
-    one.saved()
+    assert one.judge(9.0, 1.0) is Verdict.ROLL_BACK
+    assert not one.may_roll_back_to(60)
+    one.take(9.0)
     assert one.judge(3.0, 1.0) is Verdict.TAKE
     assert one.judge(9.0, 1.0) is Verdict.ROLL_BACK
+    assert not one.may_roll_back_to(60)  # whatever was saved in between, or could not be
+    assert one.may_roll_back_to(65)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
