@@ -190,6 +190,7 @@ def test_sizes_of_another_architecture_are_applied_throughout(tmp_path: Path) ->
         ({"model_name": "no/such-model"}, "model_name: given the name 'no/such-model'"),
         ({"max_seq_length": 2000}, "max_seq_length: given 2000, allowed for gpt2 is at most 1024"),
         ({"n_embd": 33}, "cannot be built"),
+        ({"n_layer": 10**9}, "given 1000000000 layers, allowed are at most 10000"),
     ],
 )
 def test_what_cannot_be_built_is_one_message(changes: dict[str, Any], message: str) -> None:

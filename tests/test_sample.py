@@ -1,5 +1,6 @@
 import argparse
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,4 +87,8 @@ def test_folders_that_hold_no_model(run_folder: Path, tmp_path: Path) -> None:
         load_model(damaged, torch.device("cpu"))
     (damaged / "checkpoint.json").unlink()
     with pytest.raises(UserError, match="cannot be read as a HuggingFace causal LM"):
+        load_model(damaged, torch.device("cpu"))
+    config = json.loads((damaged / "config.json").read_text("utf-8")) | {"n_layer": 10**9}
+    (damaged / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(UserError, match="given 1000000000 layers, allowed are at most"):
         load_model(damaged, torch.device("cpu"))

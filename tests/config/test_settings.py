@@ -9,7 +9,7 @@ import pytest
 
 from sharpgpt.config import ConfigError, TrainingConfig, penalised_positions
 from sharpgpt.config.descriptions import setting_descriptions
-from sharpgpt.config.yaml_files import commented_yaml
+from sharpgpt.config.yaml_files import commented_yaml, read_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -100,6 +100,7 @@ def test_floats_in_yaml_without_a_dot(tmp_path: Path) -> None:
         ("batch_size", -4, "given -4, allowed is a whole number, at least 1"),
         ("batch_size", 10**400, "at least 1, at most 1000000000000"),
         ("num_workers", 10**6, "at least 0, at most 1024"),
+        ("n_layer", 10**9, "at least 1, at most 10000"),
         ("num_epochs", 1e308, "above 0, at most 1000000000000"),
         ("batch_size", 2.5, "given 2.5, allowed is a whole number"),
         ("batch_size", True, "given true, allowed is a whole number"),
@@ -159,6 +160,13 @@ def test_a_misspelt_keyword_names_the_nearest_setting() -> None:
     with pytest.raises(TypeError):
         TrainingConfig(8)  # type: ignore[misc]
     assert copy.deepcopy(TrainingConfig(seed=3)) == TrainingConfig(seed=3)
+
+
+def test_a_long_number_that_is_none_is_read_at_once(tmp_path: Path) -> None:
+    """Found in review: it took time by the square of its length, hours for a file of 1 MB."""
+    path = tmp_path / "long.yaml"
+    path.write_text(f"run_name: {'1' * 1_000_000}x\n", encoding="utf-8")
+    assert read_settings(path)["run_name"].endswith("1x")
 
 
 def test_yaml_anchors_and_merges(tmp_path: Path) -> None:

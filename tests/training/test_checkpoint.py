@@ -22,7 +22,12 @@ from sharpgpt.training.checkpoint import (
     open_checkpoint,
 )
 from sharpgpt.training.checkpoint_files import HostCopies, load_tensors
-from sharpgpt.training.manifest import MANIFEST, file_facts, read_manifest
+from sharpgpt.training.manifest import (
+    MANIFEST,
+    Manifest,
+    file_facts,
+    read_manifest,
+)
 from sharpgpt.training.optimizer import create_optimizers
 from tests.run_reading import records
 
@@ -337,7 +342,7 @@ def test_a_config_json_of_any_size_asks_for_nothing(checkpoints: Path) -> None:
 
 
 def test_the_newest_the_best_and_every_kth_are_kept(
-    tiny_config: MakeConfig, checkpoints: Path
+    tiny_config: MakeConfig, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = {"step_00000002": 1.5, "step_00000004": 1.25, "step_00000006": 1.75}
     for name, figure in figures.items():
@@ -351,6 +356,16 @@ def test_the_newest_the_best_and_every_kth_are_kept(
         train(tiny_config(resume=str(checkpoints.parent / "best"), **SETTINGS))
     fork = {"resume": str(checkpoints.parent / "best"), "run_name": "fork"}
     assert train(tiny_config(**SETTINGS | fork)).step == 6
+
+    def unreadable(path: Path) -> Manifest:
+        if path.name == "step_00000004":
+            raise DamagedCheckpointError(path, "Too many open files")
+        return read_manifest(path)
+
+    with monkeypatch.context() as moment:
+        moment.setattr(checkpoint, "read_manifest", unreadable)
+        folder.prune()
+    assert checkpoints / "step_00000004" in folder.all()
     folder.prune()
     assert [path.name for path in folder.all()] == ["step_00000004", "step_00000006"]
 

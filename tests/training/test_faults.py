@@ -16,9 +16,10 @@ from sharpgpt.data import TrainingBlocks
 from sharpgpt.files import UserError
 from sharpgpt.interruption import StopSignal
 from sharpgpt.run import train
-from sharpgpt.training import after_step, loop, memory, tracking
+from sharpgpt.training import after_step, loop, memory, saving, tracking
 from sharpgpt.training.state import Training
-from sharpgpt.training.tracking import JsonLines
+from sharpgpt.training.tracking import JsonLines, RunLog
+from sharpgpt.training.watch import MAX_ROLLBACKS
 from tests.run_reading import assert_same_run, checkpoint_state, records
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -127,6 +128,30 @@ def test_a_spike_rolls_back_and_passes_over_the_batches_since(
     assert steps == list(range(1, 41))
     assert result.metrics["train/num_rollbacks"] == result.metrics["train/num_loss_spikes"] == 1
     assert checkpoint_state(result.checkpoint)["next_block"] == (27 + 20) * 8
+
+
+def test_rollbacks_end_where_no_checkpoint_can_be_written(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step 35 always spikes; the disk is full at step 30, so that step 20 stays the newest."""
+    accumulate, write = loop.accumulate_gradients, saving.write_checkpoint
+
+    def spiking(run: Training, *rest: Any) -> torch.Tensor:
+        loss = accumulate(run, *rest)
+        return loss + 9 if run.step + 1 == 35 else loss
+
+    def full(path: Path, *given: Any, **more: Any) -> None:
+        if path.name == "step_00000030":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *given, **more)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", spiking)
+    monkeypatch.setattr(saving, "write_checkpoint", full)
+    result = train(tiny_config(**SPIKES))
+    printed = capsys.readouterr().out
+    assert printed.count("NOTE: back at step 20") == MAX_ROLLBACKS
+    assert "NOTE: no rollback, since there were 3 to step_00000020 already" in printed
+    assert result.step == 40
 
 
 @pytest.mark.parametrize("last_checkpoint", [20, 30])
@@ -263,6 +288,50 @@ def test_a_full_disk_costs_no_line_of_the_records(
     assert [json.loads(line)["step"] for line in written] == [1, 2, 3, 4]
 
 
+def test_lines_kept_in_memory_are_written_before_a_checkpoint_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    log = RunLog(tmp_path, None, 0, say=said.append)
+
+    def fail(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(tracking.os, "write", fail)
+        log.log(1, {"train/loss": 3.0})
+        log.flush()
+    assert log.metrics.path.read_bytes() == b""
+    log.flush()
+    assert [event["step"] for event in records(tmp_path)] == [1]
+    with monkeypatch.context() as full:
+        full.setattr(tracking.os, "write", fail)
+        log.log(2, {"train/loss": 3.0})
+        log.finish(0)
+    assert [line.split(" could")[0].split(" cannot")[0] for line in said] == [
+        f"NOTE: {log.metrics.path}",
+        f"NOTE: {log.metrics.path}",
+        f"NOTE: 1 lines of {log.metrics.path}",
+    ]
+    log.finish(0)
+    assert [event["step"] for event in records(tmp_path)] == [1, 2]
+
+
+def test_a_run_flushes_its_lines_where_its_checkpoints_are(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    original = RunLog.flush
+
+    def flush(self: RunLog) -> None:
+        original(self)
+        flushed.append(len(self.metrics.path.read_text("utf-8").splitlines()))
+
+    monkeypatch.setattr(RunLog, "flush", flush)
+    train(tiny_config(**SETTINGS, max_steps=9, save_interval=3, eval_interval=0))
+    assert flushed == [3, 6, 10]  # with the validation at the end
+
+
 def test_a_rollback_on_a_full_disk_keeps_the_lines_that_stay(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "metrics.jsonl", lambda _: None)
     for step in (1, 2, 3):
@@ -297,6 +366,12 @@ def test_a_batch_that_no_memory_can_hold_is_refused_before_there_is_a_run(
     with pytest.raises(UserError, match=r"Out of memory with batch_size 100000000000 .*GiB here"):
         train(config)
     assert not (Path(config.output_dir) / "huge").exists()
+
+
+def test_so_are_micro_batches_that_are_too_many(tiny_config: MakeConfig) -> None:
+    """The loop reads those of a step before it begins."""
+    with pytest.raises(UserError, match=r"Out of memory with batch_size 8 .*GiB here"):
+        train(tiny_config(**SETTINGS, gradient_accumulation_steps=10**11))
 
 
 def test_more_memory_than_there_is_by_the_estimate_is_said(

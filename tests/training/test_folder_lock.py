@@ -86,6 +86,21 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text("utf-8") == "precious"
 
 
+def test_what_cannot_be_locked_is_not_left_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lock = run_lock(tmp_path)
+    with monkeypatch.context() as moment:
+        moment.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            lock.acquire()
+    with run_lock(tmp_path):
+        assert lock.path.exists()
+
+
 @pytest.mark.usefixtures("without_flock")
 def test_without_flock_the_file_is_the_lock(tmp_path: Path) -> None:
     lock = run_lock(tmp_path)

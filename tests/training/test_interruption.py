@@ -1,16 +1,23 @@
 """Signals to real processes: at the start, in a step, in a validation, and twice."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sharpgpt.config import TrainingConfig
 from sharpgpt.interruption import SIGNALS, Interrupted, StopSignal, ending_at_signals
+from sharpgpt.run import train
+from sharpgpt.run_folder import LOCK_FILE
+from sharpgpt.training import saving
+from sharpgpt.training.saving import CheckpointSaver
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (
@@ -47,6 +54,12 @@ def wait_for_line(process: "subprocess.Popen[str]", text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"no line with {text!r}; {process.communicate()[1]}")
+
+
+def stop_reading(process: "subprocess.Popen[str]") -> None:
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +126,77 @@ def test_a_signal_does_not_wait_for_a_validation_or_samples(
     assert process.returncode == 143
     assert "Interrupted after step 3 of" in out
     assert (tmp_path / "o" / "run" / "checkpoints" / "step_00000003").is_dir()
+
+
+def test_a_signal_when_nobody_reads_what_it_prints_saves_and_ends_all_the_same(
+    start: Start, tmp_path: Path
+) -> None:
+    """As Ctrl-C in `train.py 2>&1 | tee log`, which ends tee first."""
+    process = start()
+    wait_for_line(process, "step 1/")
+    stop_reading(process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert len(list((tmp_path / "o" / "run" / "checkpoints").glob("step_*"))) == 1
+
+
+def test_a_second_signal_ends_it_at_once_when_nobody_reads_that(start: Start) -> None:
+    code = (
+        "import time, sys; from sharpgpt.training import loop; from train import train_command\n"
+        "loop.clip_gradients = lambda *_: (print('in the step', flush=True), time.sleep(60))\n"
+        "sys.exit(train_command(sys.argv[1:]))"
+    )
+    process = start(code=code)
+    wait_for_line(process, "in the step")
+    stop_reading(process)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    assert process.wait(timeout=20) == 143
+
+
+def test_a_signal_that_comes_twice_is_one_for_a_while() -> None:
+    with ending_by(KeyboardInterrupt), StopSignal(repeat_s=0.2) as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
+            signal.raise_signal(number)
+        assert stop.number == signal.SIGTERM
+        time.sleep(0.3)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def ending_by(error: type[BaseException]) -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise error
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_notebook_keeps_its_folder_until_the_checkpoint_is_written(
+    tiny_config: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C there is a KeyboardInterrupt, while the thread writes."""
+    write, written = saving.write_checkpoint, list[bool]()
+
+    def slow(path: Path, *given: Any, **more: Any) -> None:
+        time.sleep(0.5)
+        written.append((path.parent.parent / LOCK_FILE).exists())
+        write(path, *given, **more)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saving, "write_checkpoint", slow)
+    monkeypatch.setattr(CheckpointSaver, "save_last", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(n_layer=1, max_steps=3, save_interval=2))
+    assert written == [True]
 
 
 def test_within_the_block_a_signal_is_a_request() -> None:

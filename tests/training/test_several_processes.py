@@ -1,0 +1,134 @@
+"""Two processes of torchrun that meet a fault in one of them: they end together, and saved."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FLAGS = (
+    "--tokenizer char --n_layer 1 --n_head 2 --n_embd 16 --max_seq_length 16 --batch_size 2 "
+    "--gradient_accumulation_steps 2 --max_steps 40 --eval_interval 0 --no_wandb --dropout 0 "
+    "--generate_interval 0 --save_interval 5 --eval_max_blocks 4 --device cpu --run_name run"
+)
+SCRIPT = """
+import errno, os, signal, sys, time
+from datetime import timedelta
+
+from sharpgpt import distributed, run
+from sharpgpt.data import TrainingBlocks
+from sharpgpt.training import after_step, loop, saving
+from train import train_command
+
+fault, is_first = sys.argv[1], os.environ["RANK"] == "0"
+accumulate, micro_batch = loop.accumulate_gradients, TrainingBlocks.micro_batch
+evaluate, write, load = after_step.evaluate, saving.write_checkpoint, run.load_training_data
+
+def step(run, *rest):
+    loss = accumulate(run, *rest)
+    if run.step == 12 and fault == "nan":
+        return loss * float("nan")
+    if run.step == 12 and fault == "signal" and not is_first:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    if run.step == 12 and fault == "twice":
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return loss
+
+def read(blocks, first_block, number, **place):
+    if number == 12 and fault == "read" and not is_first:
+        raise OSError(errno.EIO, "Input/output error")
+    return micro_batch(blocks, first_block, number, **place)
+
+def validate(*given, **more):
+    if fault == "validation":
+        raise OSError(errno.EIO, "Input/output error")
+    return evaluate(*given, **more)
+
+def slow_write(path, *given, **more):
+    if path.name in ("step_00000012", "step_00000013"):
+        time.sleep(2)
+    return write(path, *given, **more)
+
+def slow_load(*given, **more):
+    if fault == "signal" and is_first:  # no process waits this long for a sum
+        time.sleep(4)
+    return load(*given, **more)
+
+distributed.TIMEOUT = timedelta(seconds=3)
+loop.accumulate_gradients, TrainingBlocks.micro_batch = step, read
+after_step.evaluate, saving.write_checkpoint = validate, slow_write
+run.load_training_data = slow_load
+code = train_command(sys.argv[2:])
+print(f"exit code {code}", flush=True)
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path, command_environment: dict[str, str]) -> "TwoProcesses":
+    return TwoProcesses(tmp_path, command_environment)
+
+
+class TwoProcesses:
+    """A run of 40 steps with a fault in step 13, or at a validation."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self._environment = environment | {"PYTHONPATH": str(REPOSITORY)}
+        (folder / "faulty.py").write_text(SCRIPT, encoding="utf-8")
+        (folder / "text.txt").write_text("To be, or not to be: that is it.\n" * 800, "utf-8")
+
+    def run(self, fault: str, *flags: str) -> str:
+        """What both print, to either stream."""
+        done = subprocess.run(
+            [
+                sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
+                "--nproc_per_node=2", "faulty.py", fault, *FLAGS.split(), "--dataset", "text.txt",
+                "--output_dir", ".", *flags,
+            ],
+            env=self._environment, cwd=self.folder, text=True, timeout=240,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stdout  # torchrun's own
+        assert "ended at once" not in done.stdout
+        return done.stdout
+
+    def steps(self) -> list[int]:
+        """The checkpoints that are there."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("run/checkpoints/step_*"))
+
+
+def exit_codes(printed: str) -> list[str]:
+    return re.findall(r"exit code (\d+)$", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "flags", "step", "reason"),
+    [
+        ("nan", (), 12, "step 13: the loss is nan"),
+        ("read", (), 12, "step 13: the training text cannot be read ([Errno 5]"),
+        ("validation", ("--eval_interval", "7"), 7, "step 7: the validation text cannot be read"),
+    ],
+)
+def test_what_one_cannot_do_ends_both_after_the_weights_are_saved(
+    two_processes: TwoProcesses, fault: str, flags: tuple[str, ...], step: int, reason: str
+) -> None:
+    printed = two_processes.run(fault, *flags)
+    assert exit_codes(printed) == ["1", "1"], printed
+    assert reason in printed
+    assert f"the weights after step {step} are in run/checkpoints/step_{step:08d}" in printed
+    assert "are in None" not in printed
+    assert two_processes.steps()[-1] == step
+
+
+@pytest.mark.parametrize(("fault", "code"), [("signal", "138"), ("twice", "143")])
+def test_a_signal_to_one_and_one_that_comes_twice_stop_both_after_the_step(
+    two_processes: TwoProcesses, fault: str, code: str
+) -> None:
+    printed = two_processes.run(fault)
+    assert exit_codes(printed) == [code, code], printed
+    assert "Interrupted after step 13 of 40; saved" in printed
+    assert two_processes.steps()[-1] == 13
