@@ -29,7 +29,13 @@ from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import number
 from sharpgpt.saved_model import SavedModel, find_model, load_model
 from sharpgpt.training.environment import describe_environment
-from sharpgpt.validation_text import open_validation_text, tokenizer_of
+from sharpgpt.validation_text import (
+    another_text_note,
+    for_model,
+    open_validation_text,
+    tokenizer_of,
+    with_note,
+)
 
 BATCH_TOKENS = 8192
 """Tokens of a batch where --batch_size does not say otherwise."""
@@ -138,11 +144,13 @@ def evaluate(arguments: argparse.Namespace) -> Path:
                 text = evaluation_text(saved, arguments)
                 top_k = chosen_top_k(saved, arguments)
             check_fits(saved, text)
+            if arguments.data is None:
+                text = with_note(text, another_text_note(saved, text))
             progress.start(f"{saved.name} ({place + 1} of {len(folders)})", text)
             passes = ModelPasses(
                 saved.causal_lm,
                 device,
-                text,
+                for_model(saved, text),
                 top_k=top_k,
                 batch_size=batch_size(arguments, text),
                 on_blocks=progress.advance,
@@ -176,7 +184,13 @@ def command(name: str) -> list[str]:
 def write_content(path: Path, content: Mapping[str, Any]) -> None:
     """JSON to a file, atomically; its folder is made. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, _text_of(content))
+
+
+def _text_of(content: Mapping[str, Any]) -> str:
+    """As JSON; of a path that is no UTF-8, as Linux allows, the strange letters become "?"."""
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _output(arguments: argparse.Namespace, folders: Sequence[Path]) -> Path:
@@ -189,7 +203,10 @@ def _output(arguments: argparse.Namespace, folders: Sequence[Path]) -> Path:
 
 def evaluation_device(arguments: argparse.Namespace) -> Device:
     """The device and arithmetic that the flags ask for. Raises `UserError` for one not there."""
-    return choose_device(TrainingConfig(device=arguments.device, dtype=arguments.dtype))
+    device = choose_device(TrainingConfig(device=arguments.device, dtype=arguments.dtype))
+    # Training may round products to TF32. Differences of 0.001 nats should not rest on that.
+    torch.set_float32_matmul_precision("highest")
+    return device
 
 
 def check_different(folders: Sequence[Path], given: Sequence[str]) -> None:
@@ -378,6 +395,8 @@ def figures_text(found: Mapping[str, Any]) -> str:
             estimate, low, high = (number(interval[part]) for part in ("estimate", "low", "high"))
             lines.append(f"  {label:<24}{estimate:>9}   95% {low} to {high}")
     temperature, calibration = found["temperature"], found["calibration"]
+    if note := temperature["note"]:
+        lines.append(f"  {note}")
     lines.append(
         f"  {'best temperature':<24}{number(temperature['best']):>9}   cross-entropy there "
         f"{number(temperature['ce'])}, as it is {number(temperature['ce_unchanged'])} (report half)"

@@ -209,7 +209,9 @@ def _evaluation(facts: ModelFacts, evaluation: Json | None, data: Json | None) -
         + "; 95% intervals from a bootstrap over blocks."
     ]
     best = number_of(evaluation, "temperature", "best")
-    if best is not None:
+    if no_best := value_at(evaluation, "temperature", "note"):
+        notes.append(plain(f"{no_best}."))
+    elif best is not None:
         notes.append(
             f"Its own best temperature is {number(best)}, where the cross-entropy is "
             f"{number(number_of(evaluation, 'temperature', 'ce'))} instead of "

@@ -96,29 +96,41 @@ def load_model(path: str | Path, device: torch.device) -> SavedModel:
             f"{folder}: cannot be read as a HuggingFace causal LM with safetensors and a tokenizer "
             f"({reason}); give another checkpoint"
         ) from error
-    state = _state(folder)
+    state, record = _state(folder), training_record(folder)
     positions = getattr(causal_lm.config, "max_position_embeddings", None)
     return SavedModel(
         folder=folder,
         causal_lm=cast(nn.Module, causal_lm).to(device).eval(),
         tokenizer=tokenizer,
         max_length=int(positions or 1024),
-        settings=training_settings(folder),
+        settings=record.settings if record else None,
         step=state.step if state else None,
         text_sha256=state.text if state else None,
     )
 
 
-def training_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings that the model in `folder` was trained with; None for a foreign model, and where
-    they are none of this version."""
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model was trained, as far as its checkpoint says."""
+
+    settings: dict[str, Any]
+    """The `TrainingConfig`, as a dictionary."""
+    step: int
+    blocks_per_step: int
+    text_sha256: str
+
+
+def training_record(folder: Path) -> TrainingRecord | None:
+    """How the model in `folder` was trained; None for a foreign model, and where its settings are
+    none of this version."""
     state = _state(folder)
     if state is None:
         return None
     try:
-        return TrainingConfig.from_dict(dict(state.config)).to_dict()
+        settings = TrainingConfig.from_dict(dict(state.config)).to_dict()
     except ConfigError:
         return None
+    return TrainingRecord(settings, state.step, state.blocks_per_step, state.text)
 
 
 def _state(folder: Path) -> TrainingState | None:

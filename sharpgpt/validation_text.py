@@ -5,6 +5,7 @@ character model keeps the characters of its training text, whatever text it is g
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -73,27 +74,47 @@ def open_validation_text(
         max_seq_length=length,
         cache_dir=config.cache_dir,
     )
-    notes = [text.source["note"]] if text.source["note"] else []
-    if data is None and saved.text_sha256 not in (None, text.source["sha256"]):
-        notes.append(
-            f"{saved.name} was trained on another text than what {dataset} is now (another "
-            "SHA-256), so its training text may be in the validation text. Give the text it was "
-            "trained on with --data."
-        )
-    for note in notes:
+    note = text.source["note"] or ""
+    if note:
         say(f"NOTE: {note}")
-    boundary = settings.get("document_boundaries") == "respect"
     return EvaluationText(
         name=text.name,
         blocks=cut_blocks(text.val_tokens, length, max_blocks),
         token_bytes=_byte_lengths(saved, tokenizer),
         token_ranks=frequency_ranks(_counts(text.train_tokens, tokenizer.vocab_size)),
-        boundary_id=tokenizer.end_of_text_id if boundary else None,
+        end_of_text_id=tokenizer.end_of_text_id,
         sha256=text.source["sha256"],
         vocabulary=tokenizer.fingerprint,
         is_stand_in=bool(text.source["is_stand_in"]),
-        note=" ".join(notes),
+        note=note,
     )
+
+
+def another_text_note(saved: SavedModel, text: EvaluationText) -> str:
+    """What the reader must know of a model that was trained on another text; empty otherwise."""
+    if saved.text_sha256 in (None, text.sha256):
+        return ""
+    return (
+        f"{saved.name} was trained on another text than what {text.name} is here (another "
+        "SHA-256), so its training text may be in the validation text. Give the text it was "
+        "trained on with --data."
+    )
+
+
+def with_note(
+    text: EvaluationText, note: str, say: Callable[[str], None] = print
+) -> EvaluationText:
+    """`text` with one more note, which is also shown."""
+    if not note or note in text.note:
+        return text
+    say(f"NOTE: {note}")
+    return replace(text, note=f"{text.note} {note}".strip())
+
+
+def for_model(saved: SavedModel, text: EvaluationText) -> EvaluationText:
+    """`text` as a model reads it: across the ends of documents, or not, as it was trained."""
+    keeps_apart = (saved.settings or {}).get("document_boundaries") == "respect"
+    return replace(text, boundary_id=text.end_of_text_id if keeps_apart else None)
 
 
 def tokenizer_of(saved: SavedModel) -> Tokenizer:

@@ -6,6 +6,7 @@ within a group are not independent (groups.py).
 
 import functools
 import math
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ def bootstrap_means(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> list[Interval]:
-    """Percentile intervals of means over rows, one for each row of `sums_FG`.
+    """Percentile intervals of means over rows, one for each row of `sums_FG`, wider for few groups.
 
     Args:
         sums_FG: sums over the rows of each group; several figures share the resamples.
@@ -58,8 +59,11 @@ def bootstrap_means(
     rows_R = np.einsum("rg,g->r", times_RG, num_rows_G)
     means_FR = np.einsum("rg,fg->fr", times_RG, sums_FG) / rows_R
     estimate_F = sums_FG.sum(1) / num_rows_G.sum()
-    # With G groups the spread of resamples is that of the mean times sqrt(1 - 1 / G).
+    # With G groups the spread of resamples is that of the mean times sqrt(1 - 1 / G), and it knows
+    # that spread no better than a t interval does.
     stretch = math.sqrt(num_groups / max(1, num_groups - 1))
+    normal = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    stretch *= t_quantile(level, max(1, num_groups - 1)) / normal
     means_FR = estimate_F[:, None] + stretch * (means_FR - estimate_F[:, None])
     low_F, high_F = np.quantile(means_FR, [(1 - level) / 2, (1 + level) / 2], axis=1)
     return [Interval(*map(float, bounds)) for bounds in zip(estimate_F, low_F, high_F, strict=True)]

@@ -53,6 +53,8 @@ class PenalisedRun:
     best: Fit
     trained_with: PenaltyMap | None
     """The map of its penalty at the weight of its training; None where there is no such map."""
+    has_full_weight: bool = True
+    """Whether the penalty had that weight when the training ended."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Pair:
     point: dict[str, float]
     """CE and entropy of the penalised run on the report half."""
     own_map: dict[str, float] | None
-    """CE and entropy of the baseline under `trained_with`, on the report half."""
+    """CE and entropy of the baseline under `trained_with`, on the report half; None where the
+    training did not end with that weight."""
 
 
 class Baseline:
@@ -123,7 +126,7 @@ class Baseline:
             controls[name] = difference_at_equal_entropy(run.figures, figures, fit)
             parameters[name] = getattr(fit.sharpening, "weight", 0.0)
         own_map = None
-        if trained is not None:
+        if trained is not None and run.has_full_weight:
             self._on_control("the penalty's own map")
             mapped = self._evaluate([trained])
             own_map = {name: mapped.mean(name, trained, "report") for name in ("ce", "entropy")}

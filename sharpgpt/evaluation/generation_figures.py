@@ -87,7 +87,8 @@ def generation_figures(
         validation_ids: text for comparison, at least S * L tokens or it is left out.
         device: of the models, and the arithmetic of their bodies.
     """
-    tokens = _Tokens(num_tokens, window, torch.tensor([list(prompt_ids)]))
+    num_known = max(tokenizer.get_vocab().values()) + 1
+    tokens = _Tokens(num_tokens, window, torch.tensor([list(prompt_ids)]), num_known)
     ancestral = Decoding(1.0)
     shown = [
         Decoding(0.0),
@@ -148,6 +149,8 @@ class _Tokens:
     window: int
     prompt: Tensor
     """[1, P] token ids."""
+    num_known: int
+    """Ids from here on pad the vocabulary and stand for nothing."""
 
 
 def written(
@@ -165,7 +168,7 @@ def written(
             temperature=way.temperature,
             top_p=way.top_p,
             seed=seed,
-            never=_end_ids(causal_lm),
+            never=_never(causal_lm, tokens.num_known),
         )
     return text_SL[:, num_prompt:].cpu()
 
@@ -175,10 +178,10 @@ def _is_finite(causal_lm: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in causal_lm.parameters())
 
 
-def _end_ids(causal_lm: nn.Module) -> list[int]:
-    """The tokens that end a text for this model."""
+def _never(causal_lm: nn.Module, num_known: int) -> list[int]:
+    """The tokens that end a text for this model, and those that pad its vocabulary."""
     model = cast(Any, causal_lm)
-    found: set[int] = set()
+    found = set(range(num_known, len(model.get_output_embeddings().weight)))
     for config in (model.config, model.generation_config):
         ids = config.eos_token_id
         found |= set(ids) if isinstance(ids, list) else {ids} - {None}

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from sharpgpt.device import Device
-from sharpgpt.evaluation.bootstrap import Interval, mean_intervals
+from sharpgpt.evaluation.bootstrap import Interval, bootstrap_means, mean_intervals
 from sharpgpt.evaluation.buckets import ENTROPY_BOUNDS, BucketMeans, position_bounds, positions_of
 from sharpgpt.evaluation.calibration import (
     ConfidenceHistogram,
@@ -70,8 +70,10 @@ class EvaluationText:
     """Bytes of text that each token stands for, [V]; None where bits per byte are not wanted."""
     token_ranks: npt.NDArray[np.float64]
     """`buckets.frequency_ranks` of the training text, [V]."""
+    end_of_text_id: int | None = None
+    """The token that ends a document."""
     boundary_id: int | None = None
-    """As in `SharpnessLM`."""
+    """As in `SharpnessLM`: `end_of_text_id` for a model that was trained not to look across it."""
     sha256: str = ""
     vocabulary: str = ""
     """Fingerprint of the tokenizer: models are compared on the same tokens only."""
@@ -191,8 +193,8 @@ class ModelEvaluation:
     best: Fit
     """The best temperature, tuned on the tuning half."""
     buckets: dict[str, list[dict[str, float | None]]]
-    num_bytes: int | None
-    """Of the text that was predicted."""
+    num_bytes: npt.NDArray[np.float64] | None
+    """Of the text that was predicted, by group [G]; None where they are not known."""
     final_layer: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,12 +218,11 @@ class ModelEvaluation:
     def _intervals(self) -> dict[str, dict[str, float]]:
         found = mean_intervals(self.figures)
         ce = found["ce"]
-        bounds = (ce.estimate, ce.low, ce.high)
-        found["perplexity"] = Interval(*map(perplexity, bounds))
-        if self.num_bytes:
-            # Over all rows: the bytes a token are those of this text.
-            share = float(self.figures.num_rows.sum()) / (self.num_bytes * math.log(2))
-            found["bits_per_byte"] = Interval(*(share * bound for bound in bounds))
+        found["perplexity"] = Interval(*map(perplexity, (ce.estimate, ce.low, ce.high)))
+        if self.num_bytes is not None and self.num_bytes.sum() > 0:
+            # A ratio of two sums over the text, both of which vary with it.
+            bits_G = self.figures.sums("ce", UNCHANGED) / math.log(2)
+            [found["bits_per_byte"]] = bootstrap_means(bits_G[None], self.num_bytes)
         return {name: interval.to_dict() for name, interval in found.items()}
 
     def _temperature(self) -> dict[str, Any]:
@@ -265,10 +266,12 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
         UserError: the logits are not finite, or there are fewer than 4 blocks.
     """
     own = _Buckets(passes.text, with_baseline=baseline is not None)
-    num_bytes = [0]
+    token_bytes = passes.text.token_bytes
+    num_bytes_G = None if token_bytes is None else np.zeros(passes.groups.num_groups)
 
     def watched() -> Iterator[RowBatch]:
         others = iter(baseline.batches() if baseline is not None else ())
+        first_block = 0
         for batch in passes.batches(GRID):
             if not bool(batch.rows("ce").isfinite().all()):
                 raise UserError(
@@ -276,9 +279,11 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
                     "damaged); give an earlier checkpoint"
                 )
             own.add(batch, next(others, None))
-            if passes.text.token_bytes is not None:
-                targets = batch.input_ids[:, 1:].numpy()
-                num_bytes[0] += int(passes.text.token_bytes[targets].sum())
+            num_blocks = len(batch.input_ids)
+            if token_bytes is not None and num_bytes_G is not None:
+                group_B = passes.groups.of_blocks(np.arange(first_block, first_block + num_blocks))
+                np.add.at(num_bytes_G, group_B, token_bytes[batch.input_ids[:, 1:].numpy()].sum(1))
+            first_block += num_blocks
             yield batch
 
     figures = collect(watched(), passes.groups, top_k=passes.top_k, histograms=[UNCHANGED])
@@ -290,7 +295,7 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
         figures=figures,
         best=best,
         buckets=own.means(),
-        num_bytes=num_bytes[0] or None,
+        num_bytes=num_bytes_G,
         final_layer=final_layer(passes.causal_lm),
     )
 

@@ -169,7 +169,8 @@ def _slope(point: CurvePoint, target: float | None) -> float:
 
 def _proposal(points: list[CurvePoint], target: float | None) -> Fit | list[float]:
     """The fit, if one of the points is it; else the betas to try next."""
-    for point in points:
+    # Where every temperature is as good, as for uniform predictions, none is changed.
+    for point in sorted(points, key=lambda point: abs(math.log(point.beta))):
         value, slope = _value(point, target), _slope(point, target)
         if abs(value) <= TOLERANCE * point.beta * slope:
             return Fit(Temperature(point.beta), target, converged=True)

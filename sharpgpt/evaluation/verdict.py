@@ -194,6 +194,8 @@ def give_verdict(
 def _sentence(call: Call, comparisons: Mapping[str, Comparison], error_rate: float) -> str:
     """The verdict in words, with its numbers and its scope."""
     main = comparisons[TEMPERATURE]
+    if main.note:
+        return f"Not compared with sharpening afterwards: {main.note}."
     words = {
         "better": "Better than",
         "worse": "Worse than",
@@ -205,8 +207,6 @@ def _sentence(call: Call, comparisons: Mapping[str, Comparison], error_rate: flo
         f"{main.interval.estimate:+.4f} nats from the baseline at a temperature "
         f"({level} interval {main.interval.low:+.4f} to {main.interval.high:+.4f})"
     ]
-    if main.note:
-        parts.append(f"no comparison was possible: {main.note}")
     for name, one in comparisons.items():
         if name == TEMPERATURE or one.call == main.call or main.call == "not distinguishable":
             continue

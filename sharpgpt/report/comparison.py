@@ -179,7 +179,7 @@ class VerdictRow:
 
 
 def _verdicts(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
-    controls = [_control(arm, "temperature") for arm in arms]
+    controls = [_compared(_control(arm, "temperature")) for arm in arms]
     scale = scale_of(controls, margin)
     rows = [
         VerdictRow(
@@ -197,6 +197,11 @@ def _verdicts(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
 
 def _control(arm: Arm, name: str) -> Json:
     return _object(value_at(arm.content, "controls", name))
+
+
+def _compared(comparison: Json) -> Json:
+    """A comparison, or nothing where a note says why there is none: no bar may stand for it."""
+    return {} if comparison.get("note") else comparison
 
 
 def _object(content: Any) -> Json:
@@ -229,7 +234,7 @@ def _controls(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
     names = list(
         dict.fromkeys(name for arm in arms for name in (arm.content.get("controls") or {}))
     )
-    scale = scale_of([_control(arm, name) for arm in arms for name in names], margin)
+    scale = scale_of([_compared(_control(arm, name)) for arm in arms for name in names], margin)
     rows = []
     for arm in arms:
         for name in names:
@@ -240,7 +245,7 @@ def _controls(arms: Sequence[Arm], margin: float) -> dict[str, Any]:
             letter = "T" if name == "temperature" else "w"
             parameter = f"{letter} = {number(sum(values) / len(values), 3)}" if values else ""
             call, note = str(control.get("call") or ""), str(control.get("note") or "")
-            rows.append((arm, name, parameter, call, scale.bar(control), note))
+            rows.append((arm, name, parameter, call, scale.bar(_compared(control)), note))
     return {"scale": scale, "rows": rows}
 
 
@@ -266,13 +271,18 @@ def _unchanged(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 def _differences(arms: Sequence[Arm], name: str) -> dict[str, Any]:
     intervals = [_object(arm.content.get(name)) for arm in arms]
-    scale = scale_of(intervals, 0.0)
+    scale = scale_of([_compared(interval) for interval in intervals], 0.0)
     rows = [
         (arm, bar)
         for arm, interval in zip(arms, intervals, strict=True)
-        if (bar := scale.bar(interval))
+        if (bar := scale.bar(_compared(interval)))
     ]
-    return {"scale": scale, "rows": rows}
+    notes = [
+        f"{arm.name}: {interval['note']}."
+        for arm, interval in zip(arms, intervals, strict=True)
+        if interval.get("note")
+    ]
+    return {"scale": scale, "rows": rows, "notes": notes}
 
 
 def _generation(arms: Sequence[Arm]) -> list[Drawing]:

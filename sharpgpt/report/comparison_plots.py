@@ -27,8 +27,12 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 
 def plane(baseline: Arm, arms: Sequence[Arm]) -> tuple["Figure", str] | None:
     """Cross-entropy against entropy: the baseline at every temperature, and every arm."""
-    curve = _mean_curve(baseline)
-    points = [(arm, *point) for arm in arms if (point := _point(arm.content.get("point")))]
+    curve = _mean_curve(baseline.runs)
+    points = [
+        (arm, *_paired(point, arm, baseline, curve))
+        for arm in arms
+        if (point := _point(arm.content.get("point")))
+    ]
     if not curve and not points:
         return None
     figure, axes = new_figure(8.6, 4.6)
@@ -63,10 +67,32 @@ def plane(baseline: Arm, arms: Sequence[Arm]) -> tuple["Figure", str] | None:
     return figure, " ".join(sentences)
 
 
-def _mean_curve(baseline: Arm) -> list[tuple[float, float, float]]:
+def _paired(
+    point: tuple[float, float],
+    arm: Arm,
+    baseline: Arm,
+    curve: Sequence[tuple[float, float, float]],
+) -> tuple[float, float]:
+    """The point of an arm that has only some of the seeds, as far above the mean curve of all
+    baselines as it is above that of its own."""
+    paths = arm.content.get("baselines") or []
+    own = _mean_curve([run for run in baseline.runs if run.get("path") in paths])
+    if not own or not curve:
+        return point
+    ours, all_ = (float(np.interp(point[0], *_rising(one))) for one in (own, curve))
+    return point[0], point[1] + all_ - ours
+
+
+def _rising(curve: Sequence[tuple[float, float, float]]) -> tuple[Floats, Floats]:
+    entropies, ces = smooth_curve(curve)
+    order = np.argsort(entropies)
+    return entropies[order], ces[order]
+
+
+def _mean_curve(runs: Sequence[Json]) -> list[tuple[float, float, float]]:
     """(temperature, entropy, CE), the mean over runs at each temperature that all have."""
     tables = []
-    for run in baseline.runs:
+    for run in runs:
         rows = objects(value_at(run, "temperature", "curve"))
         tables.append(
             {

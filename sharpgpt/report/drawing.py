@@ -6,6 +6,7 @@ and titles belong to the page, not to the picture.
 """
 
 import io
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -116,10 +117,19 @@ def svg(figure: "Figure", name: str, sentence: str) -> str:
 
 def save_all(drawings: Iterable[Drawing], folder: Path) -> None:
     """The pictures as files in `folder`, named by their titles."""
+    taken: set[str] = set()
     for drawing in drawings:
         if drawing.figure is not None:
-            name = re.sub(r"[^a-z0-9.]+", "_", drawing.title.lower()).strip("_.") or "figure"
-            save_files(drawing.figure, folder, name[:80])
+            name = (
+                re.sub(r"((?!-\d)[^a-z0-9.])+", "_", drawing.title.lower()).strip("_.")[:80]
+                or "figure"
+            )
+            again = itertools.count(2)
+            unique = name
+            while unique in taken:
+                unique = f"{name}_{next(again)}"
+            taken.add(unique)
+            save_files(drawing.figure, folder, unique)
 
 
 def save_files(figure: "Figure", folder: Path, name: str) -> None:

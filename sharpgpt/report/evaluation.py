@@ -130,8 +130,9 @@ def _best(arm: Arm) -> str:
     best, ce, plain = (
         number_of(arm.content, "temperature", name) for name in ("best", "ce", "ce_unchanged")
     )
-    if best is None:
-        return str((arm.content.get("temperature") or {}).get("note") or "")
+    note = str((arm.content.get("temperature") or {}).get("note") or "")
+    if best is None or note:
+        return f"{note[:1].upper()}{note[1:]}." if note else ""
     return (
         f"Best temperature {number(best, 3)}: cross-entropy {number(ce)} there, {number(plain)} "
         "as it is."

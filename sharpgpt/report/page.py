@@ -10,7 +10,7 @@ from typing import Any
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.descriptions import setting_descriptions
 from sharpgpt.config.settings import SECTIONS
-from sharpgpt.report.arms import number_of, objects
+from sharpgpt.report.arms import number_of, objects, value_at
 from sharpgpt.report.drawing import Drawing
 from sharpgpt.report.evaluation import drawings, evaluated_models
 from sharpgpt.report.numbers import number
@@ -104,7 +104,8 @@ def _evaluated(run: RunFiles) -> list[Figure]:
         ("Calibration error", ("calibration", "unchanged", "smooth_ece"), "smooth"),
     ):
         value = number_of(one, *names)
-        if value is not None:
+        # Where there is no best temperature a note says so, and the figure is an end of the search.
+        if value is not None and not (names[-1] == "best" and value_at(one, "temperature", "note")):
             figures.append(Figure(label, number(value), note))
     return figures
 

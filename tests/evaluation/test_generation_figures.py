@@ -56,7 +56,7 @@ def figures(model: nn.Module, **changes: Any) -> dict[str, Any]:
 
 
 def texts_of(model: nn.Module, way: Decoding, count: int, num_tokens: int = 50) -> Tensor:
-    tokens = module._Tokens(num_tokens, WINDOW, torch.tensor([[0]]))
+    tokens = module._Tokens(num_tokens, WINDOW, torch.tensor([[0]]), 1 << 20)
     return written(model, tokens, way, count, 1, CPU)
 
 
@@ -146,7 +146,7 @@ def test_a_judge_that_looks_back_sees_half_a_window_at_least(
         model.transformer.wpe.weight.mul_(50)
         model.transformer.wte.weight.mul_(50)
     ids_SL = torch.randint(16, (3, 40), generator=torch.Generator().manual_seed(0))
-    tokens = module._Tokens(40, WINDOW, torch.tensor([[0, 3]]))
+    tokens = module._Tokens(40, WINDOW, torch.tensor([[0, 3]]), 1 << 20)
     text_SL = torch.cat([tokens.prompt.repeat(3, 1), ids_SL], 1)
     starts = [0] * 16 + [min(42, 24 + (place - 16) // 8 * 8) - WINDOW for place in range(16, 42)]
     total = 0.0
@@ -211,6 +211,14 @@ def test_the_end_of_text_is_never_drawn() -> None:
         assert not (ids_SL == 7).any()
     model.generation_config.eos_token_id = [7, 8]
     assert not (texts_of(model, Decoding(1.0), 20) == 8).any()
+
+
+def test_what_pads_the_vocabulary_is_never_drawn() -> None:
+    """As the rows 50257 to 50303 of a GPT-2 with a round number of them."""
+    model, _ = bigram_model()
+    tokens = module._Tokens(200, WINDOW, torch.tensor([[0]]), 13)
+    ids_SL = written(model, tokens, Decoding(2.0), 4, 1, CPU)
+    assert sorted(ids_SL.unique().tolist()) == list(range(13))
 
 
 def test_the_generation_settings_of_a_model_bend_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,10 +87,26 @@ def test_the_body_is_run_once_and_the_figures_are_the_tables(
     truth = table_figures(true_table, blocks_BT, GRID)
     for name in ("ce", "entropy", "max_prob", "accuracy", "reciprocal_rank"):
         assert evaluation.figures.mean(name) == pytest.approx(truth.mean(name), rel=1e-6)
-    assert evaluation.num_bytes == int(blocks_BT[:, 1:].sum()), "token k stands for k bytes"
+    assert evaluation.num_bytes is not None
+    group_of_block = passes.groups.of_blocks(np.arange(60))
+    for group in range(passes.groups.num_groups):  # token k stands for k bytes
+        mine = blocks_BT[torch.from_numpy(group_of_block == group)]
+        assert evaluation.num_bytes[group] == int(mine[:, 1:].sum())
     found = evaluation.to_dict()
     bits = truth.mean("ce") * text.num_rows / (math.log(2) * int(blocks_BT[:, 1:].sum()))
     assert found["figures"]["bits_per_byte"]["estimate"] == pytest.approx(bits, rel=1e-6)
+
+
+def test_bits_per_byte_vary_with_the_bytes_of_the_text(
+    true_table: torch.Tensor, text: EvaluationText, passes: ModelPasses
+) -> None:
+    """With as many bytes a token as each group has nats, nothing is left to vary."""
+    evaluation = evaluate_model(passes)
+    constant = replace(evaluation, num_bytes=3 * evaluation.figures.sums("ce"))
+    interval = constant.to_dict()["figures"]["bits_per_byte"]
+    assert interval["low"] == pytest.approx(interval["high"])
+    assert interval["estimate"] == pytest.approx(1 / (3 * math.log(2)))
+    assert "bits_per_byte" not in replace(evaluation, num_bytes=None).to_dict()["figures"]
 
 
 def test_without_room_for_hidden_states_the_result_is_the_same(

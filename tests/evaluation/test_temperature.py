@@ -129,6 +129,13 @@ def test_a_model_that_is_always_right_has_no_best_temperature() -> None:
     assert "no best temperature" in fit.note
 
 
+def test_where_every_temperature_is_as_good_none_is_changed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    blocks_BT = torch.randint(VOCABULARY, (20, 17), generator=generator)
+    [fit], _, _ = fitted(torch.zeros(VOCABULARY, VOCABULARY), blocks_BT, [None])
+    assert (fit.sharpening, fit.converged) == (Temperature(1.0), True)
+
+
 def test_the_curve_is_convex_in_beta_and_its_entropy_falls() -> None:
     blocks_BT = bigram_text(table(), 60, 9, torch.Generator().manual_seed(6))
     points = temperature_curve(table_figures(table(7), blocks_BT, GRID))

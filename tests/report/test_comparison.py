@@ -151,6 +151,47 @@ def test_the_curve_is_drawn_where_it_is_and_not_along_its_chords() -> None:
     assert np.abs(np.interp(truth[0], *at(x)) - truth[1]).max() > 5e-5
 
 
+def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -> None:
+    """The baseline of the one seed is 0.02 nats above the mean, and so is all that it is paired
+    with: the distance from the curve is that of the pair."""
+    content = comparison()
+    first, second = (json.loads(json.dumps(content["baseline"]["runs"][0])) for _ in range(2))
+    first["path"], second["path"] = "outputs/first", "outputs/second"
+    for row in second["temperature"]["curve"]:
+        row["ce"] += 0.04
+    content["baseline"]["runs"] = [first, second]
+    content["models"] = content["models"][:1]
+    content["models"][0]["baselines"] = ["outputs/second"]
+    content["models"][0]["point"] = {"entropy": 1.9, "ce": 2.0}
+    html, _ = written(tmp_path, content)
+    assert f"{content['models'][0]['name']} has entropy 1.900 and cross-entropy 1.980." in html
+    content["models"][0]["baselines"] = ["outputs/first", "outputs/second"]
+    html, _ = written(tmp_path, content)
+    assert "has entropy 1.900 and cross-entropy 2.000." in html
+
+
+def test_what_could_not_be_compared_has_a_reason_and_no_bar(tmp_path: Path) -> None:
+    content = comparison()
+    model = content["models"][0]
+    model["controls"]["temperature"] |= {"note": "there is no temperature with entropy 0"}
+    model["best_temperatures"] |= {"note": "there is no best temperature"}
+    _, page = written(tmp_path, content)
+    assert "there is no temperature with entropy 0" in page.words
+    assert page.words.count("not compared") == 1
+    assert f"{model['name']}: there is no best temperature." in page.words
+
+
+def test_pictures_whose_titles_differ_in_a_sign_are_different_files(tmp_path: Path) -> None:
+    content = comparison()
+    for model, name in zip(content["models"], ("a 0.1", "a -0.1", "A 0.1"), strict=True):
+        model["name"] = name
+    _, page = written(tmp_path, content)
+    pictures = [a for tag, a in page.tags if tag == "svg"]
+    files = {path.name for path in (tmp_path / "figures").glob("*.svg")}
+    assert len(files) == len(pictures)
+    assert {"a_0.1.svg", "a_-0.1.svg", "a_0.1_2.svg"} <= files
+
+
 def test_every_picture_has_a_text_and_is_a_file(tmp_path: Path) -> None:
     _, page = written(tmp_path)
     pictures = [a for tag, a in page.tags if tag == "svg"]
