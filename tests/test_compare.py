@@ -1,6 +1,7 @@
 """`sharpgpt compare` as a command: planted truths get their verdict, runs are taken together."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from sharpgpt.cli import main
 from sharpgpt.config import TrainingConfig
+from sharpgpt.data.standin import standin_text
 from sharpgpt.run import train
 from tests.bigram_models import BLOCK, save_model, save_text, table, wte_of
 
@@ -124,3 +126,30 @@ def test_what_is_no_comparison_is_refused(
         assert message in shown.err
         assert "Traceback" not in shown.err
     assert not (tmp_path / "out").exists()
+
+
+def test_two_checkpoints_of_one_run_are_no_two_seeds(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = tmp_path / "twin"
+    shutil.copytree(runs / "w0.5_seed1", twin)
+    words = ["--baseline", str(runs / "w0_seed1"), str(runs / "w0.5_seed1"), str(twin)]
+    assert main(["compare", *words, "--output", str(tmp_path / "out")]) == 1
+    assert "runs of the same settings with the same seed, 1" in capsys.readouterr().err
+
+
+def test_a_model_that_learned_another_text_is_told(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second one, whose text is not that which is opened for the first."""
+    other = tmp_path / "text.txt"
+    other.write_text(standin_text() + "\nFinis.\n", "utf-8")
+    config = TrainingConfig.from_yaml(runs / "w0.5_seed1" / "config.yaml")
+    train(replace(config, dataset=str(other), run_name="other", output_dir=str(tmp_path)))
+    words = ["--baseline", str(runs / "w0_seed1"), str(tmp_path / "other"), "--max_blocks", "8"]
+    assert main(["compare", *words, "--num_texts", "0", "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "NOTE: other was trained on another text than what shakespeare-standin is here" in shown
+    assert "not about the penalty alone: training text" in shown
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert "its training text may be in the validation text" in content["data"]["note"]

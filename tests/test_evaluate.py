@@ -2,14 +2,22 @@
 
 import json
 import math
+import os
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sharpgpt.cli import main
 from sharpgpt.data import CharTokenizer
+from sharpgpt.evaluation.model_evaluation import EvaluationText
+from sharpgpt.saved_model import SavedModel
+from sharpgpt.validation_text import for_model
 from tests.bigram_models import BLOCK, CHARACTERS, save_model, save_text, table, wte_of
 
 
@@ -127,3 +135,27 @@ def test_logits_that_are_not_finite_are_said(
     words = [str(broken), "--data", str(made / "text.txt"), "--output", str(tmp_path / "out")]
     assert main(["evaluate", *words]) == 1
     assert "NaN or infinite" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Linux a name is bytes. What is no UTF-8 must not cost the evaluation at its end."""
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    words = ["--data", str(made / "text.txt"), "--max_seq_length", str(BLOCK), "--num_texts", "0"]
+    words = ["evaluate", str(made / "truth"), *words, "--output", strange]
+    monkeypatch.setattr(sys, "argv", ["sharpgpt", *words])
+    assert main(words) == 0
+    content = json.loads((Path(strange) / "evaluation.json").read_text("utf-8"))
+    assert content["environment"]["command"][-1].endswith("caf?")
+
+
+def test_each_model_reads_across_documents_or_not_as_it_was_trained() -> None:
+    text = EvaluationText(
+        "t", torch.zeros(4, 4), None, np.zeros(4), end_of_text_id=3, boundary_id=3
+    )
+    saved = SavedModel(Path("m"), torch.nn.Identity(), None, 8, None, None, None)
+    assert for_model(saved, text).boundary_id is None
+    for value, boundary in (("respect", 3), ("ignore", None)):
+        trained = replace(saved, settings={"document_boundaries": value})
+        assert for_model(trained, text).boundary_id == boundary
