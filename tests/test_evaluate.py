@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path

@@ -170,8 +170,9 @@ def table(comparison: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| arm | accuracy, points | top-5 accuracy, points | each at its best temperature, nats |",
-        "|---|---|---|---|",
+        "| arm | accuracy, points | top-5 accuracy, points | mean reciprocal rank "
+        "| each at its best temperature, nats |",
+        "|---|---|---|---|---|",
     ]
     for arm in comparison["models"]:
         unchanged = arm["unchanged_by_temperature"]
@@ -180,7 +181,8 @@ def table(comparison: dict[str, Any]) -> str:
             for one in (unchanged["accuracy"], unchanged["accuracy_top_5"])
         ]
         lines.append(
-            f"| `{arm['name']}` | {' | '.join(points)} | {interval(arm['best_temperatures'])} |"
+            f"| `{arm['name']}` | {' | '.join(points)} | {interval(unchanged['reciprocal_rank'])} "
+            f"| {interval(arm['best_temperatures'])} |"
         )
     return "\n".join(lines)
 
