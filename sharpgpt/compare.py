@@ -18,7 +18,7 @@ from sharpgpt.comparison_arms import (
 )
 from sharpgpt.config import penalised_positions
 from sharpgpt.device import Device
-from sharpgpt.evaluate import (
+from sharpgpt.evaluated_models import (
     add_common_arguments,
     batch_size,
     check_different,
@@ -33,7 +33,7 @@ from sharpgpt.evaluate import (
     name_apart,
     write_content,
 )
-from sharpgpt.evaluate import problems as common_problems
+from sharpgpt.evaluated_models import problems as common_problems
 from sharpgpt.evaluation.comparison import Baseline, PenalisedRun, judge
 from sharpgpt.evaluation.controls import MAPS, PenaltyMap
 from sharpgpt.evaluation.model_evaluation import EvaluationText, ModelPasses, evaluate_model, finite
