@@ -48,9 +48,11 @@ def plane(baseline: Arm, arms: Sequence[Arm]) -> tuple["Figure", str] | None:
             f"The baseline has entropy {number(at_one[1])} and cross-entropy {number(at_one[2])}."
         )
     hues = list(dict.fromkeys(arm.colour for arm in arms))
+    crosses = list[tuple[float, float]]()
     for arm, x, y in points:
         mapped = _point(arm.content.get("own_map"))
         if mapped:
+            crosses.append(mapped)
             axes.plot(
                 [mapped[0]], [mapped[1]], color=arm.ink, marker="x", markersize=6,
                 linestyle="", alpha=0.9, zorder=3,
@@ -60,7 +62,7 @@ def plane(baseline: Arm, arms: Sequence[Arm]) -> tuple["Figure", str] | None:
             marker=MARKERS[hues.index(arm.colour) % len(MARKERS)], markersize=5 + 3 * arm.strength,
         )  # fmt: skip
         sentences.append(f"{arm.name} has entropy {number(x)} and cross-entropy {number(y)}.")
-    _zoom(axes, [point[1:] for point in points], at_one)
+    _zoom(axes, [point[1:] for point in points], crosses, at_one)
     _name_temperatures(axes, curve)
     axes.set_xlabel("entropy, nats (sharper to the left)", color=INK, fontsize=10)
     axes.set_ylabel("cross-entropy, nats", color=INK, fontsize=10)
@@ -148,14 +150,29 @@ def _point(content: object) -> tuple[float, float] | None:
 
 
 def _zoom(
-    axes: "Axes", points: Sequence[tuple[float, float]], at_one: tuple[float, float, float] | None
+    axes: "Axes",
+    points: Sequence[tuple[float, float]],
+    crosses: Sequence[tuple[float, float]],
+    at_one: tuple[float, float, float] | None,
 ) -> None:
-    """Show the points and the baseline, and a little of the curve around them."""
+    """Show the points, the baseline and the crosses that are not far off (the map of a large weight
+    may collapse), and a little of the curve around them."""
     shown = [*points, *([at_one[1:]] if at_one else [])]
     if not shown:
         return
-    xs, ys = zip(*shown, strict=True)
-    wide, high = max(max(xs) - min(xs), 0.1), max(max(ys) - min(ys), 0.01)
+
+    def extent() -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
+        xs, ys = zip(*shown, strict=True)
+        return xs, ys, max(max(xs) - min(xs), 0.1), max(max(ys) - min(ys), 0.01)
+
+    xs, ys, wide, high = extent()
+    shown += [
+        (x, y)
+        for x, y in crosses
+        if min(xs) - 0.5 * wide < x < max(xs) + 0.5 * wide
+        and min(ys) - 0.5 * high < y < max(ys) + 0.5 * high
+    ]
+    xs, ys, wide, high = extent()
     axes.set_xlim(min(xs) - 0.12 * wide, max(xs) + 0.2 * wide)
     axes.set_ylim(min(ys) - 0.12 * high, max(ys) + 0.18 * high)
 
