@@ -123,6 +123,12 @@ def place_from_environment() -> tuple[int, int, int]:
     return rank, size, local
 
 
+def is_launched() -> bool:
+    """Whether torchrun, or the like, started this process: it hands on signals, which may have
+    reached the process before."""
+    return "RANK" in os.environ
+
+
 @contextlib.contextmanager
 def joined(device_type: str) -> Iterator[Processes]:
     """Within the block this process is one of those that torchrun started, or alone.

@@ -23,7 +23,7 @@ from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.architectures import GPT2_SIZES
 from sharpgpt.data import TextData, TrainingBlocks, load_data, validation_blocks
 from sharpgpt.device import Device, choose_device, flops_per_token, peak_flops
-from sharpgpt.distributed import Processes, joined, place_from_environment
+from sharpgpt.distributed import Processes, is_launched, joined, place_from_environment
 from sharpgpt.files import UserError
 from sharpgpt.interruption import REPEAT_S, StopSignal
 from sharpgpt.model import SharpnessLM, create_model
@@ -105,7 +105,7 @@ def train(config: TrainingConfig) -> RunResult:
         run = _prepare(config, data, causal_lm, device, folder, facts, processes, terminal, startup)
         stack.callback(run.saver.close)  # before the folder is given up, however the run ends
         try:
-            with StopSignal(repeat_s=REPEAT_S if world_size > 1 else 0.0) as stop:
+            with StopSignal(repeat_s=REPEAT_S if is_launched() else 0.0) as stop:
                 run_steps(run, stop)
         except Exception as error:
             if processes.is_first:

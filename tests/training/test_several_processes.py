@@ -1,4 +1,4 @@
-"""Two processes of torchrun that meet a fault in one of them: they end together, and saved."""
+"""Processes of torchrun that meet a fault or a signal in one of them: they end together, saved."""
 
 import re
 import subprocess
@@ -68,11 +68,11 @@ sys.exit(code)
 
 
 @pytest.fixture
-def two_processes(tmp_path: Path, command_environment: dict[str, str]) -> "TwoProcesses":
-    return TwoProcesses(tmp_path, command_environment)
+def processes(tmp_path: Path, command_environment: dict[str, str]) -> "Launched":
+    return Launched(tmp_path, command_environment)
 
 
-class TwoProcesses:
+class Launched:
     """A run of 40 steps with a fault in step 13, or at a validation."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -81,13 +81,13 @@ class TwoProcesses:
         (folder / "faulty.py").write_text(SCRIPT, encoding="utf-8")
         (folder / "text.txt").write_text("To be, or not to be: that is it.\n" * 800, "utf-8")
 
-    def run(self, fault: str, *flags: str) -> str:
-        """What both print, to either stream."""
+    def run(self, fault: str, *flags: str, number: int = 2) -> str:
+        """What they print, to either stream."""
         done = subprocess.run(
             [
                 sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
-                "--nproc_per_node=2", "faulty.py", fault, *FLAGS.split(), "--dataset", "text.txt",
-                "--output_dir", ".", *flags,
+                f"--nproc_per_node={number}", "faulty.py", fault, *FLAGS.split(),
+                "--dataset", "text.txt", "--output_dir", ".", *flags,
             ],
             env=self._environment, cwd=self.folder, text=True, timeout=240,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -114,21 +114,23 @@ def exit_codes(printed: str) -> list[str]:
     ],
 )
 def test_what_one_cannot_do_ends_both_after_the_weights_are_saved(
-    two_processes: TwoProcesses, fault: str, flags: tuple[str, ...], step: int, reason: str
+    processes: Launched, fault: str, flags: tuple[str, ...], step: int, reason: str
 ) -> None:
-    printed = two_processes.run(fault, *flags)
+    printed = processes.run(fault, *flags)
     assert exit_codes(printed) == ["1", "1"], printed
     assert reason in printed
     assert f"the weights after step {step} are in run/checkpoints/step_{step:08d}" in printed
     assert "are in None" not in printed
-    assert two_processes.steps()[-1] == step
+    assert processes.steps()[-1] == step
 
 
-@pytest.mark.parametrize(("fault", "code"), [("signal", "138"), ("twice", "143")])
-def test_a_signal_to_one_and_one_that_comes_twice_stop_both_after_the_step(
-    two_processes: TwoProcesses, fault: str, code: str
+@pytest.mark.parametrize(
+    ("fault", "number", "code"), [("signal", 2, "138"), ("twice", 2, "143"), ("twice", 1, "143")]
+)
+def test_a_signal_to_one_and_one_that_comes_twice_stop_all_after_the_step(
+    processes: Launched, fault: str, number: int, code: str
 ) -> None:
-    printed = two_processes.run(fault)
-    assert exit_codes(printed) == [code, code], printed
+    printed = processes.run(fault, number=number)
+    assert exit_codes(printed) == [code] * number, printed
     assert "Interrupted after step 13 of 40; saved" in printed
-    assert two_processes.steps()[-1] == 13
+    assert processes.steps()[-1] == 13
