@@ -22,6 +22,9 @@ Floats = npt.NDArray[np.float64]
 CURVE_LABELS = (2.0, 1.41, 1.19, 1.0, 0.84, 0.71, 0.59, 0.5)
 """Temperatures that are named at the curve."""
 
+WIDE = (0.55, 1.5)
+"""Temperatures that are shown where there is nothing but the curve."""
+
 MARKERS = ("o", "s", "D", "^", "v", "P")
 
 
@@ -62,11 +65,26 @@ def plane(baseline: Arm, arms: Sequence[Arm]) -> tuple["Figure", str] | None:
             marker=MARKERS[hues.index(arm.colour) % len(MARKERS)], markersize=5 + 3 * arm.strength,
         )  # fmt: skip
         sentences.append(f"{arm.name} has entropy {number(x)} and cross-entropy {number(y)}.")
-    _zoom(axes, [point[1:] for point in points], crosses, at_one)
+    if points:
+        _zoom(axes, [point[1:] for point in points], crosses, at_one)
+    else:
+        near = [one[1:] for one in curve if WIDE[0] <= one[0] <= WIDE[1]]
+        best = _best_point(baseline)
+        if best:
+            axes.plot(
+                *best, color=STRONG, marker="s", markersize=6, markerfacecolor="none", zorder=3
+            )
+        _zoom(axes, near, [], at_one)
     _name_temperatures(axes, curve)
     axes.set_xlabel("entropy, nats (sharper to the left)", color=INK, fontsize=10)
     axes.set_ylabel("cross-entropy, nats", color=INK, fontsize=10)
     return figure, " ".join(sentences)
+
+
+def _best_point(arm: Arm) -> tuple[float, float] | None:
+    """Entropy and CE of the first run at its best temperature, if it has one."""
+    best = value_at(next(iter(arm.runs), {}), "temperature")
+    return None if value_at(best, "note") else _point(best)
 
 
 def _paired(
@@ -188,9 +206,10 @@ def _name_temperatures(axes: "Axes", curve: Sequence[tuple[float, float, float]]
         if not (left < entropy < right and bottom < ce < top):
             continue
         axes.plot([entropy], [ce], color=STRONG, marker="|", markersize=8, zorder=3)
+        side = -1 if named <= 1 else 1  # below the line on either branch
         axes.annotate(
-            f"T = {named:g}", (entropy, ce), textcoords="offset points", xytext=(-4, -13),
-            fontsize=8.5, color=INK, ha="right",
+            f"T = {named:g}", (entropy, ce), textcoords="offset points", xytext=(4 * side, -13),
+            fontsize=8.5, color=INK, ha="right" if side < 0 else "left",
         )  # fmt: skip
 
 

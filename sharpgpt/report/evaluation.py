@@ -134,6 +134,6 @@ def _best(arm: Arm) -> str:
     if best is None or note:
         return f"{note[:1].upper()}{note[1:]}." if note else ""
     return (
-        f"Best temperature {number(best, 3)}: cross-entropy {number(ce)} there, {number(plain)} "
-        "as it is."
+        f"Best temperature {number(best, 3)}, the square: cross-entropy {number(ce)} there, "
+        f"{number(plain)} as it is."
     )

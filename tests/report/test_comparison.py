@@ -151,6 +151,18 @@ def test_the_curve_is_drawn_where_it_is_and_not_along_its_chords() -> None:
     assert np.abs(np.interp(truth[0], *at(x)) - truth[1]).max() > 5e-5
 
 
+def test_one_model_is_shown_over_many_temperatures(tmp_path: Path) -> None:
+    """And not the few hundredths of a nat around T = 1; its best temperature is the square."""
+    content = {"version": 1, "data": {}, "evaluations": [evaluation("alone")]}
+    write_evaluation(content, tmp_path)
+    svg = (tmp_path / "figures" / "alone_at_every_temperature.svg").read_text()
+    shown = [float(text) for text in re.findall(r"T = (\d\.\d+)", svg)]
+    assert min(shown) < 0.75
+    assert max(shown) > 1.3
+    html = (tmp_path / "evaluation.html").read_text("utf-8")
+    assert "Best temperature 1.02, the square" in html
+
+
 def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -> None:
     """The baseline of the one seed is 0.02 nats above the mean, and so is all that it is paired
     with: the distance from the curve is that of the pair."""
