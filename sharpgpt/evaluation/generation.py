@@ -1,5 +1,6 @@
 """Text from a model: HuggingFace's `generate`, continued past the model's window."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ def generate_ids(
     every text holds `end_id`, all end; what a row has after its first one counts for nothing. The
     tokens `never` are not drawn. Nothing else bends the distribution: what the model's
     generation_config.json may ask for (a repetition penalty, say) is left out. Global random states
-    are left as they were.
+    and the model are left as they were, however this ends.
     """
     assert window >= 2, "a context and a token to follow it"
     model = cast(Any, causal_lm)
@@ -44,30 +45,33 @@ def generate_ids(
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     from transformers.generation.configuration_utils import GenerationConfig
 
-    was_training, generation_config = model.training, model.generation_config
-    model.eval()
-    model.generation_config = GenerationConfig()
-    with seeded(seed, text_ids.device):
-        while (length := text_ids.shape[1]) < max_length:
-            context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
-            num_new = min(window - context.shape[1], max_length - length)
-            longer = model.generate(
-                context,
-                attention_mask=torch.ones_like(context),
-                max_new_tokens=num_new,
-                eos_token_id=end_id,
-                pad_token_id=0 if end_id is None else end_id,
-                suppress_tokens=list(never) or None,
-                **sampling,
-            )
-            new_ids = longer[:, context.shape[1] :]
-            text_ids = torch.cat([text_ids, new_ids], dim=1)
-            if end_id is not None and bool(
-                (text_ids[:, prompt_length:] == end_id).any(dim=1).all()
-            ):
-                break
-    model.train(was_training)
-    model.generation_config = generation_config
+    was_training = model.training
+    # With the same weights; the model itself may be written to a checkpoint at this moment.
+    plain = copy.copy(model)
+    plain.generation_config = GenerationConfig()
+    try:
+        plain.eval()
+        with seeded(seed, text_ids.device):
+            while (length := text_ids.shape[1]) < max_length:
+                context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
+                num_new = min(window - context.shape[1], max_length - length)
+                longer = plain.generate(
+                    context,
+                    attention_mask=torch.ones_like(context),
+                    max_new_tokens=num_new,
+                    eos_token_id=end_id,
+                    pad_token_id=0 if end_id is None else end_id,
+                    suppress_tokens=list(never) or None,
+                    **sampling,
+                )
+                new_ids = longer[:, context.shape[1] :]
+                text_ids = torch.cat([text_ids, new_ids], dim=1)
+                if end_id is not None and bool(
+                    (text_ids[:, prompt_length:] == end_id).any(dim=1).all()
+                ):
+                    break
+    finally:
+        model.train(was_training)
     return text_ids
 
 

@@ -1,5 +1,7 @@
 """Generated text: lengths, seeds, windows, and nothing disturbed."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 from sharpgpt.data import CharTokenizer, Gpt2Tokenizer
 from sharpgpt.evaluation import generate_texts
+from sharpgpt.interruption import Interrupted
 from sharpgpt.model import create_gpt2_model
 
 CHARACTERS = CharTokenizer(list("\n abcdefgh"))
@@ -43,6 +46,35 @@ def test_the_seed_decides_and_the_global_state_stays(model: nn.Module) -> None:
     assert texts(model) != texts(model, seed=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
+
+
+def test_the_model_is_whole_while_text_is_drawn_and_however_that_ends(
+    model: Any, tmp_path: Path
+) -> None:
+    """A thread may be writing a checkpoint of it at this moment, or a signal breaks this off."""
+    model.train()
+    before, calls = copy.deepcopy(model.generation_config), list[Any]()
+    random = torch.get_rng_state()
+
+    def interrupt(module: nn.Module, given: Any) -> None:
+        calls.append(model.generation_config.to_dict())
+        model.save_pretrained(tmp_path / "meanwhile")
+        if len(calls) == 3:
+            raise Interrupted
+
+    handle = model.transformer.register_forward_pre_hook(interrupt)
+    with pytest.raises(Interrupted):
+        texts(model)
+    handle.remove()
+    model.save_pretrained(tmp_path / "after")
+    assert calls == [before.to_dict()] * 3
+    assert model.generation_config.to_dict() == before.to_dict()
+    assert all(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+    meanwhile, after = (
+        tmp_path / name / "generation_config.json" for name in ("meanwhile", "after")
+    )
+    assert meanwhile.read_bytes() == after.read_bytes()
 
 
 def test_temperature_zero_is_greedy(model: nn.Module) -> None:
