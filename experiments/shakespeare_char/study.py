@@ -1,11 +1,13 @@
 """The study of README.md beside this file: train every arm that is not trained yet, then compare.
 
     python experiments/shakespeare_char/study.py [--dataset PATH] [--parallel 2]
-    python experiments/shakespeare_char/study.py --table
+    python experiments/shakespeare_char/study.py --table | --page | --compact
 
-Stop it whenever you like; the same command goes on. `--dataset` is the path of TinyShakespeare for
-machines without a network; another text is refused. `--table` prints the results as they stand in
-docs/study.md. With `--more_seeds` each is about the second part, two arms with eight further seeds.
+Stop it at any time; the same command continues. `--dataset` is the path of TinyShakespeare for
+machines without a network; another text is refused. `--table` prints the committed results as
+docs/study.md shows them, `--page` writes them as comparison.html, and `--compact` reduces the full
+comparison of outputs/ to the committed form again (compact.py). With `--more_seeds` each command is
+about the second part: two arms with eight further seeds.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from compact import compact, to_text
 
 FOLDER = Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parents[1]
@@ -59,11 +63,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the study: its arms, each with every seed, and where their comparison goes."""
+    """A part of the study: its arms, each with every seed, and the name of its comparison."""
 
     arms: tuple[tuple[str, float], ...]
     seeds: tuple[int, ...]
-    comparison: Path
+    name: str
+
+    @property
+    def full(self) -> Path:
+        """What `sharpgpt compare` writes, with its page beside it; not committed."""
+        return OUTPUTS / self.name / "comparison.json"
+
+    @property
+    def committed(self) -> Path:
+        """The compact form of it."""
+        return FOLDER / self.name / "comparison.json"
 
     def runs(self) -> list[Run]:
         """Every run, seed by seed, so that a study cut short has whole seeds; baselines first."""
@@ -71,13 +85,11 @@ class Part:
         return [Run(penalty, weight, seed) for seed in self.seeds for penalty, weight in arms]
 
 
-FIRST = Part(
-    tuple(itertools.product(PENALTIES, WEIGHTS)), seeds=(1, 2, 3), comparison=FOLDER / "comparison"
-)
+FIRST = Part(tuple(itertools.product(PENALTIES, WEIGHTS)), seeds=(1, 2, 3), name="comparison")
 MORE_SEEDS = Part(
     (("neg_entropy", 0.1), ("non_max_sum", 0.3)),
     seeds=tuple(range(4, 12)),
-    comparison=FOLDER / "more_seeds",
+    name="more_seeds",
 )
 
 
@@ -102,19 +114,28 @@ def train(run: Run, dataset: str) -> str | None:
 
 
 def main() -> int:
-    """Train what is missing and compare; returns the exit code."""
+    """Train what is missing and compare, or what a flag asks for; returns the exit code."""
     parser = argparse.ArgumentParser(
         description="Train every arm that is not trained yet, then compare."
     )
     parser.add_argument("--dataset", default="tinyshakespeare")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time, a core each [2]")
-    parser.add_argument("--table", action="store_true", help="print the results, train nothing")
     parser.add_argument("--more_seeds", action="store_true", help="the second part of the study")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--table", action="store_true", help="print the committed results")
+    instead.add_argument("--page", action="store_true", help="the committed results as HTML")
+    instead.add_argument(
+        "--compact", action="store_true", help="reduce the full comparison to the committed form"
+    )
     arguments = parser.parse_args()
     part = MORE_SEEDS if arguments.more_seeds else FIRST
     if arguments.table:
-        print(table(json.loads((part.comparison / "comparison.json").read_text(encoding="utf-8"))))
+        print(table(json.loads(part.committed.read_text(encoding="utf-8"))))
         return 0
+    if arguments.page:
+        return write_page(part)
+    if arguments.compact:
+        return write_compact(part)
     runs = part.runs()
     left = [run for run in runs if not run.is_finished()]
     print(f"{len(left)} of {len(runs)} runs to train", flush=True)
@@ -130,7 +151,8 @@ def main() -> int:
 
 
 def compare(part: Part, dataset: str) -> int:
-    """The verdict on every arm, with `sharpgpt compare`; returns its exit code."""
+    """The verdict on every arm, with `sharpgpt compare`, and its compact form; returns the exit
+    code."""
     folders = {run: run.folder.relative_to(REPOSITORY) for run in part.runs()}
     baselines = [
         flag
@@ -141,9 +163,33 @@ def compare(part: Part, dataset: str) -> int:
     others = [folder for run, folder in folders.items() if run.weight != 0]
     command = [
         sys.executable, "-m", "sharpgpt", "compare", *baselines, *others,
-        "--data", dataset, "--output", part.comparison.relative_to(REPOSITORY),
+        "--data", dataset, "--output", part.full.parent.relative_to(REPOSITORY),
     ]  # fmt: skip
-    return subprocess.run([*map(str, command)], check=False, cwd=REPOSITORY).returncode
+    done = subprocess.run([*map(str, command)], check=False, cwd=REPOSITORY)
+    return done.returncode or write_compact(part)
+
+
+def write_compact(part: Part) -> int:
+    """Write the committed form of the full comparison; returns the exit code."""
+    try:
+        full = json.loads(part.full.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        print(f"{part.full} does not exist; study.py without a flag writes it", file=sys.stderr)
+        return 1
+    part.committed.parent.mkdir(parents=True, exist_ok=True)
+    part.committed.write_text(to_text(compact(full)), encoding="utf-8")
+    print(part.committed)
+    return 0
+
+
+def write_page(part: Part) -> int:
+    """Write the page of the committed results beside them; returns the exit code."""
+    sys.path.insert(0, str(REPOSITORY))
+    from sharpgpt.report.comparison import write_comparison
+
+    content = json.loads(part.committed.read_text(encoding="utf-8"))
+    print(write_comparison(content, part.committed.parent))
+    return 0
 
 
 def table(comparison: dict[str, Any]) -> str:
