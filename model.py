@@ -1,6 +1,7 @@
 """The model: GPT-2 from HuggingFace with random weights, the penalties and the loss."""
 
-from sharpgpt.model import SharpnessLM, create_gpt2_model
+from sharpgpt.model.build import create_gpt2_model
+from sharpgpt.model.lm import SharpnessLM
 from sharpgpt.sharpness import PENALTIES, SharpnessOutput, linear_sharpness_loss, sharpness_loss
 
 __all__ = [

@@ -3,23 +3,23 @@
 import sys
 from typing import TYPE_CHECKING
 
-from sharpgpt.interruption import end_at_signals
+from sharpgpt.runtime.signals import end_at_signals
 
 if __name__ == "__main__":  # before the imports that take a moment: Ctrl-C is no traceback
     end_at_signals()
 
-from sharpgpt.cli import train_command
+from sharpgpt.commands.main import train_command
 
 if TYPE_CHECKING:
     from sharpgpt.config import TrainingConfig
-    from sharpgpt.run import RunResult
+    from sharpgpt.training.train import RunResult
 
 __all__ = ["train"]
 
 
 def train(config: "TrainingConfig") -> "RunResult":
-    """Train as `config` says; see `sharpgpt.run.train`. Imports torch when called, not before."""
-    from sharpgpt.run import train as run
+    """Train as `config` says; see `sharpgpt.training.train`. Imports torch when called."""
+    from sharpgpt.training.train import train as run
 
     return run(config)
 

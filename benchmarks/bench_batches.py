@@ -20,9 +20,10 @@ import torch
 from record import REPOSITORY, write_result
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.data.batches import TrainingBlocks
+from sharpgpt.data.blocks import TrainingBlocks
 from sharpgpt.data.prepared import open_prepared
-from sharpgpt.model import SharpnessLM, create_model
+from sharpgpt.model.build import create_model
+from sharpgpt.model.lm import SharpnessLM
 from sharpgpt.training.loop import clip_gradients
 from sharpgpt.training.optimizer import create_optimizers
 

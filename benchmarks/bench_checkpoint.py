@@ -20,9 +20,9 @@ from typing import Any
 from record import REPOSITORY, spread, write_result
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.run import train
-from sharpgpt.training.saving import CheckpointSaver
+from sharpgpt.runs.saver import CheckpointSaver
 from sharpgpt.training.state import Training
+from sharpgpt.training.train import train
 
 STEPS, INTERVAL = 13, 4
 

@@ -32,11 +32,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from record import REPOSITORY, spread, write_result
 
-from sharpgpt.data import Gpt2Tokenizer
 from sharpgpt.data.manifest import read_manifest
-from sharpgpt.data.standin import standin_text
-from sharpgpt.data.tokenizer import GPT2_PATTERN
-from sharpgpt.prepare.encoding import Gpt2Encoder, gpt2_coding
+from sharpgpt.data.prepare.encoding import Gpt2Encoder, gpt2_coding
+from sharpgpt.data.sources.standin import standin_text
+from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
 
 REPETITIONS = 3
 MEGABYTES = 200

@@ -16,7 +16,7 @@ from pathlib import Path
 from record import spread, write_result
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.report import write_runs_report
+from sharpgpt.report.runs import write_runs_report
 
 NUM_RUNS, NUM_STEPS, EVAL_EVERY, SEEDS = 50, 10_000, 50, 3
 FIGURES = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy")

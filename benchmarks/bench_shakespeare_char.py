@@ -14,7 +14,7 @@ import time
 from record import REPOSITORY, write_result
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.run import load_training_data, train
+from sharpgpt.training.train import load_training_data, train
 
 TARGET_CE = 1.90
 

@@ -15,7 +15,8 @@ import torch
 from record import spread, write_result
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.model import SharpnessLM, create_gpt2_model
+from sharpgpt.model.build import create_gpt2_model
+from sharpgpt.model.lm import SharpnessLM
 from sharpgpt.sharpness import PENALTIES
 from sharpgpt.training.loop import clip_gradients
 from sharpgpt.training.optimizer import create_optimizers

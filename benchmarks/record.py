@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.device import choose_device
-from sharpgpt.files import write_text
-from sharpgpt.training.environment import describe_environment
+from sharpgpt.core.files import write_text
+from sharpgpt.runtime.device import choose_device
+from sharpgpt.runtime.environment import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"

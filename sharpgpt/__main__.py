@@ -2,6 +2,6 @@
 
 import sys
 
-from sharpgpt.cli import main
+from sharpgpt.commands.main import main
 
 sys.exit(main())

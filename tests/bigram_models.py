@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from sharpgpt.data import CharTokenizer
+from sharpgpt.data.tokenizer import CharTokenizer
 
 CHARACTERS = "abcdefghijklmnop"
 BLOCK = 17

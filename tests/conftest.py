@@ -10,6 +10,8 @@ import torch
 
 from sharpgpt.config import TrainingConfig
 
+pytest_plugins = ["tests.made_up_run"]
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -76,3 +78,10 @@ def command_environment(text_cache: Path) -> dict[str, str]:
         "WANDB_MODE": "offline",
         "OMP_NUM_THREADS": "1",
     }
+
+
+@pytest.fixture
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots, and measuring the machine, are most of the time of a tiny run."""
+    monkeypatch.setattr("sharpgpt.training.result.write_report", lambda _: None)
+    monkeypatch.setattr("sharpgpt.training.train.peak_flops", lambda _: (1e12, "none"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sharpgpt.run import RunResult
+from sharpgpt.training.train import RunResult
 
 TIMES = ("time_s", "train/tokens_per_s", "train/mfu")
 """All that may differ between two runs of the same settings."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.run import train
-from sharpgpt.training.environment import cpu_name
+from sharpgpt.runtime.environment import cpu_name
+from sharpgpt.training.train import train
 
 TRACE = Path(__file__).with_name("golden_trace.json")
 TOLERANCE = 2e-4

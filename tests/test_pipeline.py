@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from sharpgpt.commands.sample import add_arguments, sample
 from sharpgpt.config import TrainingConfig
-from sharpgpt.run import train
-from sharpgpt.sample import add_arguments, sample
-from sharpgpt.saved_model import find_model
+from sharpgpt.evaluation.saved_model import find_model
+from sharpgpt.training.train import train
 
 PROMPT = "the queen"
 

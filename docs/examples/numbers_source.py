@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from sharpgpt.prepare.documents import Batch, Piece, State
+from sharpgpt.data.sources.documents import Batch, Piece, State
 
 
 class Numbers:

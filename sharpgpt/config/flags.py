@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from sharpgpt.config.descriptions import setting_descriptions
+from sharpgpt.config.rules import ConfigError, allowed, nearest, setting_types, shown
 from sharpgpt.config.settings import SECTIONS, TrainingConfig
-from sharpgpt.config.validation import ConfigError, allowed, nearest, setting_types, shown
 from sharpgpt.config.yaml_files import read_settings, read_value
 
 EPILOG = """\

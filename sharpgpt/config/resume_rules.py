@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sharpgpt.config.validation import shown
+from sharpgpt.config.rules import shown
 
 
 class Kind(Enum):

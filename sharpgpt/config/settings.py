@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from sharpgpt.config import validation
+from sharpgpt.config import rules as validation
 from sharpgpt.config.architectures import MOST_LAYERS
 
 PenaltyType = Literal["non_max_sum", "neg_entropy", "neg_max_prob", "top_k_mass"]

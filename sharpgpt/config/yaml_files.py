@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sharpgpt.config.descriptions import setting_descriptions
-from sharpgpt.config.validation import ConfigError, nearest
-from sharpgpt.files import write_text
+from sharpgpt.config.rules import ConfigError, nearest
+from sharpgpt.core.files import write_text
 
 if TYPE_CHECKING:
     from sharpgpt.config.settings import TrainingConfig

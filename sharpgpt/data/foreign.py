@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.shards import Shard, regular_size
-from sharpgpt.files import UserError
 
 MAGIC = 20240520
 HEADER_BYTES = 1024

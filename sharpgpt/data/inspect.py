@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import verify
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
 from sharpgpt.data.shards import ShardedTokens
 from sharpgpt.data.tokenizer import Tokenizer
-from sharpgpt.files import UserError
 
 NUM_COMMONEST = 20
 COUNTED_TOKENS = 1 << 26

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import write_text
 from sharpgpt.data.foreign import HEADER_BYTES
 from sharpgpt.data.shards import Shard, regular_size, require_size
-from sharpgpt.files import UserError, write_text
 
 MANIFEST = "manifest.json"
 VERSION = 1

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.config.architectures import GPT2_VOCABULARY
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.foreign import find_foreign
 from sharpgpt.data.manifest import MANIFEST, Manifest, SplitName, read_manifest, shards_of
 from sharpgpt.data.shards import ShardedTokens
 from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
-from sharpgpt.files import UserError
 
 JOURNAL = "journal.json"
 """What a preparation that has not finished keeps in its folder."""

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from sharpgpt.core.files import make_readable
 from sharpgpt.data.foreign import HEADER_BYTES, MAGIC
 from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of, sync_folder
-from sharpgpt.files import make_readable
 
 MAX_HEADER_TOKENS = (1 << 31) - 1
 """llm.c's header counts in an int32."""

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.tokens import TokenArray
-from sharpgpt.files import UserError
 
 MAX_OPEN_FILES = 64
 

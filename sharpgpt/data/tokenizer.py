@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.tokens import TokenArray
-from sharpgpt.files import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sharpgpt.data import Tokenizer
-from sharpgpt.device import seeded
+from sharpgpt.data.tokenizer import Tokenizer
+from sharpgpt.runtime.device import seeded
 
 
 @torch.no_grad()

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpgpt.device import Device
 from sharpgpt.evaluation.diversity import distinct_n, self_bleu, seq_rep_n, zipf_coefficient
 from sharpgpt.evaluation.generation import generate_ids
 from sharpgpt.evaluation.streaming import head_logits, model_hidden
+from sharpgpt.runtime.device import Device
 
 NUM_SAMPLES = 2
 """Texts of each way to decode that are kept."""

@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.calibration import ConfidenceHistogram
 from sharpgpt.evaluation.rows import FIGURES, RANK_FIGURES, UNCHANGED, Sharpening
-from sharpgpt.files import UserError
 
 Half = Literal["all", "tuning", "report"]
 Floats = npt.NDArray[np.float64]

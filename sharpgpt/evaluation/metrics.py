@@ -10,13 +10,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sharpgpt.device import Device
-from sharpgpt.distributed import Processes
-from sharpgpt.model import SharpnessLM
+from sharpgpt.core.metrics import MEANS, NUM_HISTOGRAM_BINS
+from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.runtime.device import Device
+from sharpgpt.runtime.distributed import Processes
 from sharpgpt.sharpness import SharpnessOutput
-
-NUM_HISTOGRAM_BINS = 20
-MEANS = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy")
 
 
 class RowMeans:

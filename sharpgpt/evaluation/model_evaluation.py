@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from sharpgpt.device import Device
+from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.bootstrap import Interval, bootstrap_means, mean_intervals
 from sharpgpt.evaluation.buckets import ENTROPY_BOUNDS, BucketMeans, position_bounds, positions_of
 from sharpgpt.evaluation.calibration import (
@@ -50,7 +50,7 @@ from sharpgpt.evaluation.temperature import (
     fit_temperatures,
     temperature_curve,
 )
-from sharpgpt.files import UserError
+from sharpgpt.runtime.device import Device
 
 FREQUENCY_BOUNDS = (0.2, 0.4, 0.6, 0.8)
 """Of the share of all occurrences that more frequent tokens have: five buckets of about equal mass

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sharpgpt.device import Device
 from sharpgpt.evaluation.calibration import ConfidenceHistogram
 from sharpgpt.evaluation.groups import GroupFigures, Groups, Half
 from sharpgpt.evaluation.rows import FIGURES, RANK_FIGURES, UNCHANGED, Sharpening, row_figures
-from sharpgpt.model import SharpnessLM, document_mask
+from sharpgpt.model.lm import SharpnessLM, document_mask
+from sharpgpt.runtime.device import Device
 
 CHUNK_BYTES = 64 * 2**20
 """Logits held at one time."""

@@ -1,1 +1,1 @@
-"""Documents from anywhere -> token shards on disk."""
+"""Former place of `sharpgpt.data.prepare`."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sharpgpt.report.arms import Arm, Json, mean_of, number_of, objects, value_at
 from sharpgpt.report.drawing import GRID, INK, STRONG, Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
-from sharpgpt.report.run_files import Column, read_metrics
+from sharpgpt.runs.reader import Column, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from sharpgpt.report.evaluation import drawings, evaluated_models
 from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.plots import DISTRIBUTION, draw, draw_histogram, plots
-from sharpgpt.report.run_files import Metrics, RunFiles, read_run
+from sharpgpt.runs.reader import Metrics, RunFiles, read_run
 
 MAX_SAMPLE_STEPS = 30
 """The page shows the samples of so many steps, the newest; samples.jsonl holds all."""

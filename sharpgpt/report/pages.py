@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.files import write_text
+from sharpgpt.core.files import write_text
 
 
 def write_page(path: Path, template: str, **content: Any) -> Path:

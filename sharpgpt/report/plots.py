@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
-from sharpgpt.report.run_files import Column, Metrics
+from sharpgpt.runs.reader import Column, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,13 +8,13 @@ from typing import Any
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
-from sharpgpt.files import UserError
+from sharpgpt.core.errors import UserError
 from sharpgpt.report.arms import Arm, arms_of
 from sharpgpt.report.comparison_plots import band_of
 from sharpgpt.report.drawing import Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
 from sharpgpt.report.pages import write_page
-from sharpgpt.report.run_files import Column, Metrics, read_metrics
+from sharpgpt.runs.reader import Column, Metrics, read_metrics
 
 PICTURES = (
     ("val/ce_loss", "Validation cross-entropy", "nats"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
 
-from sharpgpt.files import write_text
+from sharpgpt.core.files import write_text
 from sharpgpt.report.numbers import number
 from sharpgpt.report.visible import TokenText, printable, texts_of_tokens, visible_bytes
 

@@ -1,1 +1,1 @@
-"""training."""
+"""A run from its settings to its folder."""

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from sharpgpt.evaluation import evaluate, generate_texts
-from sharpgpt.files import UserError
-from sharpgpt.interruption import Interrupted, StopSignal
-from sharpgpt.training.checkpoint_files import random_states, set_random_states
+from sharpgpt.core.errors import UserError
+from sharpgpt.evaluation.generation import generate_texts
+from sharpgpt.evaluation.metrics import evaluate
+from sharpgpt.runs.checkpoint_files import random_states, set_random_states
+from sharpgpt.runs.state import DueWork, Figure
+from sharpgpt.runtime.signals import Interrupted, StopSignal
 from sharpgpt.training.schedule import penalty_weight_at
 from sharpgpt.training.state import CannotGoOnError, Training
-from sharpgpt.training.training_state import DueWork, Figure
 
 LONG_VALIDATION_FLOPS = 2e12
 """Work (some ten seconds on a CPU) from which a line says that a validation is under way."""

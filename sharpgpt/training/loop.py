@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpgpt.data import prefetched
-from sharpgpt.files import UserError
-from sharpgpt.interruption import StopSignal
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import prefetched
+from sharpgpt.runs.checkpoint_files import load_tensors, random_states, set_random_states
+from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.training.after_step import do_due_work, is_due, log_training, work_due
-from sharpgpt.training.checkpoint_files import load_tensors, random_states, set_random_states
+from sharpgpt.training.anomalies import MAX_ROLLBACKS, Verdict
 from sharpgpt.training.optimizer import set_learning_rate
 from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
 from sharpgpt.training.state import CannotGoOnError, RunEndedError, Training
-from sharpgpt.training.watch import MAX_ROLLBACKS, Verdict
 
 
 def run_steps(run: Training, stop: StopSignal) -> None:

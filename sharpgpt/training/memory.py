@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.device import Device
-from sharpgpt.files import UserError
+from sharpgpt.core.errors import UserError
+from sharpgpt.runtime.device import Device
+from sharpgpt.runtime.environment import memory_bytes
 from sharpgpt.sharpness.fused import default_chunk_size
 from sharpgpt.sharpness.rows import padded_width
-from sharpgpt.training.environment import memory_bytes
 
 GIB = 2**30
 

@@ -12,27 +12,21 @@ from torch.optim import Optimizer
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.resume_rules import changes
-from sharpgpt.data import Tokenizer, TrainingBlocks, ValidationBlocks
-from sharpgpt.device import Device
-from sharpgpt.distributed import Processes
-from sharpgpt.evaluation import RowMeans
-from sharpgpt.files import UserError
-from sharpgpt.interruption import StopSignal
-from sharpgpt.model import SharpnessLM
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks
+from sharpgpt.data.tokenizer import Tokenizer
+from sharpgpt.evaluation.metrics import RowMeans
+from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.runs.checkpoint import Checkpoint
+from sharpgpt.runs.saver import CheckpointSaver
+from sharpgpt.runs.state import AfterStep, DueWork, Figure, RowSums, TrainingState, WindowState
+from sharpgpt.runs.tracker import RunLog
+from sharpgpt.runtime.console import Terminal
+from sharpgpt.runtime.device import Device
+from sharpgpt.runtime.distributed import Processes
+from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.sharpness import SharpnessOutput
-from sharpgpt.training.checkpoint import Checkpoint
-from sharpgpt.training.saving import CheckpointSaver
-from sharpgpt.training.terminal import Terminal
-from sharpgpt.training.tracking import RunLog
-from sharpgpt.training.training_state import (
-    AfterStep,
-    DueWork,
-    Figure,
-    RowSums,
-    TrainingState,
-    WindowState,
-)
-from sharpgpt.training.watch import Watch
+from sharpgpt.training.anomalies import Watch
 
 
 class CannotGoOnError(Exception):

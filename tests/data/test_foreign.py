@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.prepared import open_prepared
-from sharpgpt.files import UserError
 
 TRAIN = np.random.default_rng(0).integers(0, 50257, 5000)
 VAL = np.random.default_rng(1).integers(0, 50257, 700)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.inspect import inspect_data
 from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer, Tokenizer
-from sharpgpt.files import UserError
 from tests.data.prepared_folder import prepared
 
 DOCUMENTS = ["The first document, with a little text.", "", "The third.\nIt has two lines."]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import MANIFEST, read_manifest, verify, write_manifest
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.tokenizer import CharTokenizer
-from sharpgpt.files import UserError
 from tests.data.prepared_folder import prepared
 
 

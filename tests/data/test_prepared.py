@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import MANIFEST, verify
 from sharpgpt.data.prepared import data_tokenizer, open_prepared
 from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer
-from sharpgpt.files import UserError
 from tests.data.prepared_folder import IDS, prepared
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from sharpgpt.data.batches import TrainingBlocks
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import TrainingBlocks
 from sharpgpt.data.manifest import Manifest, ShardEntry, SplitEntry, TokenizerEntry, write_manifest
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.shards import MAX_OPEN_FILES, Shard, ShardedTokens
-from sharpgpt.files import UserError
 from tests.data.prepared_folder import FINGERPRINT, IDS, prepared
 
 

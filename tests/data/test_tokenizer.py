@@ -10,6 +10,7 @@ import tiktoken
 import tiktoken.load
 from tiktoken_ext import openai_public
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.data import tokenizer as tokenizer_module
 from sharpgpt.data.tokenizer import (
     PIECE_CHARACTERS,
@@ -19,7 +20,6 @@ from sharpgpt.data.tokenizer import (
     load_tokenizer,
     separable_pieces,
 )
-from sharpgpt.files import UserError
 
 HARD_TEXTS = {
     "empty": "",

@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 import torch
 
-from sharpgpt.cli import main
+from sharpgpt.commands.main import main
 from sharpgpt.config import TrainingConfig
 from sharpgpt.evaluation.predictions import predict_tokens
-from sharpgpt.run import train
-from sharpgpt.saved_model import SavedModel, find_model, load_model
-from sharpgpt.validation_text import open_validation_text
+from sharpgpt.evaluation.saved_model import SavedModel, find_model, load_model
+from sharpgpt.evaluation.validation_text import open_validation_text
+from sharpgpt.training.train import train
 
 BLOCK = 48
 TASKS = Path(__file__).parent / "tasks"

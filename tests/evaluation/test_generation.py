@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from sharpgpt.data import CharTokenizer, Gpt2Tokenizer
-from sharpgpt.evaluation import generate_texts
-from sharpgpt.interruption import Interrupted
-from sharpgpt.model import create_gpt2_model
+from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer
+from sharpgpt.evaluation.generation import generate_texts
+from sharpgpt.model.build import create_gpt2_model
+from sharpgpt.runtime.signals import Interrupted
 
 CHARACTERS = CharTokenizer(list("\n abcdefgh"))
 

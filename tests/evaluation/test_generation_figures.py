@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharpgpt.data import CharTokenizer
-from sharpgpt.device import Device
+from sharpgpt.data.tokenizer import CharTokenizer
 from sharpgpt.evaluation import generation_figures as module
 from sharpgpt.evaluation.generation_figures import Decoding, generation_figures, written
-from sharpgpt.model import create_gpt2_model
+from sharpgpt.model.build import create_gpt2_model
+from sharpgpt.runtime.device import Device
 
 CPU = Device(torch.device("cpu"), torch.float32)
 CHARACTERS = "\nabcdefghijklmno"

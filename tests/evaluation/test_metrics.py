@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.device import choose_device
-from sharpgpt.evaluation import RowMeans, evaluate, perplexity
-from sharpgpt.model import SharpnessLM, create_gpt2_model
+from sharpgpt.evaluation.metrics import RowMeans, evaluate, perplexity
+from sharpgpt.model.build import create_gpt2_model
+from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.runtime.device import choose_device
 from sharpgpt.sharpness import sharpness_loss
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from sharpgpt.device import Device
 from sharpgpt.evaluation.buckets import frequency_ranks
 from sharpgpt.evaluation.hidden_states import HiddenStates
 from sharpgpt.evaluation.model_evaluation import (
@@ -21,6 +20,7 @@ from sharpgpt.evaluation.model_evaluation import (
 )
 from sharpgpt.evaluation.rows import UNCHANGED
 from sharpgpt.evaluation.temperature import GRID, fine_curve, temperature_curve
+from sharpgpt.runtime.device import Device
 from tests.evaluation.tables import bigram_text, table_figures
 
 CPU = Device(torch.device("cpu"), torch.float32)

@@ -11,7 +11,7 @@ from sharpgpt.evaluation.predictions import (
     predict_tokens,
     shortest_later_context,
 )
-from sharpgpt.model import create_gpt2_model
+from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.sharpness import reference
 
 VOCABULARY, WINDOW = 67, 12

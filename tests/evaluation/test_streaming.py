@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.data.batches import validation_blocks
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import validation_blocks
 from sharpgpt.data.tokens import ArrayTokens
-from sharpgpt.device import choose_device
-from sharpgpt.evaluation import evaluate
 from sharpgpt.evaluation.controls import PenaltyMap
 from sharpgpt.evaluation.groups import MOST_GROUPS, bits_per_byte, make_groups
+from sharpgpt.evaluation.metrics import evaluate
 from sharpgpt.evaluation.rows import FIGURES, UNCHANGED, Sharpening, Temperature, row_figures
 from sharpgpt.evaluation.streaming import collect, evaluate_groups, model_logits, row_batches
-from sharpgpt.files import UserError
-from sharpgpt.model import SharpnessLM, create_gpt2_model
+from sharpgpt.model.build import create_gpt2_model
+from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.runtime.device import choose_device
 from tests.evaluation.tables import table_figures, table_logits
 
 DEVICE = choose_device(TrainingConfig(device="cpu"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from sharpgpt.training.manifest import MANIFEST, Manifest, file_facts
+from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
 from tests.faults.broken_folders import Data, Files, Plan, changed_json, plans
 from tests.faults.hostile import mutated
 

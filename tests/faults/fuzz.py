@@ -19,7 +19,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from sharpgpt.files import UserError
+from sharpgpt.core.errors import UserError
 
 CASES = {
     "YAML files": (60, 2500),

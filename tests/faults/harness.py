@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.cli import train_command
+from sharpgpt.commands.main import train_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN_NAME = "run"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.config.validation import setting_types
+from sharpgpt.config.rules import setting_types
 
 CANARY = "CANARY"
 

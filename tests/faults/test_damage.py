@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpgpt.files import UserError
-from sharpgpt.saved_model import load_model
-from sharpgpt.training.checkpoint import CheckpointFolder, open_checkpoint
+from sharpgpt.core.errors import UserError
+from sharpgpt.evaluation.saved_model import load_model
+from sharpgpt.runs.checkpoint import CheckpointFolder, open_checkpoint
 from tests.faults.damage import DAMAGES
 from tests.faults.harness import Scenario, differences
 

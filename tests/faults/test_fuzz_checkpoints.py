@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sharpgpt.cli import train_command
+from sharpgpt.commands.main import train_command
 from sharpgpt.config import TrainingConfig
-from sharpgpt.data import load_data
-from sharpgpt.device import choose_device
-from sharpgpt.model import create_model
-from sharpgpt.run import run_facts
-from sharpgpt.training.checkpoint import open_checkpoint
-from sharpgpt.training.checkpoint_files import load_tensors
+from sharpgpt.data.load import load_data
+from sharpgpt.model.build import create_model
+from sharpgpt.runs.checkpoint import open_checkpoint
+from sharpgpt.runs.checkpoint_files import load_tensors
+from sharpgpt.runtime.device import choose_device
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.state import accepted_changes
+from sharpgpt.training.train import run_facts
 from tests.faults.broken_checkpoints import checkpoint_plans, sealer
 from tests.faults.broken_folders import Files, Plan, write_folder
 from tests.faults.fuzz import fuzz, message_of, require_clear, watched

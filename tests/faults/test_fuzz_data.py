@@ -13,9 +13,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from sharpgpt.cli import main
-from sharpgpt.data import load_data, validation_blocks
+from sharpgpt.commands.main import main
+from sharpgpt.data.blocks import validation_blocks
 from sharpgpt.data.inspect import inspect_data
+from sharpgpt.data.load import load_data
 from sharpgpt.data.manifest import verify
 from sharpgpt.data.prepared import open_prepared
 from tests.faults.broken_folders import Data, Files, Plan, changed_json, plans, write_folder

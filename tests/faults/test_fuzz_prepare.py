@@ -10,9 +10,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from sharpgpt.cli import main
-from sharpgpt.prepare.options import PrepareOptions
-from sharpgpt.prepare.pipeline import prepare
+from sharpgpt.commands.main import main
+from sharpgpt.data.prepare.options import PrepareOptions
+from sharpgpt.data.prepare.pipeline import prepare
 from tests.faults.broken_folders import Data, Files, Plan, changed_json, plans, write_folder
 from tests.faults.fuzz import fuzz, require_clear, watched
 from tests.faults.harness import command_here, write_text_file
@@ -122,7 +122,7 @@ def test_remains_of_a_preparation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is left is taken up where it was stopped, or refused."""
-    monkeypatch.setattr("sharpgpt.prepare.file_sources.BATCH_CHARACTERS", 4000)
+    monkeypatch.setattr("sharpgpt.data.sources.file_sources.BATCH_CHARACTERS", 4000)
     lines = documents(tmp_path / "text.txt")
     source = sandbox / "a.jsonl"
     source.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")

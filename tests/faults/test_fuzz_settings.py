@@ -7,7 +7,7 @@ import yaml
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from sharpgpt.cli import main, train_command
+from sharpgpt.commands.main import main, train_command
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.flags import parse_training_flags
 from tests.faults.fuzz import CASES, fuzz, message_of, require_clear, watched

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from sharpgpt.training.checkpoint import Checkpoint, DamagedCheckpointError
+from sharpgpt.runs.checkpoint import Checkpoint, DamagedCheckpointError
 from tests.faults.harness import Scenario, TrainingProcess, differences
 from tests.faults.mounts import Mounts, fill
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharpgpt.report import write_report, write_runs_report
 from sharpgpt.report.comparison import scale_of, signed, write_comparison
 from sharpgpt.report.comparison_plots import smooth_curve
 from sharpgpt.report.drawing import CSS_COLOURS
 from sharpgpt.report.evaluation import write_evaluation
+from sharpgpt.report.page import write_report
+from sharpgpt.report.runs import write_runs_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(2)">\x1b\ud800'

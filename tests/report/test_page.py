@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.files import UserError
-from sharpgpt.report import page, write_report
+from sharpgpt.core.errors import UserError
+from sharpgpt.report import page
+from sharpgpt.report.page import write_report
 from tests.report.test_comparison import evaluation
 
 HOSTILE = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>"

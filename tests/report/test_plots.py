@@ -6,7 +6,7 @@ import pytest
 
 from sharpgpt.report.drawing import CSS_COLOURS
 from sharpgpt.report.plots import Plot, draw, draw_histogram, plots
-from sharpgpt.report.run_files import Column, Metrics, read_metrics
+from sharpgpt.runs.reader import Column, Metrics, read_metrics
 
 LOSS = Plot("Loss", "nats", (("train/loss", "train"), ("val/loss", "validation")))
 

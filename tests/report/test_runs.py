@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sharpgpt.cli import main
+from sharpgpt.commands.main import main
 from sharpgpt.config import TrainingConfig
-from sharpgpt.report import write_runs_report
 from sharpgpt.report.comparison_plots import MOST_POINTS, band_of
-from sharpgpt.report.run_files import Column
+from sharpgpt.report.runs import write_runs_report
+from sharpgpt.runs.reader import Column
 from tests.report.test_comparison import Page
 
 

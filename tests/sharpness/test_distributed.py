@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from sharpgpt.model import SharpnessLM, create_gpt2_model
+from sharpgpt.model.build import create_gpt2_model
+from sharpgpt.model.lm import SharpnessLM
 
 NUM_BLOCKS, LENGTH, VOCABULARY = 6, 16, 127
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.run import train
 from sharpgpt.training import after_step, loop
+from sharpgpt.training.train import train
 from tests.run_reading import assert_same_run
 
 MakeConfig = Callable[..., TrainingConfig]

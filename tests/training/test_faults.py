@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.data import TrainingBlocks
-from sharpgpt.files import UserError
-from sharpgpt.interruption import StopSignal
-from sharpgpt.run import train
-from sharpgpt.training import after_step, loop, memory, saving, tracking
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import TrainingBlocks
+from sharpgpt.runs import saver as saving
+from sharpgpt.runs import tracker as tracking
+from sharpgpt.runs.tracker import JsonLines, RunLog
+from sharpgpt.runtime.signals import StopSignal
+from sharpgpt.training import after_step, loop, memory
+from sharpgpt.training.anomalies import MAX_ROLLBACKS
 from sharpgpt.training.state import Training
-from sharpgpt.training.tracking import JsonLines, RunLog
-from sharpgpt.training.watch import MAX_ROLLBACKS
+from sharpgpt.training.train import train
 from tests.run_reading import assert_same_run, checkpoint_state, records
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -3,7 +3,7 @@
 import pytest
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.model import create_gpt2_model
+from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.training.optimizer import create_optimizers, set_learning_rate
 
 

@@ -17,9 +17,11 @@ SCRIPT = """
 import errno, os, signal, sys, time
 from datetime import timedelta
 
-from sharpgpt import distributed, run
-from sharpgpt.data import TrainingBlocks
-from sharpgpt.training import after_step, loop, saving
+from sharpgpt.runtime import distributed
+from sharpgpt.training import train as run
+from sharpgpt.data.blocks import TrainingBlocks
+from sharpgpt.runs import saver as saving
+from sharpgpt.training import after_step, loop
 from train import train_command
 
 fault, is_first = sys.argv[1], os.environ["RANK"] == "0"

@@ -1,0 +1,275 @@
+"""`sharpgpt push`: publish a checkpoint on the HuggingFace hub: weights, configuration, tokenizer
+and a model card; what only training needs stays here."""
+
+import argparse
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.sources.download import is_offline
+from sharpgpt.evaluation.saved_model import find_model
+from sharpgpt.report.arms import Json, objects, value_at
+from sharpgpt.report.model_card import model_card
+from sharpgpt.report.model_facts import ModelFacts, arm_of, read_facts, run_of
+from sharpgpt.runs.manifest import MANIFEST, verify_files
+
+CARD = "README.md"
+
+PUBLISHED = (
+    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+"""What is needed to load the model. Everything else in the folder stays where it is, above all the
+training state: it is twice the size of the weights and names paths of this machine."""
+
+MAX_JSON_BYTES = 100 * 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `sharpgpt push`."""
+    parser.add_argument("checkpoint", help="checkpoint, or run folder (its newest checkpoint)")
+    parser.add_argument("repo_id", help="NAME or ORG/NAME on the hub; made if it is not there")
+    parser.add_argument(
+        "--private", action="store_true", help="only you can see it [everyone can see it]"
+    )
+    parser.add_argument("--evaluation", help="evaluation.json, whose figures the card shows")
+    parser.add_argument(
+        "--comparison", help="comparison.json, whose figures and verdict the card shows"
+    )
+    parser.add_argument(
+        "--dry_run",
+        metavar="FOLDER",
+        help="write what would be published into this new folder; nothing leaves the machine",
+    )
+
+
+def problems(arguments: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags, all of it."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    found = []
+    try:
+        validate_repo_id(arguments.repo_id)
+    except HFValidationError as error:
+        found.append(
+            f"REPO_ID: given {arguments.repo_id!r}, allowed is NAME or ORG/NAME of letters, "
+            f"digits, '-', '_' and '.', at most 96 ({' '.join(str(error).split())[:200]})"
+        )
+    for name in ("evaluation", "comparison"):
+        path = getattr(arguments, name)
+        if path is not None and not Path(path).expanduser().is_file():
+            found.append(f"--{name}: given {path!r}, which is no file; give {name}.json")
+    if arguments.dry_run is not None:
+        folder = Path(arguments.dry_run).expanduser()
+        if not arguments.dry_run or (folder.exists() and not _is_empty(folder)):
+            found.append(
+                f"--dry_run: given {arguments.dry_run!r}, allowed is a folder that is empty or "
+                "not there yet"
+            )
+    return found
+
+
+def push(arguments: argparse.Namespace) -> str:
+    """Publish, or write the folder of --dry_run; returns where it is.
+
+    Raises:
+        UserError: the checkpoint is none or damaged, a file of figures is not about it, there is no
+            token or no network, or the hub refuses.
+    """
+    publication = prepare_publication(
+        arguments.checkpoint,
+        arguments.repo_id,
+        evaluation=arguments.evaluation,
+        comparison=arguments.comparison,
+    )
+    print(publication.summary())
+    if arguments.dry_run is not None:
+        folder = Path(arguments.dry_run).expanduser()
+        publication.write(folder)
+        print(f"Nothing was published; this is what would be: {folder}")
+        return ""
+    return upload(publication, private=arguments.private)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is published under a name, and what is not."""
+
+    repo_id: str
+    files: Mapping[str, Path]
+    """Name in the repository -> file here."""
+    left_out: list[str]
+    card: str
+
+    def summary(self) -> str:
+        """In words."""
+        sizes = {name: path.stat().st_size for name, path in self.files.items()}
+        lines = [f"  {name:<30}{size:>14,} bytes" for name, size in sizes.items()]
+        lines.append(f"  {CARD:<30}{len(self.card.encode()):>14,} bytes, made by this command")
+        if self.left_out:
+            lines.append(f"Not published: {', '.join(self.left_out)}")
+        return "\n".join([f"{self.repo_id}:", *lines])
+
+    def write(self, folder: Path) -> None:
+        """Write all of it into a folder, which appears whole or not at all. Raises OSError."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+            temporary = Path(name) / "files"
+            temporary.mkdir()
+            for file_name, path in self.files.items():
+                shutil.copyfile(path, temporary / file_name)
+            (temporary / CARD).write_text(self.card, encoding="utf-8")
+            temporary.rename(folder)
+
+
+def prepare_publication(
+    checkpoint: str | Path,
+    repo_id: str,
+    *,
+    evaluation: str | Path | None = None,
+    comparison: str | Path | None = None,
+) -> Publication:
+    """Verify the checkpoint and make its card. Raises `UserError` as `push` does."""
+    folder = find_model(checkpoint)
+    if (folder / MANIFEST).is_file():
+        verify_files(folder)
+    facts = read_facts(folder)
+    run, data, arm = _figures(facts, evaluation, comparison)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    chosen = {
+        name
+        for pattern in PUBLISHED
+        for name in names
+        if Path(name).match(pattern) and not (folder / name).is_symlink()
+    }
+    return Publication(
+        repo_id=repo_id,
+        files={name: folder / name for name in names if name in chosen},
+        left_out=[name for name in names if name not in chosen and name != CARD],
+        card=model_card(facts, repo_id=repo_id, evaluation=run, data=data, arm=arm),
+    )
+
+
+def _figures(
+    facts: ModelFacts, evaluation: str | Path | None, comparison: str | Path | None
+) -> tuple[Json | None, Json | None, Json | None]:
+    """(EVALUATION, DATA, ARM) of the checkpoint; --evaluation wins for the figures."""
+    run = data = arm = None
+    if comparison is not None:
+        content = _read_json(comparison, "comparison")
+        arm, run = arm_of(content, facts)
+        data = value_at(content, "data")
+        if run is None:
+            raise _other_models("comparison", comparison, facts)
+    if evaluation is not None:
+        content = _read_json(evaluation, "evaluation")
+        run = run_of(objects(content.get("evaluations")), facts)
+        data = value_at(content, "data")
+        if run is None:
+            raise _other_models("evaluation", evaluation, facts)
+    return run, data, arm
+
+
+def _other_models(flag: str, path: str | Path, facts: ModelFacts) -> UserError:
+    command = {"evaluation": "evaluate", "comparison": "compare"}[flag]
+    return UserError(
+        f"--{flag}: {path} has no figures of {facts.folder} (run {facts.name}, step "
+        f"{facts.step:,}); give what sharpgpt {command} wrote about this checkpoint"
+    )
+
+
+def _read_json(path: str | Path, flag: str) -> Json:
+    file = Path(path).expanduser()
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"--{flag}: {path} is no {flag}.json ({' '.join(str(error).split())[:200]})"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"--{flag}: {path} is no {flag}.json (no JSON object)")
+    return content
+
+
+def upload(publication: Publication, *, private: bool) -> str:
+    """Make the repository where it is not there and upload all files in one commit.
+
+    Returns the address. Raises `UserError` as `push` does.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+
+    repo_id = publication.repo_id
+    for is_set, name in (
+        (is_offline(), "SHARPGPT_OFFLINE"),
+        (constants.HF_HUB_OFFLINE, "HF_HUB_OFFLINE"),
+    ):
+        if is_set:
+            raise UserError(
+                f"{repo_id}: nothing was published, for {name} is set; unset it, or use --dry_run"
+            )
+    token = get_token()
+    if not token:
+        raise UserError(
+            f"{repo_id}: nothing was published, for there is no token of the hub; run hf auth "
+            "login, or set HF_TOKEN to a token with the right to write, and try again"
+        )
+    api: Any = HfApi(token=token)
+    with _hub_errors(repo_id):
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        full_id = address.repo_id
+        if private and not api.model_info(full_id).private:
+            raise UserError(
+                f"{full_id}: nothing was uploaded, for --private was given and this repository is "
+                "there already and public; make it private on its settings page, or give another "
+                "name"
+            )
+        operations = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
+            for name, path in publication.files.items()
+        ]
+        operations.append(CommitOperationAdd(CARD, publication.card.encode()))
+        api.create_commit(full_id, operations, commit_message="A checkpoint, by SharpGPT")
+    return f"Published: {constants.ENDPOINT}/{full_id}"
+
+
+@contextlib.contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """Turn what `huggingface_hub` raises into `UserError`."""
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = " ".join(str(error.server_message or "").split())[:300]
+        told = f" and said: {reason}" if reason else ""
+        remedy = {
+            401: "run hf auth login, or set HF_TOKEN to a valid token",
+            403: "the token has no right to write there: make one that has, or give another name",
+            404: "check the spelling of the name, and whether the token may write there",
+        }.get(status, "try again later")
+        raise UserError(
+            f"{repo_id}: {constants.ENDPOINT} refused with status {status}{told}; {remedy}"
+        ) from error
+    except (httpx.HTTPError, ConnectionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{repo_id}: {constants.ENDPOINT} cannot be reached ({reason}); try again where there "
+            "is a network, or use --dry_run and upload the folder there with: hf upload "
+            f"{repo_id} FOLDER"
+        ) from error
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

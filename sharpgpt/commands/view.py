@@ -1,0 +1,317 @@
+"""`sharpgpt view`: a text, token by token, as one or several models read it, on one HTML page."""
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.evaluation.predictions import (
+    TokenPredictions,
+    context_length,
+    predict_tokens,
+    shortest_later_context,
+)
+from sharpgpt.evaluation.saved_model import SavedModel, find_model, load_model
+from sharpgpt.evaluation.token_bytes import bytes_of_tokens
+from sharpgpt.model.head import has_linear_head
+from sharpgpt.report.view import ModelView, Prediction, TextView, write_view
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `sharpgpt view`."""
+    parser.add_argument("text", metavar="TEXT", help="a UTF-8 file, or the text itself")
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="RUN",
+        help="run folders, checkpoints, or HuggingFace model folders; the first is what the others "
+        "are compared with",
+    )
+    parser.add_argument(
+        "--max_tokens", type=int, default=2000, help="how much of the text, from its start [2000]"
+    )
+    parser.add_argument(
+        "--num_candidates", type=int, default=5, help="likeliest tokens shown at each place [5]"
+    )
+    parser.add_argument(
+        "--output", default="view.html", help="the page, or a folder for view.html [view.html]"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps [cpu]")
+
+
+def problems(arguments: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags, all of it."""
+    rules = {
+        "text": (bool(arguments.text), "a file or at least two tokens of text"),
+        "max_tokens": (arguments.max_tokens >= 2, "at least 2"),
+        "num_candidates": (1 <= arguments.num_candidates <= 50, "1 to 50"),
+        "output": (bool(arguments.output), "a file or a folder"),
+    }
+    return [
+        f"{'TEXT' if name == 'text' else f'--{name}'}: given {getattr(arguments, name)!r}, "
+        f"allowed is {allowed}"
+        for name, (is_good, allowed) in rules.items()
+        if not is_good
+    ]
+
+
+def view(arguments: argparse.Namespace) -> Path:
+    """Write the page and return its path.
+
+    The models are loaded one after the other, so that one at a time is in memory.
+
+    Raises:
+        UserError: a text or a model that cannot be read, models whose tokenizers cut the text
+            differently, a device that is not there.
+    """
+    device = _device(arguments.device)
+    for run in arguments.runs:
+        find_model(run)  # a wrong name shows before any model is read
+    output = Path(arguments.output).expanduser()
+    reads = [
+        read_with(
+            load_model(run, device),
+            arguments.text,
+            max_tokens=arguments.max_tokens,
+            num_candidates=arguments.num_candidates,
+        )
+        for run in arguments.runs
+    ]
+    _check_same_tokens(reads)
+    names = [read.model.name for read in reads]
+    notes = []
+    if reads[0].is_cut:
+        notes.append(
+            f"The text is longer: these are its first {arguments.max_tokens:,} tokens. "
+            "--max_tokens shows more."
+        )
+    if len(set(names)) < len(names):
+        given = ", ".join(map(str, arguments.runs))
+        notes.append(f"Some models have the same name; in their order they are {given}.")
+    page = TextView(
+        title=_title(arguments.text),
+        tokens=reads[0].tokens,
+        models=[read.model for read in reads],
+        notes=notes,
+    )
+    return write_view(page, output / "view.html" if output.is_dir() else output)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A text as one model reads it."""
+
+    tokens: list[bytes]
+    is_cut: bool
+    """Whether the text goes on after these tokens."""
+    model: ModelView
+
+
+def read_with(saved: SavedModel, text: str, *, max_tokens: int, num_candidates: int) -> Read:
+    """The predictions of one model for the first `max_tokens` tokens of `text` (or of its file)."""
+    if not has_linear_head(saved.causal_lm):
+        raise UserError(
+            f"{saved.folder}: the logits are not a plain linear map of the last hidden state; "
+            "allowed are causal LMs whose output layer is one nn.Linear, such as GPT-2 or Llama"
+        )
+    vocab_size = len(cast(Any, saved.causal_lm).get_output_embeddings().weight)
+    ids, is_cut = encoded_text(saved, text, max_tokens)
+    if max(ids) >= vocab_size:
+        raise UserError(
+            f"{saved.folder}: the tokenizer gives token {max(ids)}, the model knows "
+            f"{vocab_size:,}; give a folder whose tokenizer belongs to its model"
+        )
+    predictions = predict_tokens(
+        saved.causal_lm,
+        torch.tensor(ids, device=next(saved.causal_lm.parameters()).device),
+        window=saved.max_length,
+        num_candidates=min(num_candidates, vocab_size),
+    )
+    if not predictions.all_finite:
+        raise UserError(
+            f"{saved.folder}: the model's logits are NaN or infinite (its training diverged, or "
+            "the file is damaged); give an earlier checkpoint"
+        )
+    candidate_ids = predictions.candidate_ids.flatten().tolist()
+    bytes_of = bytes_of_tokens(saved.tokenizer, [*ids, *candidate_ids])
+    model = ModelView(
+        name=_name(saved.folder),
+        about=_about(saved),
+        predictions=_predictions(predictions, ids, bytes_of),
+        context_tokens=context_length(saved.max_length),
+        least_context_tokens=shortest_later_context(saved.max_length),
+        vocab_size=vocab_size,
+    )
+    return Read([bytes_of[id_] for id_ in ids], is_cut, model)
+
+
+def encoded_text(saved: SavedModel, text: str, max_tokens: int) -> tuple[list[int], bool]:
+    """The first `max_tokens` ids of `text` (or of its file), and whether it goes on after them.
+
+    No more of the text is read and encoded than is needed. Names of special tokens in it are text.
+    """
+    max_characters = max_tokens + 1
+    while True:
+        part, is_part = _characters(text, max_characters)
+        try:
+            ids = saved.tokenizer(
+                part, add_special_tokens=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
+        except (
+            Exception
+        ) as error:  # a character without a token; tokenizers raises a bare Exception
+            raise UserError(_cannot_encode(saved, part, error)) from None
+        if len(ids) > max_tokens or not is_part:
+            break
+        max_characters *= 4
+    if len(ids) < 2:
+        raise UserError(
+            f"TEXT: {_shortened(part)} gives {len(ids)} token, allowed is at least 2 (the first "
+            "one is not predicted); give a longer text"
+        )
+    return ids[:max_tokens], is_part or len(ids) > max_tokens
+
+
+def _characters(text: str, max_characters: int) -> tuple[str, bool]:
+    """The beginning of a text or of the file that it names, and whether there is more."""
+    if os.path.isfile(text):  # noqa: PTH113 - Path.is_file raises for a text too long for a name
+        try:
+            with open(text, encoding="utf-8", newline="") as file:
+                content = file.read(max_characters + 1)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{text}: is no UTF-8 text ({error.reason}); convert it, for example with iconv"
+            ) from None
+    else:
+        content = text
+        _check_text(text)
+    return content[:max_characters], len(content) > max_characters
+
+
+def _check_text(text: str) -> None:
+    """Raise `UserError` for a text that was rather meant as a file, or is no Unicode."""
+    if os.path.isdir(text):  # noqa: PTH112 - as above
+        raise UserError(f"TEXT: {text!r} is a folder; give a file in it, or a text")
+    if re.fullmatch(r"\S*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}", text):
+        raise UserError(
+            f"TEXT: {text!r} looks like a file (no space in it, but a slash or an ending), and "
+            "there is no such file; give an existing one, or a text with a space in it"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"TEXT: {_shortened(text)} is no valid UTF-8; put the text into a UTF-8 file"
+        ) from None
+
+
+def _cannot_encode(saved: SavedModel, text: str, error: Exception) -> str:
+    """The message for a text that a tokenizer refuses; names the characters it does not know."""
+    known = set(saved.tokenizer.get_vocab())
+    unknown = sorted(set(text) - known) if all(len(token) == 1 for token in known) else []
+    if not unknown:
+        return f"TEXT: cannot be encoded by the tokenizer of {saved.folder} ({error})"
+    shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
+    more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+    return (
+        f"TEXT: the tokenizer of {saved.folder} has no token for {shown}{more}; a character model "
+        "knows only the characters of its training text. Leave the others out"
+    )
+
+
+def _predictions(
+    predictions: TokenPredictions, ids: Sequence[int], bytes_of: dict[int, bytes]
+) -> list[Prediction]:
+    """The rows as the page takes them."""
+    columns = zip(
+        ids[1:],
+        predictions.ce.tolist(),
+        predictions.entropy.tolist(),
+        predictions.max_prob.tolist(),
+        predictions.rank.tolist(),
+        predictions.candidate_ids.tolist(),
+        predictions.candidate_probs.tolist(),
+        strict=True,
+    )
+    return [
+        Prediction(
+            ce=ce,
+            entropy=entropy,
+            max_prob=max_prob,
+            rank=rank,
+            candidates=[
+                (bytes_of[candidate], p) for candidate, p in zip(candidates, probs, strict=True)
+            ],
+            target_place=candidates.index(id_) if id_ in candidates else None,
+        )
+        for id_, ce, entropy, max_prob, rank, candidates, probs in columns
+    ]
+
+
+def _check_same_tokens(reads: Sequence[Read]) -> None:
+    """Raise `UserError` if two models cut the text into different tokens."""
+    first = reads[0]
+    for other in reads[1:]:
+        if other.tokens == first.tokens:
+            continue
+        pairs = zip(first.tokens, other.tokens, strict=False)
+        place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        example = ""
+        if place is not None:
+            a, b = (read.tokens[place].decode(errors="replace") for read in (first, other))
+            example = f" (token {place + 1}: {a!r} and {b!r})"
+        raise UserError(
+            f"--runs: {first.model.name} and {other.model.name} cut the text into different "
+            f"tokens{example}, and a view compares token by token; give runs with the same "
+            "tokenizer, or view each by itself"
+        )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device: given {name!r}, which cannot be used here ({reason}); cpu always can"
+        ) from None
+    return device
+
+
+def _name(folder: Path) -> str:
+    """The run and the step of a checkpoint, or the name of another model folder."""
+    folder = folder.resolve()
+    step = re.fullmatch(r"step_(\d+)", folder.name)
+    if folder.parent.name != "checkpoints" or step is None:
+        return folder.name
+    return f"{folder.parent.parent.name}, step {int(step[1]):,}"
+
+
+def _about(saved: SavedModel) -> str:
+    """Size and penalty of a model."""
+    num_parameters = sum(parameter.numel() for parameter in saved.causal_lm.parameters())
+    words = [f"{num_parameters:,} parameters"]
+    settings = saved.settings or {}
+    weight, penalty = settings.get("penalty_weight"), settings.get("penalty_type")
+    if isinstance(weight, int | float) and math.isfinite(weight) and penalty:
+        loss = f"cross-entropy + {weight:g} × {penalty}" if weight else "cross-entropy alone"
+        words.append(f"trained with {loss}")
+    return ", ".join(words)
+
+
+def _title(text: str) -> str:
+    return Path(text).name if os.path.isfile(text) else _shortened(text)  # noqa: PTH113
+
+
+def _shortened(text: str) -> str:
+    words = " ".join(text.split())
+    return f"“{words[:60].rstrip()}…”" if len(words) > 60 else f"“{words}”"

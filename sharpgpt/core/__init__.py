@@ -1,0 +1,1 @@
+"""What every layer needs: the user error, atomic files, JSON, the registry of metrics."""

@@ -1,0 +1,73 @@
+"""What training does with a dataset that is neither one text nor prepared: prepare it first.
+
+The shards go into the cache folder, under a name made of the dataset, the tokenizer and, for local
+files, a hash of what they are, so that the next run finds them and a changed text is prepared anew.
+"""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.manifest import MANIFEST
+from sharpgpt.data.prepare.options import PrepareOptions
+from sharpgpt.data.prepare.pipeline import prepare
+from sharpgpt.data.prepare.progress import Terminal
+from sharpgpt.data.prepared import open_prepared
+from sharpgpt.data.sources.data_files import format_of
+from sharpgpt.data.sources.open import open_source
+from sharpgpt.data.sources.single_text import TINYSHAKESPEARE, default_cache_dir
+
+IN_MEMORY_BYTES = 64 * 2**20
+"""A text file up to this size is tokenized in memory, in some seconds."""
+
+
+def ready_dataset(
+    config: TrainingConfig, say: Callable[[str], None], *, may_prepare: bool = True
+) -> str:
+    """What `load_data` can open: the setting `dataset` itself, or the folder of its shards.
+
+    Raises:
+        UserError: the dataset does not exist, cannot be reached, or cannot be prepared; or it is
+            not prepared and `may_prepare` is false.
+    """
+    dataset = config.dataset
+    if dataset == TINYSHAKESPEARE or _is_one_text(dataset) or open_prepared(dataset) is not None:
+        return dataset
+    cache = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
+    name = re.sub(r"[^\w.]+", "-", dataset).strip("-.")[-60:] or "data"
+    folder = cache / "prepared" / f"{name}-{config.tokenizer}"
+    if (folder / MANIFEST).is_file():
+        return str(folder)  # of the hub: it may have changed there, this is what was trained on
+    source = open_source(dataset, cache_dir=config.cache_dir, say=say)
+    if "revision" not in source.facts:
+        folder = folder.with_name(f"{folder.name}-{source.identity[:12]}")
+        if (folder / MANIFEST).is_file():
+            return str(folder)
+    if not may_prepare:
+        raise UserError(
+            f"dataset: {dataset} is not prepared yet, which a dry run does not do; run sharpgpt "
+            f"prepare --dataset {shlex.quote(dataset)} --tokenizer {config.tokenizer} --output "
+            f"{shlex.quote(str(folder))} first, or train, which does the same"
+        )
+    say(f"{dataset} is no prepared data yet: making token shards in {folder}")
+    options = PrepareOptions(
+        dataset=dataset,
+        output=str(folder),
+        tokenizer=config.tokenizer,
+        cache_dir=config.cache_dir,
+    )
+    with Terminal() as terminal:
+        prepare(options, say=terminal.say, show_progress=terminal.show)
+    return str(folder)
+
+
+def _is_one_text(dataset: str) -> bool:
+    try:
+        path = Path(dataset).expanduser()
+        is_small_file = path.is_file() and path.stat().st_size <= IN_MEMORY_BYTES
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return is_small_file and path.suffix != ".bin" and format_of(dataset) in (None, ("text", None))

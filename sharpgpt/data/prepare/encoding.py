@@ -1,0 +1,205 @@
+"""Texts -> token ids, fast: what one process of a preparation does.
+
+The rule is tiktoken: whatever else is used must give its ids to the last token. splintr does, and
+is several times as fast (docs/data.md has the figures), because it splits the text without a
+general regular expression, remembers the words that it has met, and hands out bytes instead of a
+list. It is young, so it is never trusted alone:
+
+- `fast_encoder_is_exact` compares the two before anything is encoded, on a text that puts about
+  89,000 characters of all planes into the places where a split can go wrong. A change of the
+  Unicode version in one of the two is found here.
+- While it runs, the beginning of every batch is encoded by both (`AUDIT_CHARACTERS`).
+
+Where splintr is missing, or the first comparison fails, tiktoken does all the work.
+
+Nothing here imports torch: a process that encodes starts in a quarter of a second and stays small.
+"""
+
+import base64
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpgpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    import tiktoken
+
+TokenArray = npt.NDArray[np.uint16 | np.uint32]
+Encode = Callable[[str], TokenArray]
+
+AUDIT_CHARACTERS = 4096
+"""So much of each batch is encoded by tiktoken too: half a percent of the text, 3% of the time."""
+
+
+@dataclass(frozen=True)
+class Gpt2Coding:
+    """What a process needs to encode with GPT-2's byte-pair encoding; plain values."""
+
+    ranks: str
+    """Lines of a token in base64 and its id, tiktoken's file format."""
+    pattern: str
+    """The regular expression that splits a text into words."""
+    is_fast: bool
+    """Whether splintr encodes and tiktoken audits; otherwise tiktoken encodes."""
+
+
+def gpt2_coding(ranks: dict[bytes, int], pattern: str) -> Gpt2Coding:
+    """The coding of the vocabulary `ranks` (token -> id), fast if this installation allows."""
+    lines = (
+        f"{base64.b64encode(token).decode()} {id_}\n"
+        for token, id_ in sorted(ranks.items(), key=lambda item: item[1])
+    )
+    coding = Gpt2Coding("".join(lines), pattern, is_fast=True)
+    is_fast = importlib.util.find_spec("splintr") is not None and fast_encoder_is_exact(coding)
+    return Gpt2Coding(coding.ranks, pattern, is_fast)
+
+
+class Encoded(NamedTuple):
+    """The ids of several texts, one after the other."""
+
+    ids: TokenArray
+    counts: list[int]
+    """How many ids belong to each text."""
+    num_bytes: list[int]
+    """The length of each text as UTF-8."""
+
+
+class Gpt2Encoder:
+    """Encodes texts as tiktoken does. Special tokens in a text are ordinary text."""
+
+    def __init__(self, coding: Gpt2Coding) -> None:
+        self._exact = _tiktoken(coding)
+        self._fast = _splintr(coding) if coding.is_fast else None
+
+    def encode(self, text: str) -> npt.NDArray[np.uint16]:
+        """The ids of a text, [num_tokens]."""
+        if self._fast is not None:
+            return self._fast(text)
+        return _exact_ids(self._exact, text)
+
+    def audit(self, text: str) -> None:
+        """Compare both encoders on the beginning of a text. Raises `UserError` if they differ."""
+        if self._fast is None:
+            return
+        start = text[:AUDIT_CHARACTERS]
+        if not np.array_equal(self._fast(start), _exact_ids(self._exact, start)):
+            raise UserError(
+                "the packages splintr-rs and tiktoken give different tokens for the same text, so "
+                "what has been prepared is not to be trusted: pip uninstall splintr-rs, delete the "
+                "output folder and prepare anew; tiktoken alone is slower and always right. The "
+                f"text begins {start[:40]!r}"
+            )
+
+
+def encode_texts(
+    encode: Encode,
+    texts: Sequence[str],
+    ends: Sequence[bool],
+    end_of_document: TokenArray,
+) -> Encoded:
+    """Encode `texts`, with the ids `end_of_document` after each one that ends a document."""
+    arrays: list[TokenArray] = [end_of_document[:0]]
+    counts, num_bytes = [], []
+    for text, is_end in zip(texts, ends, strict=True):
+        ids = encode(text)
+        arrays.append(ids)
+        if is_end:
+            arrays.append(end_of_document)
+        counts.append(len(ids) + len(end_of_document) * is_end)
+        num_bytes.append(len(text) if text.isascii() else len(text.encode()))
+    return Encoded(np.concatenate(arrays), counts, num_bytes)
+
+
+@functools.lru_cache(1)
+def fast_encoder_is_exact(coding: Gpt2Coding) -> bool:
+    """Whether splintr gives tiktoken's ids on `probe_text()`, and can be loaded at all."""
+    try:
+        fast = _splintr(coding)
+        exact = _tiktoken(coding)
+        # In parts, so that the lists of tiktoken stay small.
+        lines = probe_text().splitlines(keepends=True)
+        parts = ["".join(lines[i : i + 20_000]) for i in range(0, len(lines), 20_000)]
+        return all(np.array_equal(fast(part), _exact_ids(exact, part)) for part in parts)
+    except Exception:  # of a package that is only asked to help, whatever goes wrong in it
+        return False
+
+
+@functools.cache
+def probe_text() -> str:
+    """A text in which encoders that disagree on any group of characters give different ids.
+
+    A character is a letter, a number, whitespace or something else. `'s` and a space after it show
+    which: after something else the apostrophe belongs to the word before, after a letter it begins
+    the word `'s`. Ideographs, Hangul and private characters, long ranges of one kind, are sampled.
+    """
+    lines = [f"{(c := chr(code))}'s {c}1a{c}a\n" for codes in _PROBED for code in codes]
+    return "".join(lines) + "".join(_RUNS)
+
+
+_PROBED = [
+    range(0x1, 0x3400),
+    range(0x3400, 0xA000, 61),  # ideographs
+    range(0xA000, 0xAC00),
+    range(0xAC00, 0xD800, 61),  # Hangul
+    range(0xE000, 0xF900, 61),  # private
+    range(0xF900, 0x17000),
+    range(0x17000, 0x18D00, 8),  # Tangut
+    range(0x18D00, 0x20000),
+    range(0x20000, 0x33800, 8),  # ideographs; new ones come at the ends of the ranges in use
+    range(0x33800, 0x110000, 1021),
+]
+"""Every character of the scripts, and of the long ranges of one kind every so many."""
+
+_RUNS = [
+    f"{before}{letter * length}{after}\n"
+    for letter in (
+        "a",
+        "Z",
+        "7",
+        "!",
+        " ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u00a0",
+        "\u3000",
+        "é",
+        "漢",
+        "👍🏽",
+    )
+    for length in (1, 2, 3, 7, 31, 64, 129, 1000)
+    for before, after in (("", ""), ("x", "y"), (" ", " x"), ("I'll", "'LL"), ("’s", "don't"))
+]
+
+
+def _tiktoken(coding: Gpt2Coding) -> "tiktoken.Encoding":
+    import tiktoken
+
+    pairs = (line.split(" ") for line in coding.ranks.splitlines())
+    ranks = {base64.b64decode(token): int(id_) for token, id_ in pairs}
+    return tiktoken.Encoding(
+        name="gpt2", pat_str=coding.pattern, mergeable_ranks=ranks, special_tokens={}
+    )
+
+
+def _exact_ids(encoding: "tiktoken.Encoding", text: str) -> npt.NDArray[np.uint16]:
+    return np.array(encoding.encode_ordinary(text), dtype=np.uint16)
+
+
+def _splintr(coding: Gpt2Coding) -> Callable[[str], npt.NDArray[np.uint16]]:
+    import splintr
+
+    # Its regular expressions are compiled to machine code by default, which some systems forbid
+    # and which gains nothing here. Special tokens are matched only if they are given.
+    fast: Any = splintr.Tokenizer.from_bytes(coding.ranks.encode(), splintr.GPT2_PATTERN).jit(False)
+
+    def encode(text: str) -> npt.NDArray[np.uint16]:
+        return np.frombuffer(fast.encode_flat(text), dtype="<u4").astype(np.uint16)
+
+    return encode

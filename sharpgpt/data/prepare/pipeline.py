@@ -1,0 +1,385 @@
+"""Documents -> shards: read, encode in other processes, write in order, commit every few seconds.
+
+    source -> batches -> pool of processes -> (in order) -> ShardWriter of each split -> manifest
+                                                         -> journal, every few seconds
+
+The main process reads and writes; a bounded number of batches is with the pool, so memory does not
+grow with the data. A commit flushes the shards to the disk and then replaces the journal, which
+says where the source goes on: after any end the same command continues from the last commit. What
+is written depends on the source and the recipe alone, so the bytes are those of an uninterrupted
+preparation, whatever the number of processes.
+"""
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
+from sharpgpt.data.prepare import disk
+from sharpgpt.data.prepare.characters import batches_up_to, find_characters, join_of
+from sharpgpt.data.prepare.coders import Coder, char_coder, default_num_workers, gpt2_coder
+from sharpgpt.data.prepare.encoding import Encoded
+from sharpgpt.data.prepare.journal import JOURNAL, Journal, write_journal
+from sharpgpt.data.prepare.limits import Limits, ends_of
+from sharpgpt.data.prepare.options import PrepareOptions
+from sharpgpt.data.prepare.progress import Pace, Progress, clock
+from sharpgpt.data.prepare.recipe import (
+    Recipe,
+    clear_remains,
+    discard,
+    is_finished,
+    is_surely_finished,
+    recipe_of,
+    remove_if_empty,
+    unfinished,
+)
+from sharpgpt.data.prepare.stopping import Stopped
+from sharpgpt.data.shard_writer import ShardWriter
+from sharpgpt.data.sources.documents import Batch, DocumentSource
+from sharpgpt.data.sources.open import open_source
+from sharpgpt.runtime.lock import FolderLock
+from sharpgpt.runtime.signals import StopSignal
+
+SPLITS: tuple[SplitName, ...] = ("train", "val")
+LOCK = ".prepare.lock"
+
+
+def prepare_lock(folder: Path) -> FolderLock:
+    """The lock of the one process that prepares into a folder."""
+    return FolderLock(
+        folder,
+        LOCK,
+        "{folder}: {who} prepares data into this folder; wait for it, stop it, or give another "
+        "output",
+    )
+
+
+def prepare(
+    options: PrepareOptions,
+    say: Callable[[str], None] = print,
+    show_progress: Callable[[Progress], None] = lambda _: None,
+) -> Path:
+    """Prepare what `options` ask for; the folder that holds it.
+
+    A folder in which the same preparation was stopped goes on; one that holds the finished data is
+    returned at once. `say` takes lines for the user, `show_progress` the state after each batch.
+
+    Raises:
+        UserError: for everything that a user can mend. What was committed stays.
+        Stopped: SIGINT, SIGTERM or SIGUSR1 came; everything until then is committed.
+    """
+    folder = _output_folder(options)
+    if is_surely_finished(folder, options):
+        say(f"{folder}: prepared already")
+        return folder
+    source = open_source(
+        options.dataset,
+        text_column=options.text_column,
+        config_name=options.config_name,
+        revision=options.revision,
+        streaming=options.streaming,
+        val_fraction=options.val_fraction,
+        cache_dir=options.cache_dir,
+        say=say,
+    )
+    if note := source.facts.get("note"):
+        say(note)
+    _refuse_limits_of_a_text(options, source)
+    recipe = recipe_of(options, source)
+    if is_finished(folder, recipe):
+        _remove_remains(folder)
+        say(f"{folder}: prepared already")
+        return folder
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with prepare_lock(folder):
+            if not is_finished(folder, recipe):  # by another process, just now
+                _Preparation(folder, options, source, recipe, say, show_progress).run()
+    except OSError as error:
+        if disk.is_full(error):
+            raise UserError(disk.full_message(folder)) from None
+        raise
+    finally:
+        if is_new:
+            remove_if_empty(folder)
+    return folder
+
+
+def _output_folder(options: PrepareOptions) -> Path:
+    try:
+        folder = Path(options.output).expanduser()
+    except RuntimeError:  # ~name of a user that does not exist
+        folder = Path(options.output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output: {folder} is a file; allowed is a folder")
+    return folder
+
+
+def _remove_remains(folder: Path) -> None:
+    """What a process that was killed at the very end has left beside finished data."""
+    if (folder / JOURNAL).exists() or (folder / LOCK).exists():
+        with suppress(OSError, UserError), prepare_lock(folder):
+            (folder / JOURNAL).unlink(missing_ok=True)
+
+
+def _refuse_limits_of_a_text(options: PrepareOptions, source: DocumentSource) -> None:
+    if source.joins_documents:
+        return
+    for name in ("max_documents", "max_tokens"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"{name}: {source.name} is a single text, which is prepared whole; {name} is for "
+                "documents. Cut the text to prepare less of it"
+            )
+
+
+class _Preparation:
+    """One preparation in its folder, which is locked; `run` does it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        options: PrepareOptions,
+        source: DocumentSource,
+        recipe: Recipe,
+        say: Callable[[str], None],
+        show_progress: Callable[[Progress], None],
+    ) -> None:
+        self._folder, self._options, self._source = folder, options, source
+        self._say, self._show = say, show_progress
+        self._stop = StopSignal("committing")
+        self._writers: dict[SplitName, ShardWriter] = {}
+        clear_remains(folder)
+        found = unfinished(folder, recipe, source)
+        self._journal = found or Journal(
+            recipe=recipe,
+            source=source.facts,
+            counts={split: {"num_documents": 0, "num_bytes": 0} for split in SPLITS},
+        )
+        self._counts = {split: dict(self._journal.counts[split]) for split in SPLITS}
+        self._position = self._journal.position
+        written = sum(_num_tokens(state) for state in self._journal.writers.values())
+        disk.require_room(folder, source, options, 2 * written)
+        if found is None:
+            write_journal(folder, self._journal)
+        elif written:
+            say(f"{folder}: goes on after {written:,} tokens")
+
+    def run(self) -> None:
+        """Prepare what is missing. What fails before its first commit leaves nothing behind."""
+        try:
+            with self._stop:
+                self._find_characters()
+                with self._coder() as coder, self._open_writers(coder):
+                    pace = Pace(self._bytes_read(), self._source.num_bytes)
+                    self._encode_all(coder, pace)
+                    self._finish(coder, pace)
+        except (UserError, OSError):
+            if self._journal.position is None:
+                shards = [entry.file for w in self._writers.values() for entry in w.entries]
+                discard(self._folder, shards)
+            raise
+
+    def _find_characters(self) -> None:
+        """For the char tokenizer, unless an earlier process has done so."""
+        if self._options.tokenizer != "char" or self._journal.characters is not None:
+            return
+        found = find_characters(self._source, self._limits_here(), self._show, self._stop)
+        self._journal = replace(self._journal, characters=found)
+        write_journal(self._folder, self._journal)
+
+    def _batches(self) -> Iterator[Batch]:
+        """From the present position on."""
+        if self._options.tokenizer == "char":
+            return batches_up_to(self._source, self._position, self._limits_here())
+        return self._source.batches(self._position)
+
+    def _limits_here(self) -> Limits:
+        """The limits, at what is written so far."""
+        num_documents = sum(count["num_documents"] for count in self._counts.values())
+        options = self._options
+        return Limits(options.max_documents, options.max_tokens, num_documents, self._num_tokens())
+
+    def _coder(self) -> AbstractContextManager[Coder]:
+        if self._options.tokenizer == "char":
+            assert self._journal.characters is not None
+            return char_coder(self._journal.characters, join_of(self._source))
+        num_workers = self._options.num_workers
+        if num_workers is None:
+            num_workers = default_num_workers()
+        return gpt2_coder(self._source.joins_documents, num_workers, self._say)
+
+    @contextmanager
+    def _open_writers(self, coder: Coder) -> Iterator[None]:
+        """Within the block the shards are open, at the place of the last commit."""
+        try:
+            self._restore_writers(coder)
+            yield
+        finally:
+            for writer in self._writers.values():
+                writer.abandon()
+
+    def _restore_writers(self, coder: Coder) -> None:
+        for split in SPLITS:
+            writer = ShardWriter(
+                self._folder,
+                split,
+                dtype=coder.dtype,
+                shard_tokens=self._options.shard_tokens,
+                form=self._options.form,
+                name=re.sub(r"[^A-Za-z0-9_-]", "_", self._source.name)[:100],
+            )
+            state = self._journal.writers.get(split, {"entries": [], "partial_tokens": 0})
+            try:
+                writer.restore(state)
+            except ValueError as error:
+                raise UserError(
+                    f"{self._folder}: cannot go on, for the files are not those that were written "
+                    f"({error}); delete the folder and prepare again"
+                ) from None
+            self._writers[split] = writer
+
+    def _encode_all(self, coder: Coder, pace: Pace) -> None:
+        """Write everything from `self._position` on, up to the limits."""
+        limits = self._limits_here()
+        committed = time.monotonic()
+        is_warned = False
+        try:
+            for batch, encoded in self._encoded(coder):
+                taken = limits.take(encoded.counts, ends_of(batch))
+                self._write(batch, encoded, taken)
+                pace.add(sum(encoded.counts[:taken]), sum(encoded.num_bytes[:taken]))
+                if limits.is_reached:
+                    return
+                self._position = batch.after
+                progress = pace.progress("tokens", self._num_tokens(), self._bytes_read())
+                self._show(progress)
+                if self._stop.number is not None:
+                    self._commit()
+                    raise Stopped(
+                        self._stop.number,
+                        f"stopped after {self._num_tokens():,} tokens; the same command goes on "
+                        "there",
+                    )
+                if time.monotonic() - committed >= self._options.commit_seconds:
+                    self._commit()
+                    committed = time.monotonic()
+                    is_warned = is_warned or self._warn_of_shortage(progress)
+        except UserError:  # damaged files, a dead process: what is encoded is good
+            if self._journal.position is not None:
+                self._commit()
+            raise
+
+    def _encoded(self, coder: Coder) -> Iterator[tuple[Batch, Encoded]]:
+        """The batches from `self._position` on with their ids, in order."""
+        pending: deque[tuple[Batch, Future[Encoded]]] = deque()
+        for batch in self._batches():
+            texts = [piece.text for piece in batch.pieces]
+            pending.append((batch, coder.pool.submit(texts, ends_of(batch))))
+            if len(pending) > coder.num_in_flight:
+                batch, future = pending.popleft()
+                yield batch, future.result()
+        for batch, future in pending:
+            yield batch, future.result()
+
+    def _write(self, batch: Batch, encoded: Encoded, taken: int) -> None:
+        """Append the first `taken` pieces, each to its split."""
+        starts = np.cumsum([0, *encoded.counts]).tolist()
+        for is_validation, group in groupby(
+            range(taken), key=lambda i: batch.pieces[i].is_validation
+        ):
+            pieces = list(group)
+            first, last = pieces[0], pieces[-1] + 1
+            split = SPLITS[is_validation]
+            self._writers[split].append(encoded.ids[starts[first] : starts[last]])
+            ends = sum(piece.ends_document for piece in batch.pieces[first:last])
+            self._counts[split]["num_documents"] += ends
+            self._counts[split]["num_bytes"] += sum(encoded.num_bytes[first:last])
+
+    def _commit(self) -> None:
+        """Make sure that a new process can go on from here."""
+        self._journal = replace(
+            self._journal,
+            position=self._position,
+            counts={split: dict(count) for split, count in self._counts.items()},
+            writers={split: writer.commit() for split, writer in self._writers.items()},
+        )
+        write_journal(self._folder, self._journal)
+
+    def _warn_of_shortage(self, progress: Progress) -> bool:
+        """Say so, once, if the disk will not do."""
+        if not progress.total_bytes or progress.bytes_read * 100 < progress.total_bytes:
+            return False
+        left = max(progress.total_bytes - progress.bytes_read, 0) / progress.bytes_read
+        to_come = 2 * self._num_tokens() * left
+        if self._options.max_tokens is not None:
+            to_come = min(to_come, 2 * (self._options.max_tokens - self._num_tokens()))
+        warning = disk.shortage(self._folder, to_come)
+        if warning is not None:
+            self._say(warning)
+        return warning is not None
+
+    def _finish(self, coder: Coder, pace: Pace) -> None:
+        """The last shards, the manifest, and away with the journal."""
+        self._require_both_splits()
+        splits: dict[SplitName, SplitEntry] = {}
+        for split, writer in self._writers.items():
+            shards = writer.finish()
+            splits[split] = SplitEntry(
+                num_tokens=sum(shard.num_tokens for shard in shards),
+                shards=shards,
+                **self._counts[split],
+            )
+        manifest = Manifest(
+            name=self._source.name,
+            form=self._options.form,
+            dtype=coder.dtype,
+            tokenizer=coder.entry,
+            end_of_text_id=coder.end_of_text_id,
+            splits=splits,
+            source=self._source.facts,
+            recipe=self._journal.recipe,
+        )
+        write_manifest(self._folder, manifest)
+        (self._folder / JOURNAL).unlink()
+        num_bytes = sum(count["num_bytes"] for count in self._counts.values())
+        self._say(
+            f"{self._folder}: {splits['train'].num_tokens:,} training and "
+            f"{splits['val'].num_tokens:,} validation tokens of {disk.gigabytes(num_bytes)} of "
+            f"text, in {clock(pace.seconds)} "
+            f"({pace.progress('tokens', 0, 0).figures()})"
+        )
+
+    def _require_both_splits(self) -> None:
+        for split, writer in self._writers.items():
+            if writer.num_tokens:
+                continue
+            self._journal = replace(self._journal, position=None)  # there is nothing to go on from
+            number = sum(count["num_documents"] for count in self._counts.values())
+            unit = "documents" if self._source.joins_documents else "parts"
+            name = "training" if split == "train" else "validation"
+            raise UserError(
+                f"{self._source.name}: none of the {number} {unit} fell into the {name} split, so "
+                "nothing is kept; give more documents, or another val_fraction, such as 0.1"
+            )
+
+    def _num_tokens(self) -> int:
+        return sum(writer.num_tokens for writer in self._writers.values())
+
+    def _bytes_read(self) -> int:
+        return int((self._position or {}).get("bytes_read", 0))
+
+
+def _num_tokens(state: dict[str, Any]) -> int:
+    return int(state["partial_tokens"]) + sum(int(e["num_tokens"]) for e in state["entries"])

@@ -1,0 +1,1 @@
+"""Documents and texts from local files and the HuggingFace hub."""

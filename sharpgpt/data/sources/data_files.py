@@ -1,0 +1,112 @@
+"""A file of documents, on the disk or on the hub: its format, its content, what can be wrong.
+
+Files compressed with gzip or Zstandard are decompressed on the way. Offsets into them count
+decompressed bytes, and going on from one decompresses what lies before it again.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from sharpgpt.core.errors import UserError
+
+FORMATS = {
+    ".txt": "text",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+FORMATS_IN_WORDS = ".txt, .jsonl (both also .gz and .zst) and .parquet"
+
+BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of documents."""
+
+    name: str
+    """What messages call it: a path or an address."""
+    num_bytes: int | None
+    """Its size as it lies there, compressed if it is; None where it is not known."""
+    format: str
+    """One of the values of `FORMATS`."""
+    compression: str | None
+    """One of the values of `COMPRESSIONS`, or None."""
+    open: Callable[[], BinaryIO]
+    """Opens it at its beginning, seekable. Raises `UserError`."""
+
+
+def format_of(name: str) -> tuple[str, str | None] | None:
+    """(format, compression) by the ending of a file's name, or None for another ending."""
+    stem, compression = name.lower(), None
+    for ending, kind in COMPRESSIONS.items():
+        if stem.endswith(ending):
+            stem, compression = stem.removesuffix(ending), kind
+    for ending, kind in FORMATS.items():
+        if stem.endswith(ending) and not (kind == "parquet" and compression):
+            return kind, compression
+    return None
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file on the disk, opened for reading. Raises `UserError`."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: neither a file nor a folder; allowed are files of {FORMATS_IN_WORDS}"
+        )
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror}; allow yourself to read it, or copy it"
+        ) from None
+
+
+def content_from(raw: BinaryIO, file: DataFile, offset: int) -> BinaryIO:
+    """The decompressed content of `file`, opened as `raw`, from `offset` on."""
+    if file.compression is None:
+        raw.seek(offset)
+        return raw
+    import pyarrow as pa
+
+    decompressed = pa.input_stream(raw, compression=file.compression)
+    stream = io.BufferedReader(cast(io.RawIOBase, decompressed), BUFFER_BYTES)
+    while offset > 0:
+        block = stream.read(min(offset, BUFFER_BYTES))
+        if not block:
+            raise UserError(damaged(file.name, file.compression, "it is shorter than it was"))
+        offset -= len(block)
+    return stream
+
+
+def position(raw: BinaryIO, file: DataFile, offset: int) -> int:
+    """Where `raw` stands in the file as it lies there, when `offset` of its content is read."""
+    return offset if file.compression is None else raw.tell()
+
+
+@contextlib.contextmanager
+def reading(file: DataFile) -> Iterator[None]:
+    """Turn what the libraries raise for a damaged file into one message."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise UserError(damaged(file.name, file.compression or file.format, error)) from None
+
+
+def damaged(name: str, kind: str, error: Exception | str) -> str:
+    """The message for a file that could not be read, for the reason `error`."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{name}: cannot be read: {error.strerror}"
+    reason = " ".join(str(error).split())
+    return (
+        f"{name}: damaged, or not a {kind} file ({reason}); compare its size with the original's, "
+        "and copy or download it again"
+    )

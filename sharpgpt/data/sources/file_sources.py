@@ -1,0 +1,270 @@
+"""Sources of documents over files: many documents in files, or one text.
+
+Where the files lie, and how they come here, is for `local_files` and `hub` to know.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from sharpgpt.config.rules import shown
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.sources.data_files import (
+    FORMATS_IN_WORDS,
+    DataFile,
+    content_from,
+    position,
+    reading,
+)
+from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, SourceOptions, State
+from sharpgpt.data.sources.readers import read_documents
+from sharpgpt.data.sources.split import Split, hash_split, single_text_cut, text_val_fraction
+from sharpgpt.data.text import text_pieces
+from sharpgpt.data.tokenizer import PIECE_CHARACTERS, separable_pieces
+
+BATCH_CHARACTERS = 1 << 20
+
+LISTED_FILES = 1000
+"""The facts list so many files; the identity covers all."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a source."""
+
+    file: DataFile
+    label: str
+    """Its name inside the source, the same wherever the source lies."""
+    identity: str
+    """Equal identities mean equal content, in all likelihood."""
+
+
+def source_of(
+    *,
+    name: str,
+    facts: dict[str, Any],
+    files: Sequence[SourceFile],
+    options: SourceOptions,
+    split: Split | None = None,
+) -> DocumentSource:
+    """The source of these files: of one text file a single text, else of documents.
+
+    `split` is for documents, None for the one by hash. Raises `UserError` for files of several
+    formats and for options that mean nothing for these.
+    """
+    origin = facts["origin"]
+    formats = Counter(file.file.format for file in files)
+    if len(formats) > 1:
+        counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(formats.items()))
+        raise UserError(
+            f"{origin}: files of several formats ({counts}); allowed is one. Choose by a glob, "
+            f"such as '**/*{PurePosixPath(files[0].label).suffix}'"
+        )
+    if "text" in formats:
+        refuse_options(origin, options, "text_column")
+        if len(files) == 1:
+            fraction = text_val_fraction(options.val_fraction)
+            return SingleTextSource(name=name, facts=facts, file=files[0], val_fraction=fraction)
+    return FilesSource(
+        name=name,
+        facts=facts,
+        files=files,
+        text_column=options.text_column or "text",
+        split=split or hash_split(options.val_fraction),
+    )
+
+
+def refuse_options(origin: str, options: SourceOptions, *names: str) -> None:
+    """Raise `UserError` for those of the options that are given though they mean nothing here."""
+    meanings = {
+        "text_column": "is for Parquet and JSON lines, and this is plain text",
+        "config_name": "is for datasets of the hub and folders in their layout",
+        "revision": "is for datasets of the hub",
+        "streaming": "is for datasets of the hub",
+    }
+    for name in names:
+        if getattr(options, name):
+            raise UserError(
+                f"{name}: given {shown(getattr(options, name))}, which {meanings[name]}; leave it "
+                f"out for {origin}"
+            )
+
+
+class FilesSource:
+    """The documents of files, one file after the other; see `DocumentSource`."""
+
+    joins_documents = True
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        facts: dict[str, Any],
+        files: Sequence[SourceFile],
+        text_column: str,
+        split: Split,
+    ) -> None:
+        self.name = name
+        self._files = [file.file for file in files]
+        self._column = text_column
+        self._split = split
+        has_columns = any(file.format != "text" for file in self._files)
+        column = text_column if has_columns else None
+        self.facts = (
+            {"name": name} | facts | {"text_column": column, "split": split.facts} | _listed(files)
+        )
+        self.num_bytes = _total_bytes(self._files)
+        self.identity = _identity(files, column, split.facts)
+
+    def batches(self, start: State | None = None) -> Iterator[Batch]:
+        """See `DocumentSource.batches`."""
+        return _batched(self._pieces(start or {}))
+
+    def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
+        first_file, place = start.get("file", 0), start.get("place", {})
+        number = start.get("document", 0)
+        has_text = start.get("has_text", False)
+        # Not None inside a document that is read in parts.
+        is_validation: bool | None = start.get("is_validation")
+        bytes_before = sum(file.num_bytes or 0 for file in self._files[:first_file])
+        for index in range(first_file, len(self._files)):
+            file = self._files[index]
+            for read in read_documents(file, self._column, place):
+                if is_validation is None:
+                    is_validation = self._split.is_validation(number, read.sha256)
+                pieces = _in_pieces(read.text, is_validation, read.ends_document)
+                has_text = has_text or bool(read.text.strip())
+                if read.ends_document:
+                    number += 1
+                    is_validation = None
+                after = {
+                    "file": index,
+                    "place": read.place,
+                    "document": number,
+                    "is_validation": is_validation,
+                    "has_text": has_text,
+                    "bytes_read": bytes_before + read.bytes_read,
+                }
+                for piece in pieces[:-1]:
+                    yield piece, None
+                yield pieces[-1], after
+            place = {}
+            bytes_before += file.num_bytes or 0
+        if not has_text:
+            raise UserError(no_text(self.facts["origin"]))
+
+
+class SingleTextSource:
+    """One text, whose end is for validation; see `DocumentSource`.
+
+    The ids of the training pieces join to those of the text up to the cut, the ids of the
+    validation pieces to those of the rest.
+    """
+
+    joins_documents = False
+
+    def __init__(
+        self, *, name: str, facts: dict[str, Any], file: SourceFile, val_fraction: float
+    ) -> None:
+        split = {"rule": "end", "val_fraction": val_fraction}
+        self.name = name
+        self.facts = (
+            {"name": name} | facts | {"text_column": None, "split": split} | _listed([file])
+        )
+        self.num_bytes = file.file.num_bytes
+        self.identity = _identity([file], None, split)
+        self._file = file.file
+        self._val_fraction = val_fraction
+
+    def batches(self, start: State | None = None) -> Iterator[Batch]:
+        """See `DocumentSource.batches`. From the beginning, the text is read twice."""
+        return _batched(self._pieces(start or {}))
+
+    def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
+        num_characters = start["num_characters"] if start else self._counted()
+        cut = single_text_cut(num_characters, self._val_fraction)
+        character, offset = start.get("character", 0), start.get("offset", 0)
+        with self._file.open() as raw, reading(self._file):
+            stream = content_from(raw, self._file, offset)
+            for text, end in text_pieces(stream, self._file.name, offset):
+                num_train = cut - character
+                character += len(text)
+                after = {
+                    "offset": end,
+                    "character": character,
+                    "num_characters": num_characters,
+                    "bytes_read": position(raw, self._file, end),
+                }
+                if num_train >= len(text):
+                    yield Piece(text, False, character == cut), after
+                    continue
+                if num_train > 0:
+                    yield Piece(text[:num_train], False, True), None
+                yield Piece(text[max(num_train, 0) :], True, character == num_characters), after
+
+    def _counted(self) -> int:
+        """The characters of the whole text, which places the cut."""
+        num_characters = 0
+        has_text = False
+        with self._file.open() as raw, reading(self._file):
+            for text, _ in text_pieces(content_from(raw, self._file, 0), self._file.name):
+                num_characters += len(text)
+                has_text = has_text or bool(text.strip())
+        if not has_text:
+            raise UserError(no_text(self.facts["origin"]))
+        return num_characters
+
+
+def no_text(origin: str) -> str:
+    """The message for a source without a character that is no whitespace."""
+    return (
+        f"{origin}: holds no text (it is empty or only whitespace); allowed are texts in "
+        f"{FORMATS_IN_WORDS}"
+    )
+
+
+def _in_pieces(text: str, is_validation: bool, ends_document: bool) -> list[Piece]:
+    """The text, cut where it is long, so that one long document is encoded in parallel too."""
+    if len(text) <= 2 * PIECE_CHARACTERS:
+        return [Piece(text, is_validation, ends_document)]
+    texts = list(separable_pieces(text, PIECE_CHARACTERS))
+    last = len(texts) - 1
+    return [Piece(t, is_validation, ends_document and i == last) for i, t in enumerate(texts)]
+
+
+def _batched(pieces: Iterable[tuple[Piece, State | None]]) -> Iterator[Batch]:
+    """Batches of `BATCH_CHARACTERS` or a little more, each up to a piece that has a state."""
+    gathered: list[Piece] = []
+    num_characters = 0
+    after: State | None = None
+    for piece, after in pieces:
+        gathered.append(piece)
+        num_characters += len(piece.text)
+        if after is not None and num_characters >= BATCH_CHARACTERS:
+            yield Batch(gathered, after)
+            gathered, num_characters = [], 0
+    if gathered:
+        assert after is not None
+        yield Batch(gathered, after)
+
+
+def _listed(files: Sequence[SourceFile]) -> dict[str, Any]:
+    listed = [{"name": f.label, "num_bytes": f.file.num_bytes} for f in files[:LISTED_FILES]]
+    return {"num_files": len(files), "files": listed}
+
+
+def _total_bytes(files: Sequence[DataFile]) -> int | None:
+    sizes = [file.num_bytes for file in files]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _identity(files: Sequence[SourceFile], column: str | None, split: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps([column, split], sort_keys=True).encode())
+    for file in files:
+        digest.update(json.dumps([file.label, file.identity]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,243 @@
+"""Files of a dataset of the hub at one commit: downloaded one ahead of the reader, or streamed.
+
+What can go wrong on the way to the hub becomes one message with a remedy; no network is an error
+of its own, `UnreachableError`.
+"""
+
+import contextlib
+import io
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.sources.data_files import BUFFER_BYTES, DataFile, format_of, open_file
+from sharpgpt.data.sources.documents import SourceOptions
+from sharpgpt.data.sources.download import is_offline
+from sharpgpt.data.sources.readers import count_parquet_documents
+
+STREAM_BYTES = 1 << 24
+"""Read over the network at a time when streaming."""
+
+
+class UnreachableError(UserError):
+    """The hub cannot be reached, or must not be."""
+
+
+class HubFiles:
+    """The files `paths`, with their sizes in bytes, of `repo` at the commit `revision`."""
+
+    def __init__(
+        self,
+        repo: str,
+        revision: str,
+        paths: Sequence[tuple[str, int | None]],
+        options: SourceOptions,
+    ) -> None:
+        self._repo = repo
+        self._revision = revision
+        self._options = options
+        self._cache_dir = None
+        if options.cache_dir is not None:
+            self._cache_dir = Path(options.cache_dir).expanduser() / "hub"
+        self._downloads: dict[int, Future[Path]] = {}
+        self._paths = [path for path, _ in paths]
+        open_ = self.open_streamed if options.streaming else self.open_downloaded
+        self.files = [
+            DataFile(f"{repo}/{path}", size, *(format_of(path) or ("", None)), partial(open_, i))
+            for i, (path, size) in enumerate(paths)
+        ]
+
+    def count_documents(self, column: str) -> int:
+        """The rows of all files, which are Parquet, from their ends, without downloading them."""
+        self._options.say(f"counting the documents of {self._repo} in {len(self.files)} files")
+        with ThreadPoolExecutor(8) as threads:
+            counts = threads.map(partial(self._count, column), range(len(self.files)))
+            return sum(counts)
+
+    def check_column(self, column: str) -> None:
+        """Raise `UserError` if the first file is Parquet without this column of strings."""
+        if self.files[0].format == "parquet":
+            self._count(column, 0)
+
+    def _count(self, column: str, index: int) -> int:
+        path = self._cached(index)
+        opener = partial(self.open_streamed, index) if path is None else partial(open_file, path)
+        return count_parquet_documents(replace(self.files[index], open=opener), column)
+
+    def open_streamed(self, index: int) -> BinaryIO:
+        """The file over the network, seekable."""
+        from huggingface_hub import HfFileSystem
+
+        require_online(self._repo)
+        path = f"datasets/{self._repo}@{self._revision}/{self._paths[index]}"
+        with hub_errors(self._repo):
+            file = HfFileSystem().open(path, "rb", block_size=STREAM_BYTES)
+        return io.BufferedReader(_Guarded(file, self._repo), BUFFER_BYTES)
+
+    def open_downloaded(self, index: int) -> BinaryIO:
+        """The file in the cache, once it is there; the next one is fetched meanwhile."""
+        path = self._cached(index)
+        if path is None:
+            download = self._downloads.pop(index, None) or self._started(index)
+            if not download.done():
+                size = self.files[index].num_bytes
+                in_words = f" ({size / 1e6:,.1f} MB)" if size else ""
+                self._options.say(f"downloading {self.files[index].name}{in_words}")
+            path = download.result()
+        following = index + 1
+        if following < len(self._paths) and following not in self._downloads:
+            self._downloads[following] = self._started(following)
+        return open_file(path)
+
+    def _cached(self, index: int) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(
+            self._repo,
+            self._paths[index],
+            cache_dir=self._cache_dir,
+            revision=self._revision,
+            repo_type="dataset",
+        )
+        return Path(path) if isinstance(path, str) else None
+
+    def _started(self, index: int) -> "Future[Path]":
+        """A download on a thread that does not keep the process from ending."""
+        future: Future[Path] = Future()
+
+        def download() -> None:
+            try:
+                future.set_result(self._download(index))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=download, daemon=True).start()
+        return future
+
+    def _download(self, index: int) -> Path:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import disable_progress_bars
+
+        require_online(self._repo)
+        # There is one progress bar already.
+        disable_progress_bars()
+        with hub_errors(self._repo):
+            path = hf_hub_download(
+                self._repo,
+                self._paths[index],
+                repo_type="dataset",
+                revision=self._revision,
+                cache_dir=self._cache_dir,
+            )
+        return Path(path)
+
+
+class _Guarded(io.RawIOBase):
+    """A remote file whose errors have a remedy."""
+
+    def __init__(self, file: Any, repo: str) -> None:
+        self._file = file
+        self._repo = repo
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return cast(int, self._file.tell())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return cast(int, self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        with hub_errors(self._repo):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def require_online(repo: str) -> None:
+    """Raise `UnreachableError` where the user forbids the network."""
+    from huggingface_hub import constants
+
+    for is_set, name in (
+        (is_offline(), "SHARPGPT_OFFLINE"),
+        (constants.HF_HUB_OFFLINE, "HF_HUB_OFFLINE"),
+    ):
+        if is_set:
+            raise UnreachableError(_unreachable(repo, f"{name} is set", "unset it"))
+
+
+def _unreachable(repo: str, reason: str, remedy: str) -> str:
+    return (
+        f"{repo}: the HuggingFace hub cannot be reached ({reason}); {remedy}, or download the "
+        f"dataset where there is a network (hf download {repo} --repo-type dataset --local-dir "
+        "FOLDER), copy the folder here and give its path as dataset"
+    )
+
+
+@contextlib.contextmanager
+def hub_errors(repo: str) -> Iterator[None]:
+    """Turn what `datasets` and `huggingface_hub` raise for the hub into `UserError`.
+
+    A file that is not there remains a FileNotFoundError.
+    """
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except (httpx.HTTPError, OSError, errors.HFValidationError) as error:
+        explained = _explained(repo, error)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explained(repo: str, error: Exception) -> UserError | None:
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import httpx
+
+    page = f"{constants.ENDPOINT}/datasets/{repo}"
+    # datasets has one error for three causes, which its message tells apart.
+    told = str(error) if isinstance(error, DatasetNotFoundError) else ""
+    if isinstance(error, errors.GatedRepoError) or "is a gated dataset" in told:
+        return UserError(
+            f"{repo}: a gated dataset; accept its terms on {page}, then run hf auth login (or set "
+            "HF_TOKEN) and try again"
+        )
+    if isinstance(error, errors.RevisionNotFoundError) or told.startswith("Revision "):
+        return UserError(
+            f"{repo}: the dataset has no such revision; allowed is a branch, tag or commit of "
+            f"{page}, or none for the main branch"
+        )
+    if told or isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return UserError(
+            f"dataset: given {repo!r}, which is no file or folder here, and the hub has no dataset "
+            "of this name, or only a private one; check the spelling, or run hf auth login (or set "
+            "HF_TOKEN) if it is yours"
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        reason = f"{constants.ENDPOINT} answered with status {error.response.status_code}"
+    elif isinstance(error, httpx.HTTPError | ConnectionError | errors.LocalEntryNotFoundError):
+        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    elif isinstance(error, FileNotFoundError):
+        return None
+    else:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return UserError(f"{repo}: could not be downloaded: {reason}")
+    remedy = "try again later (what is done is kept)"
+    return UnreachableError(_unreachable(repo, reason, remedy))

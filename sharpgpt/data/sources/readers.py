@@ -1,0 +1,247 @@
+"""One reader for each format of file: text, JSON lines, Parquet; local and remote alike.
+
+A reader yields documents in order, each with the place in the file from which reading goes on after
+it. No reader holds more than a little of a file: a block of text, a line, a few pages of a column.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from sharpgpt.config.rules import shown
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.sources.data_files import (
+    BUFFER_BYTES,
+    DataFile,
+    content_from,
+    damaged,
+    position,
+    reading,
+)
+from sharpgpt.data.text import text_pieces
+
+Place = dict[str, int]
+"""Where in a file to go on; {} is its beginning."""
+
+MAX_LINE_BYTES = 1 << 28
+"""A longer line is no document but a file of another format."""
+
+PARQUET_BATCH_BYTES = 1 << 20
+
+_ARRAY_REMEDY = " A file that is one JSON array is converted by: jq -c '.[]' file.json > file.jsonl"
+
+
+class Read(NamedTuple):
+    """A document, or a part of one that is read in parts."""
+
+    text: str
+    ends_document: bool
+    sha256: Callable[[], bytes]
+    """Gives the digest of the whole document's text as UTF-8."""
+    place: Place
+    """Where to go on after this."""
+    bytes_read: int
+    """How much of the file's `num_bytes` lies behind, roughly: for progress."""
+
+
+def read_documents(file: DataFile, column: str, place: Place) -> Iterator[Read]:
+    """The documents of a file from `place` on.
+
+    `column` is the field or column that holds the text; a text file is one document and has none.
+    Raises `UserError` for a file that is damaged, of another format, or without that column.
+    """
+    if file.format == "text":
+        return read_text(file, place)
+    if file.format == "json":
+        return read_json_lines(file, column, place)
+    return read_parquet(file, column, place)
+
+
+def read_text(file: DataFile, place: Place) -> Iterator[Read]:
+    """The pieces of a text file (see `text_pieces`): one document, however long."""
+    if "end" in place:
+        return
+    start = place.get("offset", 0)
+    sha256 = functools.cache(functools.partial(_text_sha256, file))
+    with file.open() as raw, reading(file):
+        stream = content_from(raw, file, start)
+        # One piece behind: which one is the last is known when there is none after it.
+        text, end = "", start
+        for next_text, next_end in text_pieces(stream, file.name, start):
+            if end > start:
+                yield Read(text, False, sha256, {"offset": end}, position(raw, file, end))
+            text, end = next_text, next_end
+    yield Read(text, True, sha256, {"offset": end, "end": 1}, file.num_bytes or 0)
+
+
+def _text_sha256(file: DataFile) -> bytes:
+    digest = hashlib.sha256()
+    with file.open() as raw, reading(file):
+        for text, _ in text_pieces(content_from(raw, file, 0), file.name):
+            digest.update(text.encode())
+    return digest.digest()
+
+
+def read_json_lines(file: DataFile, column: str, place: Place) -> Iterator[Read]:
+    """The field `column` of each line, which is a JSON object. Empty lines are passed over.
+
+    What other fields hold does not matter, and they may change their type from line to line. null
+    is an empty document. Halves of surrogate pairs, which no text has, become U+FFFD.
+    """
+    offset, number = place.get("offset", 0), place.get("line", 0)
+    with file.open() as raw, reading(file):
+        stream = content_from(raw, file, offset)
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise UserError(
+                    f"{file.name}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB; "
+                    f"allowed is one JSON object a line.{_ARRAY_REMEDY}"
+                )
+            text = _json_text(line, file.name, number, offset, column)
+            offset += len(line)
+            if text is not None:
+                after = {"offset": offset, "line": number}
+                yield _whole(text, after, position(raw, file, offset))
+
+
+def _json_text(data: bytes, name: str, number: int, offset: int, column: str) -> str | None:
+    """The text of a line, None for an empty line."""
+    if offset == 0:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{name}: UTF-16 text, allowed is UTF-8; convert it with iconv")
+        data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        line = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name}: not UTF-8 text (0x{data[error.start]:02x} at byte offset "
+            f"{offset + error.start}, line {number}), allowed is UTF-8"
+        ) from None
+    if not line.strip():
+        return None
+    try:
+        fields = json.loads(line.rstrip())
+    except (ValueError, RecursionError) as error:
+        is_array = number == 1 and line.lstrip().startswith("[")
+        remedy = _ARRAY_REMEDY if is_array else " Mend or remove the line"
+        # The error's own line number counts inside the line.
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at column {error.colno}"
+        raise UserError(
+            f"{name}: line {number} is not JSON ({reason}); {_an_object(column)}.{remedy}"
+        ) from None
+    if not isinstance(fields, dict):
+        remedy = _ARRAY_REMEDY if isinstance(fields, list) else ""
+        raise UserError(
+            f"{name}: line {number} is {shown(fields)}, no object; {_an_object(column)}.{remedy}"
+        )
+    text = fields.get(column, False)
+    if text is None:
+        return ""
+    if isinstance(text, str):
+        # Only an escape gives half of a surrogate pair.
+        if "\\u" in line:
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return text
+    wrong = f"{column!r} is no string" if column in fields else f"there is no field {column!r}"
+    strings = [key for key, value in fields.items() if isinstance(value, str)]
+    raise UserError(f"{name}: line {number}: {wrong}; {_other_columns(strings)}")
+
+
+def _an_object(column: str) -> str:
+    return f"allowed is one JSON object a line, such as {json.dumps({column: '...'})}"
+
+
+def read_parquet(file: DataFile, column: str, place: Place) -> Iterator[Read]:
+    """The column `column`, of strings; no other column is read. null is an empty document."""
+    first_group, first_row = place.get("row_group", 0), place.get("row", 0)
+    with file.open() as raw, reading(file):
+        parquet = open_parquet(raw, file.name, column)
+        num_rows = max(parquet.metadata.num_rows, 1)
+        rows_before = 0
+        for group in range(parquet.num_row_groups):
+            group_rows = parquet.metadata.row_group(group).num_rows
+            skipped = first_row if group == first_group else 0
+            if group >= first_group and skipped < group_rows:
+                for row, text in _row_group_texts(parquet, group, column, skipped, file.name):
+                    after = {"row_group": group, "row": row + 1}
+                    share = (rows_before + row + 1) / num_rows
+                    yield _whole(text, after, int(share * (file.num_bytes or 0)))
+            rows_before += group_rows
+
+
+def open_parquet(raw: BinaryIO, name: str, column: str) -> Any:
+    """A `pyarrow.parquet.ParquetFile` with a column of strings named `column`.
+
+    Raises `UserError`, for a file that is no whole Parquet file too.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Buffered: otherwise a column of a row group is read at once, gigabytes if need be.
+        parquet = pq.ParquetFile(raw, pre_buffer=False, buffer_size=BUFFER_BYTES)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(damaged(name, "parquet", error)) from None
+    schema = parquet.schema_arrow
+    strings = [field.name for field in schema if _is_string(field.type)]
+    if column not in strings:
+        wrong = "does not hold strings" if column in schema.names else "is not there"
+        raise UserError(f"{name}: the column {column!r} {wrong}; {_other_columns(strings)}")
+    return parquet
+
+
+def count_parquet_documents(file: DataFile, column: str) -> int:
+    """The rows of a Parquet file, from its end. Raises `UserError` if it lacks the column."""
+    with file.open() as raw, reading(file):
+        return int(open_parquet(raw, file.name, column).metadata.num_rows)
+
+
+def _is_string(type_: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(type_):
+        type_ = type_.value_type
+    checks = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(check(type_) for check in checks)
+
+
+def _row_group_texts(
+    parquet: Any, group: int, column: str, skipped: int, name: str
+) -> Iterator[tuple[int, str]]:
+    """(row, text) for the rows of a row group but for the first `skipped`."""
+    metadata = parquet.metadata.row_group(group)
+    leaves = [metadata.column(i) for i in range(metadata.num_columns)]
+    num_bytes = next(x.total_uncompressed_size for x in leaves if x.path_in_schema == column)
+    batch_rows = PARQUET_BATCH_BYTES * metadata.num_rows // max(num_bytes, 1)
+    batch_rows = max(1, min(10_000, batch_rows))
+    row = 0
+    for batch in parquet.iter_batches(batch_size=batch_rows, row_groups=[group], columns=[column]):
+        first = max(skipped - row, 0)
+        if first < len(batch):
+            try:
+                texts = batch.column(column)[first:].to_pylist()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{name}: the column {column!r} is not UTF-8 between rows {row + first} and "
+                    f"{row + len(batch) - 1} of row group {group} ({error.reason}); write the file "
+                    "anew with UTF-8"
+                ) from None
+            for number, text in enumerate(texts, start=row + first):
+                yield number, "" if text is None else text
+        row += len(batch)
+
+
+def _other_columns(strings: list[str]) -> str:
+    if not strings:
+        return "no other holds strings, so there is no text to train on"
+    listed = ", ".join(strings[:20]) + (", ..." if len(strings) > 20 else "")
+    return f"strings are held by: {listed}. Give the one with the text as text_column"
+
+
+def _whole(text: str, place: Place, bytes_read: int) -> Read:
+    return Read(text, True, lambda: hashlib.sha256(text.encode()).digest(), place, bytes_read)

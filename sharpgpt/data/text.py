@@ -1,0 +1,109 @@
+"""UTF-8 text from a file of any size, piece by piece.
+
+A byte order mark at the beginning is removed and CR LF becomes LF, so that a file from Windows
+gives the same tokens as one from elsewhere; nothing else is changed. Binary files, UTF-16 and bytes
+that are not UTF-8 end in one message with the place.
+
+The pieces are cut where `tokenizer.separable_pieces` cuts, before a space or newline that follows a
+character that is no whitespace, so their GPT-2 ids join to those of the whole text. The cuts are
+found in the bytes: the end of a piece is a byte offset from which reading can go on.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from sharpgpt.core.errors import UserError
+
+PIECE_BYTES = 1 << 18
+"""A piece is at least this long, but for the last one."""
+
+MAX_PIECE_BYTES = 1 << 22
+"""A text that has nowhere to cut for so long is cut all the same. The ids of such a text, which no
+language has, may differ by a token at the cut; the memory stays bounded."""
+
+_BLOCK_BYTES = 1 << 20
+
+# The last byte of a character that is no whitespace, before a space, LF or CR LF. The whitespace
+# outside ASCII: U+0085, U+00A0, U+1680, U+2000-200A, U+2028, U+2029, U+202F, U+205F, U+3000.
+_CUT = re.compile(
+    rb"[\x21-\xff](?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)(?<!\xe2\x80[\x80-\x8a\xa8\xa9\xaf])"
+    rb"(?<!\xe2\x81\x9f)(?<!\xe3\x80\x80)(?= |\r?\n)"
+)
+
+
+def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str, int]]:
+    """Yield (text, end): the pieces of a file, and the byte offset after each.
+
+    Args:
+        file: stands at `start`.
+        name: what messages call the file.
+        start: byte offset, 0 or the end of a piece: the pieces from there on are the same as when
+            read from the beginning.
+
+    Raises `UserError` for what is not UTF-8 text.
+    """
+    offset = start
+    num_lines = 0
+    data = b""
+    searched = PIECE_BYTES - 1
+    is_end = False
+    while not is_end or data:
+        cut = _CUT.search(data, searched)
+        if cut is None and not is_end and len(data) < MAX_PIECE_BYTES + 2:
+            # The end is searched again: whether it is a cut, up to 2 following bytes decide.
+            searched = max(searched, len(data) - 2)
+            block = file.read(_BLOCK_BYTES)
+            data += block
+            is_end = not block
+            continue
+        end = cut.end() if cut else len(data)
+        if end > MAX_PIECE_BYTES:
+            end = _forced_cut(data)
+        piece = data[:end]
+        if offset == 0:
+            _refuse_utf16(piece, name)
+        text = _decoded(piece, name, offset, num_lines if start == 0 else None)
+        num_lines += piece.count(b"\n")
+        data = data[end:]
+        searched = PIECE_BYTES - 1
+        text = text.replace("\r\n", "\n")
+        yield text.removeprefix("\ufeff") if offset == 0 else text, offset + end
+        offset += end
+
+
+def _forced_cut(data: bytes) -> int:
+    """At `MAX_PIECE_BYTES`, or just before where that would cut a character or a CR LF in two."""
+    end = MAX_PIECE_BYTES
+    while data[end] & 0xC0 == 0x80 and end > MAX_PIECE_BYTES - 4:
+        end -= 1
+    return end - 1 if data[end - 1 : end + 1] == b"\r\n" else end
+
+
+def _refuse_utf16(data: bytes, name: str) -> None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(
+            f"{name}: UTF-16 text, allowed is UTF-8; convert it: "
+            f"iconv -f UTF-16 -t UTF-8 {shlex.quote(name)} > converted.txt"
+        )
+
+
+def _decoded(data: bytes, name: str, offset: int, num_lines: int | None) -> str:
+    """The text of `data`, which stands at `offset`, after `num_lines` lines if that is known."""
+    if (nul := data.find(b"\0")) >= 0:
+        raise UserError(
+            f"{name}: a binary file (a NUL at byte offset {offset + nul}), allowed is UTF-8 text; "
+            "extract the text from it first"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = ""
+        if num_lines is not None:
+            line = f", line {num_lines + data.count(10, 0, error.start) + 1}"
+        raise UserError(
+            f"{name}: not UTF-8 text (0x{data[error.start]:02x} at byte offset "
+            f"{offset + error.start}{line}), allowed is UTF-8; convert it, from Latin-1 for "
+            f"example: iconv -f ISO-8859-1 -t UTF-8 {shlex.quote(name)} > converted.txt"
+        ) from None

@@ -1,0 +1,140 @@
+"""A trained model from its folder: a checkpoint of a run, or any HuggingFace causal LM on disk.
+
+Nothing in the folder is executed: weights are safetensors, the rest is JSON.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sharpgpt.config import ConfigError, TrainingConfig
+from sharpgpt.core.errors import UserError
+from sharpgpt.model.build import check_layers
+from sharpgpt.runs.manifest import MANIFEST, verify_files
+from sharpgpt.runs.state import TrainingState, read_state
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model in evaluation mode with its tokenizer, and what is known about its training."""
+
+    folder: Path
+    causal_lm: nn.Module
+    tokenizer: Any
+    """HuggingFace's."""
+    max_length: int
+    """Positions of the model, in tokens."""
+    settings: dict[str, Any] | None
+    """The `TrainingConfig` it was trained with, as a dictionary; None for a foreign model."""
+    step: int | None
+    """Optimizer steps it was trained for; None for a foreign model."""
+    text_sha256: str | None
+    """Of the text it was trained on; None for a foreign model."""
+
+    @property
+    def name(self) -> str:
+        """The run of a checkpoint, or the name of another model folder."""
+        folder = self.folder.resolve()
+        is_own = folder.parent.name == "checkpoints" and folder.name.startswith("step_")
+        return folder.parent.parent.name if is_own else folder.name
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that `path` means: itself, or the newest checkpoint of a run folder.
+
+    Raises:
+        UserError: there is no model.
+    """
+    folder = Path(path).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; allowed is a checkpoint such as "
+            "outputs/NAME/checkpoints/step_00001000, a run folder such as outputs/NAME, or the "
+            "folder of a HuggingFace model"
+        )
+    models = [
+        path
+        for path in (*folder.glob("step_*"), *folder.glob("checkpoints/step_*"))
+        if (path / "config.json").is_file()
+    ]
+    if not models:
+        raise UserError(
+            f"{folder}: holds no model (neither config.json nor a checkpoint); allowed is a "
+            "checkpoint, a run folder with checkpoints, or the folder of a HuggingFace model"
+        )
+    return max(models, key=lambda path: (len(path.name), path.name))
+
+
+def load_model(path: str | Path, device: torch.device) -> SavedModel:
+    """The model that `path` means, in float32 on `device`.
+
+    Raises:
+        UserError: there is none, or it is damaged or of a kind that cannot be read.
+    """
+    folder = find_model(path)
+    if (folder / MANIFEST).is_file():
+        verify_files(folder)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        check_layers(AutoConfig.from_pretrained(folder, **how))
+        causal_lm = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, **how
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **how)
+    except Exception as error:  # transformers raises what it likes for a damaged folder
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(
+            f"{folder}: cannot be read as a HuggingFace causal LM with safetensors and a tokenizer "
+            f"({reason}); give another checkpoint"
+        ) from error
+    state, record = _state(folder), training_record(folder)
+    positions = getattr(causal_lm.config, "max_position_embeddings", None)
+    return SavedModel(
+        folder=folder,
+        causal_lm=cast(nn.Module, causal_lm).to(device).eval(),
+        tokenizer=tokenizer,
+        max_length=int(positions or 1024),
+        settings=record.settings if record else None,
+        step=state.step if state else None,
+        text_sha256=state.text if state else None,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model was trained, as far as its checkpoint says."""
+
+    settings: dict[str, Any]
+    """The `TrainingConfig`, as a dictionary."""
+    step: int
+    blocks_per_step: int
+    text_sha256: str
+
+
+def training_record(folder: Path) -> TrainingRecord | None:
+    """How the model in `folder` was trained; None for a foreign model, and where its settings are
+    none of this version."""
+    state = _state(folder)
+    if state is None:
+        return None
+    try:
+        settings = TrainingConfig.from_dict(dict(state.config)).to_dict()
+    except ConfigError:
+        return None
+    return TrainingRecord(settings, state.step, state.blocks_per_step, state.text)
+
+
+def _state(folder: Path) -> TrainingState | None:
+    try:
+        return read_state(folder)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,163 @@
+"""The text on which a trained model is evaluated: the validation split, in the model's own tokens.
+
+By default it is that of the data that the model was trained on, as its settings name it. A
+character model keeps the characters of its training text, whatever text it is given here.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import validation_blocks as cut_blocks
+from sharpgpt.data.load import load_data
+from sharpgpt.data.prepare.automatic import ready_dataset
+from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
+from sharpgpt.data.tokens import Tokens
+from sharpgpt.evaluation.buckets import frequency_ranks
+from sharpgpt.evaluation.model_evaluation import EvaluationText
+from sharpgpt.evaluation.saved_model import SavedModel
+from sharpgpt.evaluation.token_bytes import bytes_of_tokens
+
+FREQUENCY_TOKENS = 10_000_000
+"""Training tokens, from the first on, that are counted for the buckets by frequency."""
+
+PIECE_TOKENS = 1 << 16
+
+
+def open_validation_text(
+    saved: SavedModel,
+    *,
+    data: str | None = None,
+    block_length: int | None = None,
+    max_blocks: int | None = None,
+    say: Callable[[str], None] = print,
+) -> EvaluationText:
+    """The validation blocks for `saved`.
+
+    Args:
+        saved: gives the tokenizer and, where `data` or `block_length` is None, the settings
+            `dataset` and `max_seq_length`.
+        data: as the setting `dataset`.
+        block_length: tokens of a block, at most the positions of the model.
+        max_blocks: as the setting `eval_max_blocks`; None is the whole split.
+        say: shows a note that the user must see.
+
+    Raises:
+        UserError: no data is known, it cannot be read, does not fit the model or is too short.
+    """
+    settings = saved.settings or {}
+    dataset = data or settings.get("dataset")
+    if not isinstance(dataset, str):
+        raise UserError(
+            f"--data: {saved.folder} does not say what it was trained on; give the text or the "
+            "prepared data to evaluate on"
+        )
+    tokenizer = tokenizer_of(saved)
+    length = block_length or min(int(settings.get("max_seq_length", saved.max_length)), 1024)
+    if length > saved.max_length:
+        raise UserError(
+            f"--max_seq_length: given {length}, allowed for {saved.folder} is at most its "
+            f"{saved.max_length} positions"
+        )
+    config = TrainingConfig(
+        dataset=dataset,
+        tokenizer="char" if tokenizer.name == "char" else "gpt2",
+        cache_dir=settings.get("cache_dir"),
+    )
+    text = load_data(
+        dataset=ready_dataset(config, say),
+        tokenizer=tokenizer,
+        max_seq_length=length,
+        cache_dir=config.cache_dir,
+    )
+    note = text.source["note"] or ""
+    if note:
+        say(f"NOTE: {note}")
+    return EvaluationText(
+        name=text.name,
+        blocks=cut_blocks(text.val_tokens, length, max_blocks),
+        token_bytes=_byte_lengths(saved, tokenizer),
+        token_ranks=frequency_ranks(_counts(text.train_tokens, tokenizer.vocab_size)),
+        end_of_text_id=tokenizer.end_of_text_id,
+        sha256=text.source["sha256"],
+        vocabulary=tokenizer.fingerprint,
+        is_stand_in=bool(text.source["is_stand_in"]),
+        note=note,
+    )
+
+
+def another_text_note(saved: SavedModel, text: EvaluationText) -> str:
+    """What the reader must know of a model that was trained on another text; empty otherwise."""
+    if saved.text_sha256 in (None, text.sha256):
+        return ""
+    return (
+        f"{saved.name} was trained on another text than what {text.name} is here (another "
+        "SHA-256), so its training text may be in the validation text. Give the text it was "
+        "trained on with --data."
+    )
+
+
+def with_note(
+    text: EvaluationText, note: str, say: Callable[[str], None] = print
+) -> EvaluationText:
+    """`text` with one more note, which is also shown."""
+    if not note or note in text.note:
+        return text
+    say(f"NOTE: {note}")
+    return replace(text, note=f"{text.note} {note}".strip())
+
+
+def for_model(saved: SavedModel, text: EvaluationText) -> EvaluationText:
+    """`text` as a model reads it: across the ends of documents, or not, as it was trained."""
+    keeps_apart = (saved.settings or {}).get("document_boundaries") == "respect"
+    return replace(text, boundary_id=text.end_of_text_id if keeps_apart else None)
+
+
+def tokenizer_of(saved: SavedModel) -> Tokenizer:
+    """The tokenizer of a model folder as ours, which encodes long texts fast.
+
+    Raises:
+        UserError: it is neither GPT-2's nor one of single characters.
+    """
+    vocabulary: dict[str, int] = saved.tokenizer.get_vocab()
+    in_order = sorted(vocabulary, key=vocabulary.__getitem__)
+    if all(len(token) == 1 for token in in_order) and sorted(vocabulary.values()) == list(
+        range(len(vocabulary))
+    ):
+        tokenizer: Tokenizer = CharTokenizer(in_order)
+    elif len(vocabulary) == 50257 and vocabulary.get("<|endoftext|>") == 50256:
+        tokenizer = load_tokenizer("gpt2", "")
+    else:
+        raise UserError(
+            f"{saved.folder}: its tokenizer has {len(vocabulary):,} tokens; allowed is that of "
+            "GPT-2 or one of single characters, as train.py saves them"
+        )
+    rows = len(cast(Any, saved.causal_lm).get_output_embeddings().weight)
+    if rows < tokenizer.vocab_size:
+        raise UserError(
+            f"{saved.folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model knows "
+            f"{rows:,}; give a folder whose tokenizer belongs to its model"
+        )
+    return tokenizer
+
+
+def _byte_lengths(saved: SavedModel, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Bytes of UTF-8 that each token stands for, [V]; the end of a text stands for none."""
+    found = bytes_of_tokens(saved.tokenizer, range(tokenizer.vocab_size))
+    lengths = np.array([len(found[id_]) for id_ in range(tokenizer.vocab_size)], dtype=np.int64)
+    if tokenizer.end_of_text_id is not None:
+        lengths[tokenizer.end_of_text_id] = 0
+    return lengths
+
+
+def _counts(tokens: Tokens, vocab_size: int) -> npt.NDArray[np.int64]:
+    """How often each token stands among the first of them, [V]."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, min(len(tokens), FREQUENCY_TOKENS), PIECE_TOKENS):
+        counts += np.bincount(tokens[start : start + PIECE_TOKENS], minlength=vocab_size)
+    return counts

@@ -1,0 +1,1 @@
+"""A HuggingFace causal LM with the sharpness loss inside its forward."""

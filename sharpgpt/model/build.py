@@ -1,0 +1,192 @@
+"""Build a HuggingFace causal LM with random weights.
+
+The architecture comes from HuggingFace, so a checkpoint is a HuggingFace folder and generation is
+theirs.
+
+GPT-2's activation `gelu_new` is eight element-wise operations; `gelu_pytorch_tanh` is the same
+function in one (differences of 5e-7 in float32). Models are built with the latter and keep the
+former in their config, so that a checkpoint loads anywhere as what it is.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MOST_LAYERS
+from sharpgpt.core.errors import UserError
+from sharpgpt.model.head import has_linear_head
+
+
+def create_gpt2_model(
+    model_name: str = "gpt2",
+    *,
+    n_layer: int | None = None,
+    n_head: int | None = None,
+    n_embd: int | None = None,
+    dropout: float = 0.0,
+    vocab_size: int = GPT2_VOCABULARY,
+    max_seq_length: int = GPT2_POSITIONS,
+    end_of_text_id: int | None = 50256,
+    seed: int = 42,
+) -> nn.Module:
+    """A HuggingFace causal LM with weights drawn at random under `seed`, on the CPU in float32.
+
+    The model has exactly `max_seq_length` positions: those beyond it would never be trained.
+
+    Args:
+        model_name: gpt2, gpt2-medium, gpt2-large, gpt2-xl (no network needed), or a local folder or
+            hub name whose config.json describes any causal LM with a linear output layer.
+        n_layer, n_head, n_embd: replace the architecture's; None keeps it.
+        dropout: probability, used wherever the architecture has dropout.
+        vocab_size: V, the size of the tokenizer's vocabulary.
+        max_seq_length: T, at most the architecture's number of positions.
+        end_of_text_id: token that ends a text, or None.
+        seed: seed of the weights; the global random state is left as it was.
+
+    Raises:
+        UserError: unknown name, sizes that the architecture refuses, an output layer that is not
+            one linear map of the last hidden state.
+    """
+    config = _architecture(model_name)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and max_seq_length > limit:
+        raise UserError(
+            f"max_seq_length: given {max_seq_length}, allowed for {model_name} is at most {limit}"
+        )
+    sizes = {
+        "num_hidden_layers": n_layer,
+        "num_attention_heads": n_head,
+        "hidden_size": n_embd,
+        "max_position_embeddings": max_seq_length if limit is not None else None,
+        "vocab_size": vocab_size,
+    }
+    changes = {name: value for name, value in sizes.items() if value is not None}
+    try:
+        config = _changed(config, changes, dropout, end_of_text_id)
+        check_layers(config)
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would seed every other device too.
+            torch.default_generator.manual_seed(seed)
+            model = _from_config(config)
+        linear = has_linear_head(model)
+    except Exception as error:  # whatever the code of an architecture raises
+        raise UserError(
+            f"model_name: {model_name!r} with {changes} cannot be built as a causal LM: {error}"
+        ) from error
+    if not linear:
+        raise UserError(
+            f"model_name: the logits of {model_name!r} ({type(model).__name__}) are not a plain "
+            "linear map of its last hidden state; allowed are causal LMs whose output layer is one "
+            "nn.Linear, such as GPT-2, Llama or Qwen"
+        )
+    return model
+
+
+def check_layers(config: Any) -> None:
+    """Raise ValueError for an architecture that would be built for hours, whatever its width."""
+    num_layers = getattr(config, "num_hidden_layers", None) or 0
+    if num_layers > MOST_LAYERS:
+        raise ValueError(f"given {num_layers} layers, allowed are at most {MOST_LAYERS}")
+
+
+def create_model(config: TrainingConfig, vocab_size: int, end_of_text_id: int | None) -> nn.Module:
+    """`create_gpt2_model` with the settings of a run."""
+    return create_gpt2_model(
+        config.model_name,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_embd=config.n_embd,
+        dropout=config.dropout,
+        vocab_size=vocab_size,
+        max_seq_length=config.max_seq_length,
+        end_of_text_id=end_of_text_id,
+        seed=config.seed,
+    )
+
+
+def _architecture(model_name: str) -> Any:
+    """The HuggingFace config of an architecture: our own table, a local folder, or the hub."""
+    if size := GPT2_SIZES.get(model_name):
+        # The narrow import is seconds faster than `from transformers import ...`.
+        from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+
+        return GPT2Config(n_layer=size.n_layer, n_head=size.n_head, n_embd=size.n_embd)
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model_name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        what = "folder" if Path(model_name).exists() else "name"
+        raise UserError(
+            f"model_name: given the {what} {model_name!r}, which gives no architecture ({reason}). "
+            f"Allowed are {', '.join(GPT2_SIZES)}, a folder with a HuggingFace config.json, or a "
+            "name on the HuggingFace hub (which needs a network)"
+        ) from None
+
+
+def _changed(
+    config: Any, changes: dict[str, int], dropout: float, end_of_text_id: int | None
+) -> Any:
+    """The config made anew with other sizes, so that what follows from them is derived again."""
+    settings = config.to_dict()
+    if {"hidden_size", "num_attention_heads"} & changes.keys():
+        settings.pop("head_dim", None)
+    if "num_hidden_layers" in changes:
+        settings.pop("layer_types", None)
+    attribute_map = getattr(config, "attribute_map", {})
+    settings |= {attribute_map.get(name, name): value for name, value in changes.items()}
+    # A token of padding would have a zero embedding that never learns.
+    settings |= {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
+    settings["pad_token_id"] = None
+    places = [
+        name
+        for name, value in settings.items()
+        if name.endswith(("dropout", "pdrop")) and isinstance(value, int | float)
+    ]
+    if dropout > 0 and not places:
+        raise ValueError(f"dropout: given {dropout}, but this architecture has no dropout")
+    return type(config)(**settings | dict.fromkeys(places, dropout))
+
+
+def _from_config(config: Any) -> nn.Module:
+    """The model of a HuggingFace config, with random weights."""
+    if config.model_type != "gpt2":
+        from transformers import AutoModelForCausalLM
+
+        return cast(nn.Module, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+
+    with _one_operation_gelu(config):
+        model = cast(Any, GPT2LMHeadModel)(config)
+    # HuggingFace picks the loss by class name, which torch.compile cannot trace.
+    model.loss_type = "ForCausalLM"
+    return cast(nn.Module, model)
+
+
+@contextlib.contextmanager
+def _one_operation_gelu(config: Any) -> Iterator[None]:
+    """Within the block `gelu_new` is built as `gelu_pytorch_tanh`; the config keeps its name."""
+    original = config.activation_function
+    if original == "gelu_new":
+        config.activation_function = "gelu_pytorch_tanh"
+    try:
+        yield
+    finally:
+        config.activation_function = original
+
+
+def use_one_operation_gelu(causal_lm: nn.Module) -> None:
+    """Replace `gelu_new` in a loaded model by the same function in one operation; for reading only,
+    so the config keeps its name."""
+    from transformers.activations import ACT2FN, NewGELUActivation
+
+    for module in causal_lm.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, cast(Any, ACT2FN)["gelu_pytorch_tanh"])

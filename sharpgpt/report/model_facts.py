@@ -1,0 +1,142 @@
+"""What is known of a checkpoint: from itself, its run folder, and files of figures about it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.report.arms import Json, number_of, objects, value_at
+from sharpgpt.runs.reader import read_run
+from sharpgpt.runs.state import read_state
+
+RECIPE = (
+    "model_name", "n_layer", "n_head", "n_embd", "dropout", "tokenizer", "max_seq_length",
+    "document_boundaries", "penalty_type", "penalty_weight", "top_k", "penalty_positions",
+    "penalty_warmup_steps", "penalty_schedule", "penalty_final_ratio", "batch_size",
+    "gradient_accumulation_steps", "num_epochs", "max_steps", "optimizer", "learning_rate",
+    "warmup_steps", "min_lr_ratio", "weight_decay", "betas", "eps", "max_grad_norm", "seed",
+)  # fmt: skip
+"""The settings that are told: those that make the model what it is, and none that holds a path."""
+
+VALIDATION = {
+    "ce_loss": "cross-entropy, nats",
+    "perplexity": "perplexity",
+    "accuracy": "accuracy",
+    "entropy": "entropy, nats",
+    "avg_max_prob": "largest probability",
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the checkpoint and its run folder say."""
+
+    folder: Path
+    name: str
+    """Of the run."""
+    settings: Mapping[str, Any]
+    step: int
+    model_type: str
+    num_parameters: int | None
+    num_positions: int
+    newline_id: int | None
+    """The id of the newline in a character vocabulary; None where a token ends a text."""
+    data_name: str
+    is_stand_in: bool
+    validation: Mapping[str, float]
+    """`val/*` that were logged at this very step."""
+    versions: Mapping[str, str]
+
+
+def read_facts(checkpoint: Path) -> ModelFacts:
+    """The facts of a checkpoint, as far as they are there: its run folder may be gone.
+
+    Raises:
+        UserError: the folder is no checkpoint of a run.
+    """
+    try:
+        state = read_state(checkpoint)
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        tokenizer = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{checkpoint}: cannot be read as a checkpoint ({error}); allowed is a checkpoint that "
+            "train.py wrote, such as outputs/NAME/checkpoints/step_00001000, or its run folder"
+        ) from None
+    run_folder = checkpoint.resolve().parent.parent
+    has_run = (run_folder / "environment.json").is_file()
+    run = read_run(run_folder) if has_run else None
+    environment = run.environment if run else {}
+    data = value_at(environment, "data")
+    is_own_data = value_at(data, "sha256") == state.text
+    name = value_at(data, "name") if is_own_data else None
+    validation = {}
+    for metric in VALIDATION if run else ():
+        column = run.metrics.column(f"val/{metric}").finite() if run else None
+        if column and state.step in column.steps:
+            validation[metric] = column.values[column.steps.index(state.step)]
+    num_parameters = number_of(environment, "model", "num_parameters")
+    versions = value_at(environment, "versions")
+    ends_texts = value_at(config, "eos_token_id") is not None
+    vocabulary = value_at(tokenizer, "model", "vocab")
+    positions = number_of(config, "n_positions") or number_of(config, "max_position_embeddings")
+    return ModelFacts(
+        folder=checkpoint,
+        name=run_folder.name if has_run else checkpoint.resolve().name,
+        settings=state.config,
+        step=state.step,
+        model_type=str(value_at(config, "model_type") or ""),
+        num_parameters=None if num_parameters is None else int(num_parameters),
+        num_positions=int(positions or state.config.get("max_seq_length") or 1024),  # type: ignore[arg-type]
+        newline_id=None if ends_texts else _int(value_at(vocabulary, "\n")),
+        # A path is the user's own affair; its last part is what the run is called after.
+        data_name=str(name or re.split(r"[/\\]", str(state.config.get("dataset")))[-1]),
+        is_stand_in=is_own_data and value_at(data, "is_stand_in") is True,
+        validation=validation,
+        versions={str(k): str(v) for k, v in versions.items()}
+        if isinstance(versions, dict)
+        else {},
+    )
+
+
+def run_of(runs: Sequence[Json], facts: ModelFacts) -> Json | None:
+    """The EVALUATION of this checkpoint among several; None where it is not among them.
+
+    It has the checkpoint's path, or else the run's name, and in any case its step and its settings:
+    a path or a name may have been used again.
+    """
+    alike = [run for run in runs if _same_training(run, facts)]
+    for run in alike:
+        path = run.get("path")
+        if isinstance(path, str) and Path(path).resolve() == facts.folder.resolve():
+            return run
+    for run in alike:
+        if re.sub(r", step [\d,]+$", "", str(run.get("name"))) == facts.name:
+            return run
+    return None
+
+
+def _same_training(run: Json, facts: ModelFacts) -> bool:
+    settings = run.get("settings")
+    known = settings if isinstance(settings, Mapping) else {}
+    return number_of(run, "step") == facts.step and all(
+        known[name] == facts.settings[name]
+        for name in RECIPE
+        if name in known and name in facts.settings
+    )
+
+
+def arm_of(comparison: Json, facts: ModelFacts) -> tuple[Json | None, Json | None]:
+    """(ARM, EVALUATION) of this checkpoint in comparison.json; the ARM is None for a run of the
+    baseline, both where the checkpoint is not in it."""
+    for arm in objects(comparison.get("models")):
+        if run := run_of(objects(arm.get("runs")), facts):
+            return arm, run
+    return None, run_of(objects(value_at(comparison, "baseline", "runs")), facts)
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

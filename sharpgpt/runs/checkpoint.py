@@ -1,0 +1,223 @@
+"""The checkpoints of a run: finding the newest and the best, and which of them are kept.
+
+Nothing points to a checkpoint, so nothing can dangle: the newest is the step_* folder with the
+highest step whose files are all as they were written, the best the one whose manifest has the
+lowest val/ce_loss. A checkpoint has that figure if the run was validated at its very step.
+
+Kept are the newest `keep`, the best, and every one whose step `keep_every` divides. One that is
+found damaged when its run is continued is set aside under another name, and never deleted.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import write_text
+from sharpgpt.runs.checkpoint_files import REMOVED, UNFINISHED, remove
+from sharpgpt.runs.manifest import MANIFEST, DamagedCheckpointError, read_manifest, verify_files
+from sharpgpt.runs.state import STATE_JSON, AfterStep, TrainingState, read_state
+
+__all__ = [
+    "STATE_JSON",
+    "Checkpoint",
+    "CheckpointFolder",
+    "DamagedCheckpointError",
+    "find_checkpoint",
+    "meant_by_name",
+    "open_checkpoint",
+    "step_folder",
+]
+
+DAMAGED = "damaged_"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint all of whose files are as they were written."""
+
+    path: Path
+    state: TrainingState
+    after_step: AfterStep
+
+    @classmethod
+    def verified(cls, path: Path) -> "Checkpoint":
+        """Check every byte of the folder `path`, and what the state says.
+
+        Raises:
+            DamagedCheckpointError: something is missing, added, changed or impossible.
+        """
+        manifest = verify_files(path)
+        try:
+            state = read_state(path)
+            if state.step != manifest.step:
+                raise ValueError(f"it is of step {state.step}, {MANIFEST} of {manifest.step}")
+        except (OSError, ValueError) as error:
+            raise DamagedCheckpointError(path, f"{STATE_JSON}: {error}") from error
+        return cls(path, state, manifest.after_step)
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The folder of one run's checkpoints."""
+
+    path: Path
+    keep: int = 1
+    keep_every: int = 0
+
+    def all(self) -> list[Path]:
+        """The checkpoints that are here, oldest first, whole or not."""
+        named = (p for p in self.path.glob("step_*") if re.fullmatch(r"step_\d{1,15}", p.name))
+        return sorted(named, key=step_of)
+
+    def newest(self, say: Say, *, set_aside: bool = False) -> Checkpoint | None:
+        """The newest checkpoint that is undamaged, or None where there never was one.
+
+        Those passed over are named through `say`, and with `set_aside` renamed to damaged_*, for
+        the run will write checkpoints of their steps again.
+
+        Raises:
+            UserError: there are checkpoints, and all are damaged.
+        """
+        damaged: list[DamagedCheckpointError] = []
+        present = self.all()
+        for path in reversed(present):
+            try:
+                found = Checkpoint.verified(path)
+            except DamagedCheckpointError as error:
+                if os.path.lexists(path):
+                    damaged.append(error)
+                continue
+            for one in damaged:
+                place = f"; it is now {_set_aside(one.checkpoint).name}" if set_aside else ""
+                say(f"NOTE: the checkpoint {one.checkpoint} is damaged ({one.reason}){place}")
+            if damaged:
+                say(f"NOTE: the one before is taken, {found.path}")
+            return found
+        if self.all() != present:  # its run goes on, and has removed the one that was read
+            return self.newest(say, set_aside=set_aside)
+        earlier = [path.name for path in sorted(self.path.glob(f"{DAMAGED}step_*"))]
+        if damaged or earlier:
+            what = [f"{one.checkpoint.name} ({one.reason})" for one in damaged] + earlier
+            raise UserError(
+                f"resume: every checkpoint in {self.path} is damaged: {', '.join(what)}. Resume "
+                "from another run's checkpoint, give another run_name, or move these away to "
+                "start over"
+            )
+        return None
+
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest val/ce_loss, the earliest of equal ones; None without."""
+        return self._best_and_unreadable()[0]
+
+    def _best_and_unreadable(self) -> tuple[Path | None, set[Path]]:
+        """`best`, and those whose figure cannot be read."""
+        figures, unreadable = dict[Path, float](), set[Path]()
+        for path in self.all():
+            try:
+                figure = read_manifest(path).after_step.val_ce_loss
+            except DamagedCheckpointError:
+                unreadable.add(path)
+                continue
+            if figure is not None:
+                figures[path] = figure
+        return min(figures, key=figures.__getitem__, default=None), unreadable
+
+    def amend(self, step: int, after_step: AfterStep) -> None:
+        """Record what was done after the checkpoint of `step` was written."""
+        path = step_folder(self.path, step)
+        manifest = read_manifest(path).model_copy(update={"after_step": after_step})
+        write_text(path / MANIFEST, manifest.sealed_text())
+
+    def prune(self) -> None:
+        """Remove the checkpoints that are not to be kept.
+
+        One that cannot be read stays: it may be the best, and the fault that of the moment.
+        """
+        present = self.all()
+        best, unreadable = self._best_and_unreadable()
+        kept = {*present[-self.keep :], best, *unreadable}
+        for path in present:
+            is_kept = self.keep_every and step_of(path) % self.keep_every == 0
+            if path not in kept and not is_kept:
+                with contextlib.suppress(OSError):  # it stays, and the next time tries again
+                    remove(path)
+
+    def sweep(self) -> None:
+        """Remove what a process left that was killed while it wrote or removed a checkpoint."""
+        for prefix in (UNFINISHED, REMOVED):
+            for path in self.path.glob(f"{prefix}step_*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The folder of the checkpoint that `open_checkpoint` opens."""
+    return open_checkpoint(path, lambda _: None).path
+
+
+def open_checkpoint(path: Path, say: Say) -> Checkpoint:
+    """The checkpoint that `path` means: itself, or the newest one in a run or checkpoints folder.
+
+    RUN/best and RUN/latest are names, not files (`meant_by_name`). Damaged ones that are newer are
+    named through `say`, and left where they are.
+
+    Raises:
+        UserError: there is none, or none that is undamaged.
+    """
+    path = meant_by_name(path)
+    if re.fullmatch(r"(damaged_)?step_\d+.*", path.name) or (path / MANIFEST).exists():
+        if path.is_dir():
+            return Checkpoint.verified(path)
+    else:
+        for folder in (path, path / "checkpoints"):
+            if found := CheckpointFolder(folder).newest(say):
+                return found
+    raise UserError(
+        f"resume: given {str(path)!r}, where there is no checkpoint; allowed is auto, a "
+        "checkpoint folder such as outputs/NAME/checkpoints/step_00001000, or a run folder"
+    )
+
+
+def meant_by_name(path: Path) -> Path:
+    """`path` itself; for RUN/best the checkpoint with the lowest val/ce_loss, for RUN/latest RUN.
+
+    Raises:
+        UserError: no checkpoint there was validated at its step.
+    """
+    if path.name not in ("best", "latest") or path.exists():
+        return path
+    if path.name == "latest":
+        return path.parent
+    for folder in (path.parent, path.parent / "checkpoints"):
+        if best := CheckpointFolder(folder).best():
+            return best
+    raise UserError(
+        f"resume: given {str(path)!r}, but no checkpoint in {path.parent} was validated at its "
+        "step; allowed is a checkpoint, a run folder, or RUN/latest"
+    )
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """The name of the checkpoint of `step`."""
+    return folder / f"step_{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    number = 1
+    while True:
+        again = "" if number == 1 else f"_{number}"
+        aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}{again}")
+        if not aside.exists():
+            return checkpoint.rename(aside)
+        number += 1

@@ -1,0 +1,305 @@
+"""The files of one checkpoint: written whole or not at all, and put back into a run.
+
+    step_00000500/
+      config.json, generation_config.json, model.safetensors    the model, as HuggingFace writes it
+      tokenizer.json, tokenizer_config.json                     its tokenizer
+      training_state.json                                       step, settings, data position, ...
+      training_state.safetensors                                optimizer state, random states
+      checkpoint.json                                           sizes and hashes of all of them
+
+safetensors and JSON only; nothing is executed on loading. The files are written to a folder with
+another name, flushed to the disk, and that folder is renamed, so a folder called step_* is whole.
+Optimizer tensors are named after their parameter: `optimizer/NAME/KEY`.
+
+The random states are those of PyTorch's generators, on the CPU and on the device: nothing in
+training draws from Python's or NumPy's global ones (the order of the blocks has its own, a function
+of seed and epoch).
+"""
+
+import copy
+import errno
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
+from sharpgpt.runs.state import STATE_JSON, AfterStep, TrainingState
+from sharpgpt.runtime.device import device_random_state, set_device_random_state
+from sharpgpt.runtime.environment import package_versions
+
+STATE_TENSORS = "training_state.safetensors"
+UNFINISHED, REMOVED = ".unfinished_", ".removed_"
+OPTIMIZER_KEYS: dict[type[Optimizer], dict[str, bool]] = {
+    torch.optim.AdamW: {"step": False, "exp_avg": True, "exp_avg_sq": True},
+    torch.optim.Muon: {"momentum_buffer": True},
+}
+"""What an optimizer keeps for a parameter, and whether that has the parameter's shape."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a checkpoint: tensors (of the run, or copies of them) and the state."""
+
+    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    """Optimizer and random states."""
+    state: TrainingState
+    after_step: AfterStep
+
+
+@dataclass
+class HostCopies:
+    """Copies of tensors in host memory, in buffers that are used again each time.
+
+    New memory is slow: its pages are made one by one when they are first written to.
+    """
+
+    _buffers: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A copy of each tensor; those that share their memory (tied weights) share it again."""
+        copies: dict[str, Tensor] = {}
+        by_place: dict[tuple[Any, ...], Tensor] = {}
+        cuda = False
+        for name, tensor in tensors.items():
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if place not in by_place:
+                on_cuda = tensor.device.type == "cuda"
+                buffer = self._buffers.get(name)
+                if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                    buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_cuda)
+                    self._buffers[name] = buffer
+                by_place[place] = buffer.copy_(tensor, non_blocking=on_cuda)
+                cuda |= on_cuda
+            copies[name] = by_place[place]
+        if cuda:
+            torch.cuda.synchronize()
+        return copies
+
+
+def training_tensors(
+    causal_lm: nn.Module, optimizers: list[Optimizer], device: torch.device
+) -> dict[str, Tensor]:
+    """Optimizer and random states by name; those on the CPU are not copied."""
+    names = {id(parameter): name for name, parameter in causal_lm.named_parameters()}
+    tensors = {
+        f"optimizer/{names[id(parameter)]}/{key}": value.detach()
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    return tensors | random_states(device)
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of PyTorch's generators on the CPU and on `device`; see the head of this file."""
+    states = {"random/cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[f"random/{device.type}"] = device_random_state(device)
+    return states
+
+
+def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_states`, as far as `states` knows the device."""
+    torch.set_rng_state(states["random/cpu"])
+    if device.type != "cpu" and f"random/{device.type}" in states:
+        set_device_random_state(device, states[f"random/{device.type}"])
+
+
+def write_checkpoint(
+    checkpoint: Path,
+    contents: Contents,
+    *,
+    causal_lm: nn.Module,
+    tokenizer: Any,
+    flush_first: Sequence[Path] = (),
+) -> None:
+    """Write a checkpoint folder: all of it, on the disk, or nothing.
+
+    `flush_first` are files that must not be behind the checkpoint on the disk after a power cut,
+    the records up to its step. `tokenizer` is HuggingFace's. Raises what writing raises.
+    """
+    from safetensors.torch import save_file
+
+    temporary = checkpoint.with_name(UNFINISHED + checkpoint.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        without_progress_bars(
+            lambda: cast(Any, causal_lm).save_pretrained(
+                temporary, state_dict=dict(contents.weights)
+            )
+        )
+        tokenizer.save_pretrained(temporary)
+        tensors = {name: value.cpu().contiguous() for name, value in contents.tensors.items()}
+        save_file(tensors, temporary / STATE_TENSORS)
+        state = contents.state.model_dump_json(indent=1) + "\n"
+        (temporary / STATE_JSON).write_text(state, encoding="utf-8")
+        manifest = Manifest(
+            step=contents.state.step,
+            after_step=contents.after_step,
+            versions={"python": platform.python_version(), **package_versions()},
+            files={path.name: file_facts(path) for path in sorted(temporary.iterdir())},
+        )
+        (temporary / MANIFEST).write_text(manifest.sealed_text(), encoding="utf-8")
+        # safetensors makes files for their owner alone; the folder has the modes of new files.
+        mode = temporary.stat().st_mode & 0o666
+        for path in temporary.iterdir():
+            path.chmod(mode)
+        for path in [*temporary.iterdir(), temporary, *flush_first]:
+            flush(path)
+        if checkpoint.exists():
+            remove(checkpoint)
+        temporary.rename(checkpoint)
+        flush(checkpoint.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, from memory to the disk; no file is no matter."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR):  # Windows opens no folders
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not for this file
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint folder, so that a crash leaves no half of one under its name."""
+    going = checkpoint.with_name(REMOVED + checkpoint.name)
+    shutil.rmtree(going, ignore_errors=True)
+    checkpoint.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def load_tensors(
+    checkpoint: Path, causal_lm: nn.Module, optimizers: list[Optimizer], device: torch.device
+) -> None:
+    """Put a verified checkpoint's weights, optimizer state and random states back.
+
+    Raises:
+        UserError: they are of another model, another optimizer, another shape or another type.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        places = _optimizer_places(causal_lm, optimizers)
+        _check_header(checkpoint / STATE_TENSORS, places)
+        weights = _read_weights(checkpoint, causal_lm)
+        tensors = load_file(checkpoint / STATE_TENSORS)
+        set_random_states(tensors, device)
+        causal_lm.load_state_dict(weights)
+        for optimizer in optimizers:
+            optimizer.state.clear()
+        for name, (optimizer, parameter, key, _) in places.items():
+            if name in tensors:
+                optimizer.state[parameter][key] = tensors[name].to(parameter.device)
+    except Exception as error:  # transformers raises what it likes for a damaged config.json
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(
+            f"resume: the checkpoint {checkpoint} cannot be continued with these settings, or is "
+            f"damaged ({reason}). Use the settings it was made with, or an earlier checkpoint"
+        ) from error
+
+
+def _read_weights(checkpoint: Path, causal_lm: nn.Module) -> dict[str, Tensor]:
+    """The weights as a state of this very model, complete and in float32.
+
+    The architecture is the run's own and not that of the checkpoint's config.json, so a stranger's
+    file cannot ask for another one, or for one of any size.
+    """
+    from safetensors import safe_open
+
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dictionary
+                if (dtype := file.get_slice(name).get_dtype()) != "F32":
+                    raise ValueError(f"{name} in {path.name} has type {dtype}, expected F32")
+    model_class = cast(Any, type(causal_lm))
+    saved, report = without_progress_bars(
+        lambda: model_class.from_pretrained(
+            checkpoint,
+            config=copy.deepcopy(cast(Any, causal_lm).config),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    )
+    if problems := {what: sorted(names)[:3] for what, names in report.items() if names}:
+        raise ValueError(f"model.safetensors: {problems}")
+    return cast("dict[str, Tensor]", saved.state_dict())
+
+
+Place = tuple[Optimizer, nn.Parameter, str, tuple[int, ...]]
+
+
+def _optimizer_places(causal_lm: nn.Module, optimizers: list[Optimizer]) -> dict[str, Place]:
+    """Name of each optimizer tensor -> where it belongs, and its shape."""
+    names = {id(parameter): name for name, parameter in causal_lm.named_parameters()}
+    return {
+        f"optimizer/{names[id(parameter)]}/{key}": (
+            optimizer,
+            parameter,
+            key,
+            tuple(parameter.shape) if is_shaped else (),
+        )
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for key, is_shaped in OPTIMIZER_KEYS[type(optimizer)].items()
+    }
+
+
+def _check_header(path: Path, places: dict[str, Place]) -> None:
+    """Refuse names, shapes and types that this run would not have written. Reads no tensor."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        for name in sorted(names):
+            found = file.get_slice(name)
+            shape, dtype = tuple(found.get_shape()), found.get_dtype()
+            if name.startswith("random/"):
+                is_right = len(shape) == 1 and dtype == "U8"
+            else:
+                is_right = name in places and shape == places[name][3] and dtype == "F32"
+            if not is_right:
+                raise ValueError(f"{name[:100]!r} of shape {shape} and type {dtype} is not its own")
+    if "random/cpu" not in names:
+        raise ValueError("random/cpu is missing")
+    for name, (optimizer, _, key, _) in places.items():
+        others = (name.removesuffix(key) + other for other in OPTIMIZER_KEYS[type(optimizer)])
+        if name not in names and any(other in names for other in others):
+            raise ValueError(f"{name} is missing")
+
+
+def without_progress_bars(action: Callable[[], Any]) -> Any:
+    """transformers shows a bar for each file it writes, across ours."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return action()
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()

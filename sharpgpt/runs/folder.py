@@ -1,0 +1,228 @@
+"""The folder of a run: its name, whether it may be used, what it continues, what describes it."""
+
+import contextlib
+import json
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import write_text
+from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder, meant_by_name, open_checkpoint
+from sharpgpt.runs.state import TrainingState
+from sharpgpt.runtime.lock import FolderLock
+
+Say = Callable[[str], None]
+
+LOCK_FILE = "run.lock"
+
+
+def run_lock(folder: Path) -> FolderLock:
+    """The lock on the folder of a run, or of its checkpoints."""
+    return FolderLock(
+        folder,
+        LOCK_FILE,
+        "run_name: {folder} is in use by {who}; wait for it, stop it, or give another run_name",
+    )
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`path` exists, can be written, and is locked; `resume_from` is the checkpoint to continue.
+
+    `is_continued` says that this checkpoint is the run's own, and not that of a run it forks.
+    """
+
+    path: Path
+    checkpoints: CheckpointFolder
+    resume_from: Checkpoint | None
+    is_continued: bool
+    _locks: list[FolderLock] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls,
+        config: TrainingConfig,
+        data_name: str,
+        *,
+        say: Say = print,
+        accept: Callable[[TrainingState], object] = lambda _: None,
+    ) -> "RunFolder":
+        """Find or make the folder that `config` asks for, and lock it.
+
+        `accept` sees the state of the checkpoint that is to be continued, and raises if this run
+        cannot; nothing is made then.
+
+        Raises:
+            UserError: it holds another run, is in use, cannot be written, or there is nothing to
+                resume, or nothing that is undamaged.
+        """
+        output_dir = Path(config.output_dir).expanduser()
+        path = output_dir / config.run_name if config.run_name else None
+        is_own = path is not None and _means_own_run(config, path)
+        source = None
+        if config.resume not in (None, "auto") and not is_own:
+            source = open_checkpoint(Path(str(config.resume)).expanduser(), say)
+            accept(source.state)
+        try:
+            path = path or _new_folder(output_dir, config, data_name)
+        except OSError as error:
+            raise _unwritable(output_dir, error) from None
+        checkpoints = CheckpointFolder(
+            _checkpoint_path(config, path), config.keep_checkpoints, config.keep_every_steps
+        )
+        locks: list[FolderLock] = []
+        try:
+            _make_and_lock(path, checkpoints.path, locks)
+            _require_plain_files(path)
+            is_used = (path / "metrics.jsonl").exists() or checkpoints.all()
+            if is_used and config.resume != "auto" and not is_own:
+                raise UserError(
+                    f"run_name: {path} already holds a run; use resume auto to continue it, give "
+                    "another run_name, or delete the folder"
+                )
+            checkpoints.sweep()
+            _sweep(path)
+            if is_own or config.resume == "auto":
+                source = _own_checkpoint(config, path, checkpoints, say)
+                if source:
+                    accept(source.state)
+            if source is None:
+                _set_aside_earlier_records(path)
+        except BaseException:
+            for lock in locks:
+                lock.release()
+            raise
+        return cls(path, checkpoints, source, is_own or config.resume == "auto", locks)
+
+    @classmethod
+    def of_follower(cls, path: Path, resume_from: Checkpoint | None) -> "RunFolder":
+        """For a process that is not the first of its run: a folder that nobody reads."""
+        return cls(path, CheckpointFolder(path / "checkpoints"), resume_from, False)
+
+    def close(self) -> None:
+        """Let other processes in."""
+        for lock in self._locks:
+            lock.release()
+
+    def wandb_run_id(self) -> str | None:
+        """The W&B run that an earlier part of this run was tracked in."""
+        try:
+            text = (self.path / "environment.json").read_text(encoding="utf-8")
+            run_id = json.loads(text).get("wandb_run_id")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return None
+        is_an_id = isinstance(run_id, str) and re.fullmatch(r"[\w.-]{1,128}", run_id)
+        return run_id if is_an_id else None
+
+    def write_description(self, config: TrainingConfig, environment: dict[str, Any]) -> None:
+        """Write config.yaml and environment.json."""
+        config.to_yaml(self.path / "config.yaml")
+        write_text(self.path / "environment.json", json.dumps(environment, indent=2))
+
+
+def _checkpoint_path(config: TrainingConfig, path: Path) -> Path:
+    if config.checkpoint_dir:
+        return Path(config.checkpoint_dir).expanduser() / path.name
+    return path / "checkpoints"
+
+
+def _means_own_run(config: TrainingConfig, path: Path) -> bool:
+    """Whether `resume` is a path into the very run that `run_name` names."""
+    if config.resume in (None, "auto"):
+        return False
+    target = meant_by_name(Path(str(config.resume)).expanduser()).resolve()
+    checkpoints = _checkpoint_path(config, path).resolve()
+    return target in (path.resolve(), checkpoints) or target.parent == checkpoints
+
+
+def _own_checkpoint(
+    config: TrainingConfig, path: Path, checkpoints: CheckpointFolder, say: Say
+) -> Checkpoint | None:
+    """The checkpoint with which the run in `path` goes on; None only for resume auto."""
+    target = meant_by_name(Path(str(config.resume)).expanduser())
+    if config.resume != "auto" and target.resolve().parent == checkpoints.path.resolve():
+        chosen = open_checkpoint(target, say)
+        newest = checkpoints.newest(lambda _: None)
+        if newest and newest.path.name != chosen.path.name:
+            raise UserError(
+                f"resume: {target} is not the newest checkpoint of its run, {newest.path}; use "
+                "resume auto to continue the run, or another run_name to fork it from here"
+            )
+    found = checkpoints.newest(say, set_aside=True)
+    if found is None and config.resume != "auto":
+        raise UserError(f"resume: there is no checkpoint in {path} yet; use resume auto to start")
+    return found
+
+
+def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> None:
+    """Make both folders and lock them, one lock where the one is in the other."""
+    try:
+        for folder in (path, checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        for folder in [path] if checkpoints.parent == path else [path, checkpoints]:
+            lock = run_lock(folder)
+            lock.acquire()
+            locks.append(lock)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _require_plain_files(path: Path) -> None:
+    """Refuse links, which would have another file cut off and added to, and pipes, which wait."""
+    for name in ("metrics.jsonl", "samples.jsonl", "log.txt", "environment.json"):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG((path / name).lstat().st_mode):
+                raise UserError(
+                    f"run_name: {path / name} is a link, a folder or a pipe, and no file of a run; "
+                    "move it away, or give another run_name"
+                )
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote."""
+    for name in ("config.yaml", "environment.json", "summary.json", "report.html"):
+        for left in path.glob(f".{name}.????????"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def _set_aside_earlier_records(path: Path) -> None:
+    """Keep what a run wrote that ended before its first checkpoint, and is now started over."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        if (path / name).exists():
+            (path / name).rename(path / f"{name}.before-{stamp}")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"output_dir: the run folder {path} cannot be written: {error.strerror}; give an "
+        "output_dir (and checkpoint_dir) where you may write"
+    )
+
+
+def _new_folder(output_dir: Path, config: TrainingConfig, data_name: str) -> Path:
+    """Make a folder whose name says when and what; no other process gets the same."""
+    what = re.sub(r"\W+", "-", data_name).strip("-")[:40] or "text"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    penalty = re.sub(r"\W+", "-", config.penalty_type)
+    number = 1
+    while True:
+        start = stamp if number == 1 else f"{stamp}-{number}"
+        path = output_dir / f"{start}_{what}_{penalty}_{config.penalty_weight:g}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if output_dir.exists() and not output_dir.is_dir():
+                raise
+            number += 1
+        else:
+            return path

@@ -1,0 +1,192 @@
+"""Reading a run folder, whatever state it is in.
+
+A run that crashed, or still goes on, has files that are missing, short, or end in half a line.
+Everything that can be read is read; what cannot is said in `RunFiles.notes`, never raised.
+"""
+
+import json
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.config import ConfigError, TrainingConfig
+from sharpgpt.core.errors import UserError
+
+HISTOGRAM = "train/max_prob_histogram"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric over the run: `values[i]` was logged at `steps[i]`, steps ascending."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def finite(self) -> "Column":
+        """The column without its NaN and infinite values."""
+        kept = [i for i, value in enumerate(self.values) if math.isfinite(value)]
+        return Column([self.steps[i] for i in kept], [self.values[i] for i in kept])
+
+    @property
+    def last(self) -> float | None:
+        """The newest value, or None for an empty column."""
+        return self.values[-1] if self.values else None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The content of metrics.jsonl, as one column for each metric."""
+
+    columns: dict[str, Column]
+    histograms: list[tuple[int, list[float]]]
+    """(step, counts over equal bins of [0, 1]) of the largest probability, steps ascending."""
+
+    def column(self, name: str) -> Column:
+        """The column `name`, such as `val/ce_loss`; empty if it was never logged."""
+        return self.columns.get(name, Column())
+
+    @property
+    def last_step(self) -> int:
+        """The newest step of any metric, 0 without metrics."""
+        return max((column.steps[-1] for column in self.columns.values()), default=0)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds. Absent files are None or empty, and named in `notes`."""
+
+    name: str
+    config: TrainingConfig | None
+    environment: dict[str, Any]
+    metrics: Metrics
+    samples: list[dict[str, Any]]
+    summary: dict[str, Any]
+    evaluation: dict[str, Any]
+    """evaluation.json, where `sharpgpt evaluate` wrote it into the folder."""
+    notes: list[str]
+
+
+def read_run(run_folder: Path) -> RunFiles:
+    """Read a run folder. Raises `UserError` only if it is no folder."""
+    if not run_folder.is_dir():
+        raise UserError(f"{run_folder}: no such run folder; a run is outputs/<run name>")
+    notes: list[str] = []
+    return RunFiles(
+        name=run_folder.resolve().name,
+        config=_read_config(run_folder / "config.yaml", notes),
+        environment=_read_object(run_folder / "environment.json", notes),
+        metrics=read_metrics(run_folder / "metrics.jsonl", notes),
+        samples=_read_samples(run_folder / "samples.jsonl", notes),
+        summary=_read_object(run_folder / "summary.json", notes, optional=True),
+        evaluation=_read_object(run_folder / "evaluation.json", notes, optional=True),
+        notes=notes,
+    )
+
+
+def read_metrics(
+    path: Path, notes: list[str] | None = None, only: Collection[str] | None = None
+) -> Metrics:
+    """Read metrics.jsonl into columns, `only` some or all; problems are appended to `notes`.
+
+    A resumed run logs the steps since its checkpoint again: when the step goes back, what was
+    logged at that step or later is replaced. Figures that are null become NaN.
+    """
+    found: dict[str, dict[int, float]] = {}
+    histograms: dict[int, list[float]] = {}
+    newest = -1
+    for line in _read_lines(path, notes if notes is not None else []):
+        step = line.get("step")
+        if not isinstance(step, int) or isinstance(step, bool):
+            continue
+        if step < newest:
+            tables: list[dict[int, Any]] = [*found.values(), histograms]
+            for by_step in tables:
+                for stale in [logged for logged in by_step if logged >= step]:
+                    del by_step[stale]
+        newest = step
+        for name in line if only is None else line.keys() & only:
+            value = line[name]
+            if name == HISTOGRAM and _is_histogram(value):
+                histograms[step] = [float(count) for count in value]
+            elif name.startswith(("train/", "val/")) and _is_figure(value):
+                found.setdefault(name, {})[step] = math.nan if value is None else float(value)
+    columns = {
+        name: Column(list(by_step), list(by_step.values()))
+        for name, by_step in found.items()
+        if by_step
+    }
+    return Metrics(columns, list(histograms.items()))
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _is_histogram(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_count, value))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
+def _read_samples(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The samples that have a text, in the order of the file."""
+    return [line for line in _read_lines(path, notes) if isinstance(line.get("text"), str)]
+
+
+def _read_config(path: Path, notes: list[str]) -> TrainingConfig | None:
+    if _read_text(path, notes) is None:
+        return None
+    try:
+        return TrainingConfig.from_yaml(path)
+    except ConfigError as error:
+        notes.append(f"{path.name} cannot be used: {'; '.join(error.problems)}")
+        return None
+
+
+def _read_object(path: Path, notes: list[str], *, optional: bool = False) -> dict[str, Any]:
+    """The JSON object in a file; a missing one is no problem if it is `optional`."""
+    if optional and not path.exists():
+        return {}
+    text = _read_text(path, notes)
+    if text is None:
+        return {}
+    content = _parsed(text)
+    if not isinstance(content, dict):
+        notes.append(f"{path.name} holds no JSON object.")
+        return {}
+    return content
+
+
+def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The JSON objects in a file, one a line; the last line may be torn."""
+    text = _read_text(path, notes)
+    if text is None:
+        return []
+    lines = [line for line in text.split("\n") if line.strip()]
+    objects = [content for line in lines if isinstance(content := _parsed(line), dict)]
+    if not objects:
+        notes.append(f"{path.name} is empty.")
+    elif unreadable := len(lines) - len(objects):
+        notes.append(f"{path.name}: {unreadable} of {len(lines)} lines cannot be read.")
+    return objects
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_text(path: Path, notes: list[str]) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        notes.append(f"{path.name} is missing.")
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror}.")
+    return None

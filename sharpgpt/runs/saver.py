@@ -1,0 +1,160 @@
+"""Writing checkpoints while training goes on: one at a time, from a copy, on a thread.
+
+Training waits for the copy out of the device alone (on the CPU too the weights change in place).
+The copy costs host memory, once: 12 bytes a parameter with AdamW. The thread then writes, hashes
+and flushes. The next checkpoint waits for the one before, and so does the end of the run.
+
+The rule for a checkpoint that cannot be written, as on a full disk: what was half written is
+removed, the earlier ones stay, one NOTE says so, training goes on, and the next interval tries
+again. Only the last checkpoint of a run must be written: without it the run fails.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.tokenizer import Tokenizer
+from sharpgpt.runs.checkpoint import CheckpointFolder, step_folder, step_of
+from sharpgpt.runs.checkpoint_files import Contents, HostCopies, training_tensors, write_checkpoint
+from sharpgpt.runs.state import AfterStep, TrainingState
+
+
+class CheckpointSaver:
+    """Writes the checkpoints of one run into `folder`.
+
+    `records` are the run's files that must not be behind a checkpoint after a power cut;
+    `last_saved` is the newest checkpoint of this run that is whole on the disk.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        *,
+        causal_lm: nn.Module,
+        optimizers: list[Optimizer],
+        tokenizer: Tokenizer,
+        max_seq_length: int,
+        device: torch.device,
+        in_background: bool,
+        records: Sequence[Path],
+        say: Callable[[str], None],
+        last_saved: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self.last_saved = last_saved
+        self._causal_lm = causal_lm
+        self._optimizers = optimizers
+        self._tokenizer = tokenizer
+        self._max_seq_length = max_seq_length
+        self._device = device
+        self._in_background = in_background
+        self._records = records
+        self._say = say
+        self._copies = HostCopies()
+        self._huggingface_tokenizer: Any = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is the newest one and on the disk."""
+        return self.last_saved is not None and step_of(self.last_saved) == step
+
+    def save(self, state: TrainingState, after_step: AfterStep) -> None:
+        """Save while training goes on; a failure is said, and training goes on."""
+        self.wait()
+        contents = self._contents(state, after_step)
+        if self._in_background:
+            try:
+                contents = Contents(
+                    weights=self._copies.of(contents.weights),
+                    tensors=self._copies.of(contents.tensors),
+                    state=state,
+                    after_step=after_step,
+                )
+            except (RuntimeError, MemoryError):  # torch says "can't allocate memory" so
+                self._in_background = False
+                self._copies = HostCopies()
+                self._say(
+                    "NOTE: no memory for a copy of weights and optimizer state, so training waits "
+                    "while checkpoints are written (background_saving: false)"
+                )
+        self._writing = self._writer.submit(self._write_or_say, contents)
+        if not self._in_background:
+            self.wait()
+
+    def save_last(self, state: TrainingState, after_step: AfterStep) -> None:
+        """Save the checkpoint that the run ends with, unless it is there; needs no copy.
+
+        Raises:
+            UserError: it cannot be written; the checkpoints before it stay.
+        """
+        self.wait()
+        if self.has(state.step):
+            return
+        try:
+            self._write(self._contents(state, after_step))
+        except Exception as error:
+            raise UserError(
+                f"{self._failure(state.step, error)}. Earlier checkpoints are whole; make room "
+                "there, or set checkpoint_dir"
+            ) from error
+
+    def amend(self, step: int, after_step: AfterStep) -> None:
+        """Record work that was done after the checkpoint of `step` was written, if it was."""
+        if self.has(step):
+            try:
+                self.folder.amend(step, after_step)
+            except (OSError, UserError) as error:
+                self._say(f"NOTE: the checkpoint of step {step} keeps its old figures: {error}")
+
+    def wait(self) -> None:
+        """Until what is being written is written, or given up."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        self._writer.shutdown(wait=True)
+
+    def _contents(self, state: TrainingState, after_step: AfterStep) -> Contents:
+        return Contents(
+            weights=self._causal_lm.state_dict(),
+            tensors=training_tensors(self._causal_lm, self._optimizers, self._device),
+            state=state,
+            after_step=after_step,
+        )
+
+    def _write(self, contents: Contents) -> None:
+        if self._huggingface_tokenizer is None:
+            self._huggingface_tokenizer = self._tokenizer.to_huggingface(self._max_seq_length)
+        path = step_folder(self.folder.path, contents.state.step)
+        write_checkpoint(
+            path,
+            contents,
+            causal_lm=self._causal_lm,
+            tokenizer=self._huggingface_tokenizer,
+            flush_first=self._records,
+        )
+        self.last_saved = path
+        self.folder.prune()
+
+    def _write_or_say(self, contents: Contents) -> None:
+        try:
+            self._write(contents)
+        except Exception as error:  # whatever it is, the run is worth more than one checkpoint
+            step = contents.state.step
+            self._say(
+                f"NOTE: {self._failure(step, error)}. Training goes on, earlier checkpoints are "
+                "whole, and the next interval tries again"
+            )
+
+    def _failure(self, step: int, error: Exception) -> str:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        return f"The checkpoint of step {step} could not be written to {self.folder.path}: {reason}"

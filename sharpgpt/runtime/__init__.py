@@ -1,0 +1,1 @@
+"""The machine around a run: device, processes, signals, locks, console, environment."""

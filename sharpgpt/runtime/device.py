@@ -1,0 +1,141 @@
+"""The device of a run: which one, in what arithmetic, and how fast it could be at best."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.core.errors import UserError
+
+PEAK_FLOPS_BFLOAT16 = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+"""Dense bfloat16 FLOP/s by words of the device's name, the first that fits; the source is NVIDIA's
+data sheets."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and in what arithmetic a run computes."""
+
+    torch_device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass; weights stay float32 outside it."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch_device.type, dtype=self.dtype)
+
+    def of_rank(self, local_rank: int) -> "Device":
+        """The same for one of several processes on this machine: each has a GPU of its own."""
+        if self.torch_device.type != "cuda":
+            return self
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"there are {torch.cuda.device_count()} GPUs for at least {local_rank + 1} "
+                "processes; start fewer with torchrun's --nproc_per_node"
+            )
+        torch.cuda.set_device(local_rank)
+        return replace(self, torch_device=torch.device("cuda", local_rank))
+
+    def name(self) -> str:
+        """The device as a person would say it."""
+        if self.torch_device.type == "cuda":
+            return torch.cuda.get_device_name(self.torch_device)
+        return self.torch_device.type
+
+
+def choose_device(config: TrainingConfig) -> Device:
+    """The device and arithmetic that the settings ask for; sets TF32 for CUDA.
+
+    Raises:
+        UserError: the device named is not on this machine; the message says what is.
+    """
+    present = ["cpu"]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if torch.cuda.is_available():
+        present += ["cuda"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    name = config.device
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if kind in present)
+    if name not in present:
+        raise UserError(
+            f"device: given {name!r}, which this machine does not have (or this build of PyTorch, "
+            f"{torch.__version__}, cannot use); here there is {', '.join(present)}, or use auto"
+        )
+    device = torch.device(name)
+    if device.type == "cuda":
+        # TF32. The newer per-backend switches break torch.compile, which reads this one.
+        torch.set_float32_matmul_precision("high")
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = config.dtype if config.dtype != "auto" else "bfloat16" if has_bfloat16 else "float32"
+    return Device(device, getattr(torch, wanted))
+
+
+def peak_flops(device: Device) -> tuple[float, str]:
+    """The best FLOP/s of the device, the denominator of MFU, and where the figure is from.
+
+    Known GPUs have it from the data sheet. Elsewhere it is measured: the fastest of a few square
+    products in the arithmetic of the run, large enough that starting them costs little.
+    """
+    if device.torch_device.type == "cuda" and device.dtype == torch.bfloat16:
+        for words, flops in PEAK_FLOPS_BFLOAT16.items():
+            if re.search(rf"\b{words}\b(?!.*Laptop)", device.name()):
+                return flops, "data sheet, dense bfloat16"
+    size = {"cpu": 1024, "mps": 4096}.get(device.torch_device.type, 8192)
+    a = torch.ones(size, size, dtype=device.dtype, device=device.torch_device)
+    fastest_s, started = float("inf"), time.perf_counter()
+    for repetition in range(20):
+        before = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the product
+        fastest_s = min(fastest_s, time.perf_counter() - before)
+        if repetition >= 3 and time.perf_counter() - started > 0.3:
+            break
+    return 2 * size**3 / fastest_s, f"measured, {size} x {size} products"
+
+
+def device_random_state(device: torch.device) -> torch.Tensor:
+    """The state of a device's generator of random numbers (CPU, CUDA or MPS)."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def set_device_random_state(device: torch.device, state: torch.Tensor) -> None:
+    """The inverse of `device_random_state`."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers on the CPU and on `device` follow `seed` in the block; then as before."""
+    places = [torch.device("cpu"), device]
+    before = [device_random_state(place) for place in places]
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for place, state in zip(places, before, strict=True):
+            set_device_random_state(place, state)

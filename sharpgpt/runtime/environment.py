@@ -1,0 +1,100 @@
+"""What a run ran on: versions, commit, hardware, command. Written to environment.json."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sharpgpt.runtime.device import Device
+
+PACKAGES = (
+    "sharpgpt",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "tiktoken",
+    "splintr-rs",
+    "datasets",
+    "numpy",
+    "wandb",
+)
+
+
+def describe_environment(device: Device) -> dict[str, Any]:
+    """Plain JSON values; nothing here fails for want of git or of a package."""
+    cuda = device.torch_device.type == "cuda"
+    return {
+        "command": sys.argv,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "hardware": {
+            "device": device.name(),
+            "dtype": str(device.dtype).removeprefix("torch."),
+            "cpu": cpu_name(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "num_cpus": os.cpu_count(),
+            "num_threads": torch.get_num_threads(),
+            "memory_bytes": memory_bytes(),
+            "cuda": torch.version.cuda if cuda else None,
+            "platform": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """The installed versions of `PACKAGES`."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {"torch": torch.__version__}  # with the build, such as +cpu
+
+
+def _commit() -> str | None:
+    """The commit of this code, with `+changes` when the tree differs from it; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None  # installed inside somebody else's repository
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def cpu_name() -> str:
+    """The processor as it calls itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int | None:
+    """Main memory of this machine; None where it cannot be known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,63 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.prepare.automatic import ready_dataset
+from sharpgpt.data.prepared import open_prepared
+
+MakeConfig = Callable[..., TrainingConfig]
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    path = tmp_path / "documents.jsonl"
+    texts = (f"Document {i} has a text of its own.\n" * 3 for i in range(2000))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def test_documents_are_prepared_once_and_anew_when_they_change(
+    documents: Path, tmp_path: Path, tiny_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(dataset=str(documents), cache_dir=str(tmp_path / "cache"))
+    said: list[str] = []
+    first = ready_dataset(config, said.append)
+    assert "is no prepared data yet" in said[0]
+    assert "training and" in capsys.readouterr().out
+    data = open_prepared(first)
+    assert data is not None
+    assert data.tokenizer_name == "char"
+    assert len(data.val) > 0
+    assert ready_dataset(config, said.append) == first
+    assert len(said) == 1
+    with open(documents, "a") as file:
+        file.write(json.dumps({"text": "One more."}) + "\n")
+    assert ready_dataset(config, said.append) != first
+
+
+def test_a_dry_run_prepares_nothing(
+    documents: Path, tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config(dataset=str(documents), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="run sharpgpt prepare --dataset"):
+        ready_dataset(config, print, may_prepare=False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_ready_stays_what_it_is(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    text = tmp_path / "poem.txt"
+    text.write_text("a text\n" * 100)
+    for dataset in ("tinyshakespeare", str(text)):
+        assert ready_dataset(tiny_config(dataset=dataset), print) == dataset
+    for name in ("train.bin", "val.bin"):
+        (tmp_path / name).write_bytes(bytes(200))
+    assert ready_dataset(tiny_config(dataset=str(tmp_path)), print) == str(tmp_path)
+
+
+def test_what_does_not_exist_is_named(tiny_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match="no known name and no existing file or folder"):
+        ready_dataset(tiny_config(dataset="nope"), print)

@@ -1,0 +1,130 @@
+"""The records of whole runs: what W&B stored offline, and what a resumed log keeps."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.core.errors import UserError
+from sharpgpt.runs.tracker import RunLog
+from sharpgpt.training import loop
+from sharpgpt.training.train import train
+from tests.wandb_reading import read_wandb
+
+MakeConfig = Callable[..., TrainingConfig]
+
+BOTH = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy")
+TRAIN_ALONE = ("learning_rate", "penalty_weight", "grad_norm", "tokens_per_s", "mfu")
+
+
+def test_an_offline_wandb_run_holds_every_metric_of_the_run(tiny_config: MakeConfig) -> None:
+    config = tiny_config(use_wandb=True, wandb_project="a-project", generate_interval=10)
+    result = train(config)
+    record = read_wandb(result.run_folder)
+    assert (record.project, record.name, record.exit_code) == ("a-project", "tiny", 0)
+
+    lines = (result.run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    logged: dict[int, dict[str, Any]] = {}
+    for event in map(json.loads, lines):
+        logged.setdefault(event["step"], {}).update(event)
+    assert record.history.keys() == logged.keys() == {1, 5, 10, 15, 20}
+    names = [f"train/{name}" for name in (*BOTH, "perplexity", *TRAIN_ALONE)]
+    for step, row in record.history.items():
+        wanted = names + [f"val/{name}" for name in (*BOTH, "perplexity")] * (step in (10, 20))
+        for name in wanted:
+            assert row[name] == pytest.approx(logged[step][name]), name
+        assert row["train/max_prob_histogram.values"] == logged[step]["train/max_prob_histogram"]
+    samples = record.table(result.run_folder, "samples", 20)
+    assert {row["step"] for row in samples} == {10, 20}
+    assert (
+        samples[0]["text"] == json.loads(result.samples.read_text("utf-8").splitlines()[-1])["text"]
+    )
+    assert record.summary["val/ce_loss"] == pytest.approx(result.metrics["val/ce_loss"])
+
+
+def test_a_failed_run_is_marked_so_in_wandb(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.accumulate_gradients
+
+    def poisoned(run: loop.Training, *args: Any) -> Any:
+        return original(run, *args) * (float("nan") if run.step == 7 else 1)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
+    config = tiny_config(use_wandb=True)
+    with pytest.raises(UserError, match="step 8"):
+        train(config)
+    record = read_wandb(Path(config.output_dir) / "tiny")
+    assert record.exit_code == 1
+    assert max(record.history) == 5
+
+
+def test_a_resumed_run_goes_on_in_wandb_under_its_id(tiny_config: MakeConfig) -> None:
+    """Offline that is a second segment of the same id, which `wandb sync` uploads to one run."""
+    settings = {"use_wandb": True, "max_steps": 6, "save_interval": 3, "keep_checkpoints": 9}
+    first = train(tiny_config(**settings))
+    shutil.rmtree(first.checkpoint)
+    time.sleep(1.1)  # the names of segments count seconds
+    train(tiny_config(resume="auto", **settings))
+    environment = json.loads((first.run_folder / "environment.json").read_text("utf-8"))
+    segments = sorted((first.run_folder / "wandb").glob("offline-run-*"))
+    assert [path.name.split("-")[-1] for path in segments] == [environment["wandb_run_id"]] * 2
+    again = read_wandb(first.run_folder, segments[1])
+    assert (again.run_id, min(again.history)) == (environment["wandb_run_id"], 5)
+
+
+def test_a_part_that_is_not_tracked_leaves_the_id_to_the_next_one(tiny_config: MakeConfig) -> None:
+    """It was forgotten, and what came after went to a new W&B run."""
+    settings = {"save_interval": 1, "eval_interval": 0, "resume": "auto", "max_steps": 2}
+    first = train(tiny_config(use_wandb=True, **settings))
+    settings |= {"max_steps": 4, "allow_config_change": True}
+    train(tiny_config(use_wandb=False, **settings))
+    time.sleep(1.1)  # the names of segments count seconds
+    train(tiny_config(use_wandb=True, **settings | {"max_steps": 6}))
+    segments = sorted((first.run_folder / "wandb").glob("offline-run-*"))
+    assert len(segments) == 2
+    assert len({path.name.split("-")[-1] for path in segments}) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples.jsonl", "log.txt", "environment.json"]
+)  # fmt: skip
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_records_that_lead_elsewhere_are_refused(
+    tiny_config: MakeConfig, tmp_path: Path, name: str, what: str
+) -> None:
+    """In a run folder from a stranger a link had another file cut off; a pipe waited for ever."""
+    other, folder = tmp_path / "other", tmp_path / "outputs" / "tiny"
+    other.write_text("precious\n", encoding="utf-8")
+    folder.mkdir(parents=True)
+    if what == "link":
+        (folder / name).symlink_to(other)
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"run_name: .*{name} is a link, a folder or a pipe"):
+        train(tiny_config(resume="auto", max_steps=1))
+    assert other.read_text(encoding="utf-8") == "precious\n"
+
+
+def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:
+    first = RunLog(tmp_path, None, first_step=0)
+    for step in (1, 2, 3):
+        first.log(step, {"train/loss": float(step)})
+        first.log_samples(step, "p", [f"text\u2028{step}\x85"], {})
+    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 3, "tra')  # torn by a crash
+    second = RunLog(tmp_path, None, first_step=2)
+    second.log(3, {"train/loss": 30.0, "train/perplexity": float("inf")})
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [(event["step"], event["train/loss"]) for event in events] == [(1, 1), (2, 2), (3, 30)]
+    assert events[2]["train/perplexity"] is None
+    assert events[2]["time_s"] >= events[1]["time_s"]
+    samples = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [json.loads(line)["text"] for line in samples] == ["text\u20281\x85", "text\u20282\x85"]

@@ -1,0 +1,140 @@
+"""One process at a time in a run folder, whoever it is and however the one before ended."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sharpgpt.config import TrainingConfig
+from sharpgpt.runs.folder import LOCK_FILE, run_lock
+from sharpgpt.runtime.lock import FolderInUseError
+from sharpgpt.training.train import train
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from sharpgpt.runs.folder import run_lock
+run_lock(Path(sys.argv[1])).acquire()
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+
+
+def test_a_second_one_is_told_who_holds_it_until_that_is_dead(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(FolderInUseError, match=rf"in use by process {holder.pid} on .* \(-c"):
+        run_lock(tmp_path).acquire()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    assert (tmp_path / LOCK_FILE).exists()
+    lock = run_lock(tmp_path)
+    lock.acquire()
+    assert json.loads((tmp_path / LOCK_FILE).read_text("utf-8"))["pid"] == os.getpid()
+    lock.release()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_released_it_can_be_taken_again(tmp_path: Path) -> None:
+    for _ in range(3):
+        lock = run_lock(tmp_path)
+        lock.acquire()
+        with pytest.raises(FolderInUseError):
+            run_lock(tmp_path).acquire()
+        lock.release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 3000, b"\xff\xfe", b'{"pid": "\\u001b[2J"}'])
+def test_an_unreadable_lock_file_is_no_matter(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LOCK_FILE).write_bytes(content)
+    lock = run_lock(tmp_path)
+    lock.acquire()
+    (tmp_path / LOCK_FILE).write_bytes(content)
+    with pytest.raises(FolderInUseError) as caught:
+        run_lock(tmp_path).acquire()
+    assert "\x1b" not in str(caught.value)
+    lock.release()
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious", encoding="utf-8")
+    (tmp_path / LOCK_FILE).symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        run_lock(tmp_path).acquire()
+    assert victim.read_text("utf-8") == "precious"
+
+
+def test_what_cannot_be_locked_is_not_left_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lock = run_lock(tmp_path)
+    with monkeypatch.context() as moment:
+        moment.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            lock.acquire()
+    with run_lock(tmp_path):
+        assert lock.path.exists()
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_without_flock_the_file_is_the_lock(tmp_path: Path) -> None:
+    lock = run_lock(tmp_path)
+    lock.acquire()
+    with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):
+        run_lock(tmp_path).acquire()
+    lock.release()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    holder = {"pid": dead.pid, "host": socket.gethostname()}
+    (tmp_path / LOCK_FILE).write_text(json.dumps(holder), encoding="utf-8")
+    lock.acquire()
+    lock.release()
+    for holder in ({"pid": 1, "host": "elsewhere"}, {"pid": True, "host": socket.gethostname()}):
+        (tmp_path / LOCK_FILE).write_text(json.dumps(holder), encoding="utf-8")
+        with pytest.raises(FolderInUseError, match="If that process is gone, delete"):
+            run_lock(tmp_path).acquire()
+
+
+@pytest.mark.usefixtures("quick_runs")
+def test_a_run_locks_its_folder_and_its_checkpoints_elsewhere(
+    tiny_config: Callable[..., TrainingConfig], tmp_path: Path
+) -> None:
+    elsewhere = str(tmp_path / "elsewhere")
+    for folder, settings in (
+        (tmp_path / "outputs" / "tiny", {}),
+        (tmp_path / "elsewhere" / "tiny", {"checkpoint_dir": elsewhere}),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = run_lock(folder)
+        lock.acquire()
+        with pytest.raises(FolderInUseError, match=f"run_name: {folder} is in use by process"):
+            train(tiny_config(max_steps=1, resume="auto", **settings))
+        lock.release()
+        assert not list((tmp_path / "outputs").rglob(LOCK_FILE))
+    train(tiny_config(max_steps=1, checkpoint_dir=elsewhere))
+    assert not list(tmp_path.rglob(LOCK_FILE))
