@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.signals import ending_at_signals
 
 
@@ -164,7 +165,8 @@ def _report(run_folders: Sequence[Path], output: Path | None) -> int:
 def _guarded(command: Callable[[], int]) -> int:
     """Run a command; what the user can mend is one message on stderr, not a traceback."""
     try:
-        return command()
+        with console_logging():
+            return command()
     except UserError as error:
         print(f"{error.label}{error}", file=sys.stderr)
         return error.exit_code

@@ -1,143 +1,174 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, plain lines in a file.
+"""The console: log lines on stdout, a rich progress bar on a terminal, and log.txt.
 
-Every line also goes to log.txt in the run folder, once it is there. A terminal that has gone, a
-pipe that nobody reads and a full disk cost lines, and never the run.
+Every module logs through `logging.getLogger(__name__)`; a warning is shown as `NOTE: ...`.
+`console_logging` shows what the package logs within its block. A terminal that is gone, a pipe that
+nobody reads and a full disk cost lines, never the run.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PACKAGE_LOGGER = logging.getLogger("sharpgpt")
 
-class Terminal:
-    """Lines and a progress bar on stdout, unless it is not `is_shown`; lines in the log file."""
+
+class Console(logging.Handler):
+    """Shows log records on stdout, above a progress bar, and appends them to a log file.
+
+    A record with `extra={"once": key}` is shown the first time only.
+    """
 
     def __init__(self, *, is_shown: bool = True) -> None:
-        self._log: Path | None = None
+        super().__init__(logging.INFO)
+        self._log_file: Path | None = None
         self._early: list[str] = []
-        self._noted: set[str] = set()
-        self._progress: Any = None
+        self._seen: set[str] = set()
+        self._bar: Any = None
         self._task: Any = None
-        self._is_terminal = is_shown and sys.stdout.isatty()
-        self._is_there = is_shown
+        self._is_shown = is_shown
+        self._isatty = sys.stdout is not None and sys.stdout.isatty()
 
-    def open_log(self, path: Path) -> None:
-        """From now on, and from what was said before, keep every line in `path` too."""
-        self._log = path
-        for line in self._early:
-            self._keep(line)
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person watches stdout, so that a progress bar makes sense."""
+        return self._is_shown and self._isatty
 
-    def say(self, text: str) -> None:
-        """One or more lines."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show and keep one record."""
+        once = getattr(record, "once", None)
+        if once is not None:
+            if once in self._seen:
+                return
+            self._seen.add(once)
+        prefix = "NOTE: " if record.levelno >= logging.WARNING else ""
+        text = prefix + record.getMessage()
         self._keep(text)
-        if not self._is_there:
+        if not self._is_shown or getattr(record, "log_file_only", False):
             return
         try:
-            if self._progress:
-                self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            if self._bar:
+                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
                 print(text, flush=True)
         except (OSError, ValueError) as error:  # ValueError: closed
             self._leave(error)
 
-    def note_once(self, what: str, reason: str) -> None:
-        """A NOTE about something that failed and that the run can do without; the first time."""
-        if what not in self._noted:
-            self._noted.add(what)
-            self.say(f"NOTE: {what}: {' '.join(reason.split())[:300]}")
+    def open_log_file(self, path: Path) -> None:
+        """Append every record to `path`, those shown before included."""
+        self._log_file = path
+        for text in self._early:
+            self._keep(text)
 
-    def start_bar(self, first_step: int, total_steps: int) -> None:
-        """Show progress by steps; on anything but a terminal this does nothing."""
-        if not self._is_terminal:
-            return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        )
-        self._task = self._progress.add_task(
-            "", total=total_steps, completed=first_step, figures=""
-        )
-        self._progress.start()
-
-    def advance(self, step: int) -> None:
-        """Move the bar."""
-        if self._progress:
-            self._update(completed=step)
-
-    def show_training(
-        self, step: int, total_steps: int, metrics: dict[str, float], seconds_per_step: float
+    def start_bar(
+        self, *columns: Any, total: float | None, completed: float = 0, **fields: Any
     ) -> None:
-        """The figures of a log step: in the bar on a terminal, as a line elsewhere."""
-        figures = training_line(metrics)
-        left = _clock((total_steps - step) * seconds_per_step)
-        line = f"step {step}/{total_steps}  {figures}  {left} left"
-        if self._progress:
-            self._keep(line)
-            self._update(figures=figures)
-        else:
-            self.say(line)
+        """Show a progress bar with these rich columns; does nothing where stdout is no terminal."""
+        if not self.is_terminal:
+            return
+        from rich.progress import Progress
 
-    def close(self) -> None:
-        """End the bar and the log file; lines said later go to stdout alone."""
-        if self._progress:
-            with contextlib.suppress(OSError, ValueError):
-                self._progress.stop()
-            self._progress = None
-        self._log = None
+        self.stop_bar()
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task("", total=total, completed=completed, **fields)
+        self._bar.start()
 
-    def _update(self, **fields: Any) -> None:
+    def update_bar(self, **fields: Any) -> None:
+        """Change `completed`, `total` or a field that a column shows."""
+        if not self._bar:
+            return
         try:
-            self._progress.update(self._task, **fields)
+            self._bar.update(self._task, **fields)
         except (OSError, ValueError) as error:
             self._leave(error)
 
+    def stop_bar(self) -> None:
+        """Remove the bar; later records are plain lines."""
+        if self._bar:
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.stop()
+            self._bar = None
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether a progress bar is on the screen."""
+        return self._bar is not None
+
+    @contextlib.contextmanager
+    def nested(self, *, is_shown: bool) -> Iterator[None]:
+        """Within the block, perhaps show nothing; at its end, remove its bar and its log file."""
+        before = self._is_shown, self._log_file
+        self._is_shown = self._is_shown and is_shown
+        try:
+            yield
+        finally:
+            self.stop_bar()
+            is_still_there = self._is_shown or not is_shown
+            self._is_shown, self._log_file = before[0] and is_still_there, before[1]
+
+    def close(self) -> None:
+        """End the bar and the log file."""
+        self.stop_bar()
+        self._log_file = None
+        super().close()
+
     def _leave(self, error: Exception) -> None:
-        """Stdout has gone: print no more, and let Python's last flush of it succeed."""
-        self._is_there = False
-        progress, self._progress = self._progress, None
+        """Stdout is gone: print no more, and let Python's last flush of it succeed."""
+        self._is_shown = False
+        bar, self._bar = self._bar, None
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
-        if progress:
+        if bar:
             with contextlib.suppress(OSError, ValueError):
-                progress.stop()
+                bar.stop()
         self._keep(f"NOTE: nothing more is printed, since stdout is gone ({error})")
 
     def _keep(self, text: str) -> None:
-        if self._log is None:
+        if self._log_file is None:
             self._early.append(text)
             return
         stamp = time.strftime("%H:%M:%S")
         try:
-            with open(self._log, "a", encoding="utf-8", errors="replace") as file:
+            with open(self._log_file, "a", encoding="utf-8", errors="replace") as file:
                 file.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
         except OSError as error:
-            self._log_failed(error)
-
-    def _log_failed(self, error: OSError) -> None:
-        """Lines are lost until the file can be written again; said once, on stdout."""
-        if "log.txt" not in self._noted:
-            self._noted.add("log.txt")
-            self.say(f"NOTE: {self._log} cannot be written ({error.strerror})")
-
-
-def training_line(metrics: dict[str, float]) -> str:
-    """The figures of a training window on one line."""
-    return (
-        f"CE {metrics['train/ce_loss']:.4f}  penalty {metrics['train/penalty']:.4f}  "
-        f"max p {metrics['train/avg_max_prob']:.4f}  lr {metrics['train/learning_rate']:.2e}  "
-        f"{metrics['train/tokens_per_s']:,.0f} tokens/s"
-    )
+            PACKAGE_LOGGER.warning(
+                "%s cannot be written (%s)",
+                self._log_file,
+                error.strerror,
+                extra={"once": "log file"},
+            )
 
 
-def _clock(seconds: float) -> str:
+@contextlib.contextmanager
+def console_logging(*, is_shown: bool = True) -> Iterator[Console]:
+    """Within the block, show what the package logs; a block inside another uses its console."""
+    for handler in PACKAGE_LOGGER.handlers:
+        if isinstance(handler, Console):
+            with handler.nested(is_shown=is_shown):
+                yield handler
+            return
+    console = Console(is_shown=is_shown)
+    level, propagates = PACKAGE_LOGGER.level, PACKAGE_LOGGER.propagate
+    PACKAGE_LOGGER.addHandler(console)
+    PACKAGE_LOGGER.setLevel(logging.INFO)
+    PACKAGE_LOGGER.propagate = False
+    try:
+        yield console
+    finally:
+        PACKAGE_LOGGER.removeHandler(console)
+        PACKAGE_LOGGER.setLevel(level)
+        PACKAGE_LOGGER.propagate = propagates
+        console.close()
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

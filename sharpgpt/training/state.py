@@ -21,12 +21,12 @@ from sharpgpt.runs.checkpoint import Checkpoint
 from sharpgpt.runs.saver import CheckpointSaver
 from sharpgpt.runs.state import AfterStep, DueWork, Figure, RowSums, TrainingState, WindowState
 from sharpgpt.runs.tracker import RunLog
-from sharpgpt.runtime.console import Terminal
 from sharpgpt.runtime.device import Device
 from sharpgpt.runtime.distributed import Processes
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.sharpness import SharpnessOutput
 from sharpgpt.training.anomalies import Watch
+from sharpgpt.training.terminal import Terminal
 
 
 class CannotGoOnError(Exception):

@@ -34,7 +34,7 @@ from sharpgpt.runs.folder import RunFolder
 from sharpgpt.runs.saver import CheckpointSaver
 from sharpgpt.runs.tracker import RunLog
 from sharpgpt.runs.trackers.wandb import WandbRun
-from sharpgpt.runtime.console import Terminal
+from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.device import Device, choose_device, peak_flops
 from sharpgpt.runtime.distributed import Processes, is_launched, joined, place_from_environment
 from sharpgpt.runtime.environment import describe_environment
@@ -47,6 +47,7 @@ from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.result import RunResult, conclude, follower_result
 from sharpgpt.training.startup import Startup
 from sharpgpt.training.state import RunEndedError, RunFacts, Training, Window, accepted_changes
+from sharpgpt.training.terminal import Terminal
 
 __all__ = [
     "RunResult",
@@ -74,9 +75,10 @@ def train(config: TrainingConfig) -> RunResult:
     config.check()
     rank, world_size, local_rank = place_from_environment()
     refuse_uneven_shares(config, world_size)
-    startup, terminal = Startup(), Terminal(is_shown=rank == 0)
+    startup = Startup()
     with contextlib.ExitStack() as stack:
-        stack.callback(terminal.close)
+        console = stack.enter_context(console_logging(is_shown=rank == 0))
+        terminal = Terminal(console)
         memory = stack.enter_context(memory_advice(config))
         device = choose_device(config)
         if world_size > 1:
@@ -97,7 +99,7 @@ def train(config: TrainingConfig) -> RunResult:
         folder = _open_folder(config, data, device, facts, processes, terminal, stack)
         if processes.is_first:
             config = replace(config, run_name=folder.path.name)
-            terminal.open_log(folder.path / "log.txt")
+            console.open_log_file(folder.path / "log.txt")
         else:
             config = replace(config, use_wandb=False)
         if config.resume == "auto" and folder.resume_from is None:

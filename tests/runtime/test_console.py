@@ -1,37 +1,61 @@
 """What is printed may be lost; the run is not."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sharpgpt.runtime.console import Terminal
+from sharpgpt.runtime.console import PACKAGE_LOGGER, console_logging
+
+logger = logging.getLogger("sharpgpt.some.module")
 
 
 def test_every_line_is_in_the_log_from_the_first_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal = Terminal()
-    terminal.say("before there is a folder")
-    terminal.open_log(tmp_path / "log.txt")
-    terminal.say("two\nlines")
-    terminal.note_once("no samples", "RuntimeError: a\n b")
-    terminal.note_once("no samples", "again")
-    terminal.close()
-    said = ["before there is a folder", "two", "lines", "NOTE: no samples: RuntimeError: a b"]
-    assert capsys.readouterr().out.splitlines() == said
+    with console_logging() as console:
+        logger.info("before there is a %s", "folder")
+        console.open_log_file(tmp_path / "log.txt")
+        logger.info("two\nlines")
+        logger.warning("no samples: %s", "RuntimeError: a b", extra={"once": "no samples"})
+        logger.warning("no samples: again", extra={"once": "no samples"})
+        logger.debug("not shown")
+    lines = ["before there is a folder", "two", "lines", "NOTE: no samples: RuntimeError: a b"]
+    assert capsys.readouterr().out.splitlines() == lines
     log = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
-    assert [line[9:] for line in log] == said
+    assert [line[9:] for line in log] == lines
 
 
-def test_a_log_that_cannot_be_written_is_said_once(
+def test_a_block_inside_another_uses_its_console_and_nothing_is_left_behind() -> None:
+    before = (PACKAGE_LOGGER.level, PACKAGE_LOGGER.propagate, list(PACKAGE_LOGGER.handlers))
+    with console_logging() as outer:
+        with console_logging() as inner:
+            assert inner is outer
+        assert outer in PACKAGE_LOGGER.handlers
+    assert before == (PACKAGE_LOGGER.level, PACKAGE_LOGGER.propagate, PACKAGE_LOGGER.handlers)
+
+
+def test_a_silent_block_inside_another_shows_nothing_and_ends_its_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal = Terminal()
-    terminal.open_log(tmp_path / "no folder" / "log.txt")
-    terminal.say("one")
-    terminal.say("two")
+    with console_logging():
+        with console_logging(is_shown=False) as inner:
+            inner.open_log_file(tmp_path / "log.txt")
+            logger.info("in the file only")
+        logger.info("shown again")
+    assert capsys.readouterr().out == "shown again\n"
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8")[9:] == "in the file only\n"
+
+
+def test_a_log_that_cannot_be_written_is_reported_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console_logging() as console:
+        console.open_log_file(tmp_path / "no folder" / "log.txt")
+        logger.info("one")
+        logger.info("two")
     assert capsys.readouterr().out.splitlines() == [
         f"NOTE: {tmp_path / 'no folder' / 'log.txt'} cannot be written (No such file or directory)",
         "one",
@@ -40,14 +64,13 @@ def test_a_log_that_cannot_be_written_is_said_once(
 
 
 CODE = """
-import sys
+import logging, sys
 from pathlib import Path
-from sharpgpt.runtime.console import Terminal
-terminal = Terminal()
-terminal.open_log(Path(sys.argv[1]))
-for number in range(20_000):
-    terminal.say(f"line {number} of many")
-terminal.close()
+from sharpgpt.runtime.console import console_logging
+with console_logging() as console:
+    console.open_log_file(Path(sys.argv[1]))
+    for number in range(20_000):
+        logging.getLogger("sharpgpt").info("line %d of many", number)
 print("stdout again")
 """
 

@@ -32,7 +32,7 @@ from sharpgpt.data.prepare.encoding import Encoded
 from sharpgpt.data.prepare.journal import JOURNAL, Journal, write_journal
 from sharpgpt.data.prepare.limits import Limits, ends_of
 from sharpgpt.data.prepare.options import PrepareOptions
-from sharpgpt.data.prepare.progress import Pace, Progress, clock
+from sharpgpt.data.prepare.progress import Pace, Progress
 from sharpgpt.data.prepare.recipe import (
     Recipe,
     clear_remains,
@@ -47,6 +47,7 @@ from sharpgpt.data.prepare.stopping import Stopped
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.data.sources.documents import Batch, DocumentSource
 from sharpgpt.data.sources.open import open_source
+from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.lock import FolderLock
 from sharpgpt.runtime.signals import StopSignal
 

@@ -1,10 +1,13 @@
 """How far a preparation is: a progress bar on a terminal, a line now and then in a file."""
 
-import sys
+import contextlib
+import logging
 import time
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+
+from sharpgpt.runtime.console import clock, console_logging
+
+logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0
 """Between lines where there is no bar."""
@@ -41,58 +44,48 @@ class Progress:
 
 
 class Terminal:
-    """Lines and a progress bar on stdout; use it in a with block."""
+    """Lines and a progress bar on the console; use it in a with block."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._is_terminal = sys.stdout.isatty()
+        self._stack = contextlib.ExitStack()
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "Terminal":
+        self._console = self._stack.enter_context(console_logging())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+    def __exit__(self, *_: object) -> None:
+        self._console.stop_bar()
+        self._stack.close()
 
     def say(self, text: str) -> None:
         """One or more lines, above the bar."""
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, flush=True)
+        logger.info("%s", text)
 
     def show(self, progress: Progress) -> None:
-        """Move the bar; where there is none, say a line if the last one is some time ago."""
-        if self._is_terminal:
+        """Move the bar; where there is none, log a line if the last one is some time ago."""
+        if self._console.is_terminal:
             self._show_bar(progress)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say(progress.line())
 
     def _show_bar(self, progress: Progress) -> None:
-        if self._bar is None:
+        if not self._console.has_bar:
             from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as RichProgress
 
-            self._bar = RichProgress(
+            self._console.start_bar(
                 TextColumn("{task.fields[tokens]}"),
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[figures]}"),
                 TextColumn("{task.fields[left]}"),
+                total=None,
+                tokens="",
+                figures="",
+                left="",
             )
-            self._task = self._bar.add_task("", total=None, tokens="", figures="", left="")
-            self._bar.start()
         left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left"
-        self._bar.update(
-            self._task,
+        self._console.update_bar(
             completed=progress.bytes_read,
             total=progress.total_bytes,
             tokens=f"{progress.num_tokens:,} {progress.what}",
@@ -136,9 +129,3 @@ class Pace:
             text_bytes_per_s=self._text_bytes / self.seconds,
             seconds_left=left,
         )
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sharpgpt.data.prepare import progress
-from sharpgpt.data.prepare.progress import Pace, Progress, Terminal, clock
+from sharpgpt.data.prepare.progress import Pace, Progress, Terminal
+from sharpgpt.runtime.console import clock
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HALFWAY = Progress(
