@@ -1,17 +1,24 @@
-# make quickstart   set up, train GPT-2 small for 20 steps, say where the plots are
-# make test         set up, then lint, types, floors and all tests
-# make test-faults  the long form of the fault tests: 200 kills, 10,000 fuzzed inputs
-# make test-ecosystem  lm-evaluation-harness on a checkpoint, relplot on calibration; installs them first
-# Every target sets up the environment it needs in .venv; PYTHON chooses the interpreter (3.11+).
+# make quickstart      train GPT-2 small for 20 steps and print where the plots are
+# make shakespeare     train a small character model, with readable text, in a few minutes
+# make test            make check, then all tests
+# make check           lint, format, types, layers, and no tracked file over 500 kB
+# make format          fix what ruff can fix
+# make coverage        all tests with branch coverage, and the table of what they miss
+# make test-faults     the long form of the fault tests: 200 kills, 10,000 fuzzed inputs
+# make test-ecosystem  lm-evaluation-harness on a checkpoint, relplot on calibration
+# make bench           the published numbers, into benchmarks/results/
+# make clean           delete .venv and the caches
+# Every target installs what it needs into .venv; PYTHON chooses the interpreter (3.11 or newer).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev quickstart shakespeare test test-faults test-ecosystem check format bench clean
+.PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults test-ecosystem \
+	check format bench clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -40,6 +47,9 @@ shakespeare: setup
 test: check
 	$(BIN)/python -m pytest -n 2
 
+coverage: setup-dev
+	$(BIN)/python -m pytest -n 2 --cov
+
 test-faults: setup-dev
 	$(BIN)/python -m pytest tests/faults --faults long -n 2
 
@@ -55,6 +65,7 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pre-commit run check-added-large-files --all-files
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
@@ -73,4 +84,4 @@ bench: setup-dev
 	$(BIN)/python benchmarks/bench_report.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*

@@ -76,18 +76,19 @@ class Hang(BaseException):
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `Hang` in the block after so many seconds."""
+    """Raise `Hang` in the block after so many seconds; pytest-timeout's timer stops meanwhile."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Hang(f"no end after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer_before = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer_before)
 
 
 def message_of(call: Callable[[], object]) -> str | None:
