@@ -14,7 +14,7 @@ from sharpgpt.runtime.distributed import Processes, place_from_environment
 
 SCRIPT = """
 import json, sys, torch
-from sharpgpt.distributed import joined
+from sharpgpt.runtime.distributed import joined
 
 with joined("cpu") as processes:
     cpu = torch.device("cpu")
