@@ -77,7 +77,7 @@ def train_command(argv: Sequence[str], prog: str = "train.py") -> int:
 
 
 def _train(argv: Sequence[str], prog: str) -> int:
-    from sharpgpt.config.flags import parse_training_flags
+    from sharpgpt.config.training_flags import parse_training_flags
 
     config, dry_run = parse_training_flags(argv, prog)
     if dry_run:

@@ -21,5 +21,5 @@ GPT2_SIZES = {
 GPT2_POSITIONS = 1024
 GPT2_VOCABULARY = 50257
 
-MOST_LAYERS = 10_000
+MAX_LAYERS = 10_000
 """An architecture with more is refused: it would be built for hours, however narrow it is."""

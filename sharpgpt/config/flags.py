@@ -1,27 +1,37 @@
-"""The command line: every setting of `TrainingConfig` as a flag with underscores.
+"""The command line of an `Options` class: every option is a flag with underscores.
 
-Flags are made from the dataclass, and their values are checked by the same validator as YAML and
-Python, so that one message lists every problem of the file and of the command line together.
-Written for people and for `wandb sweep`, which passes `--name=value`, booleans included.
+Values are checked by the same validator as YAML and Python, so one message lists every problem of
+the file and of the command line. Written for people and for `wandb sweep`, which passes
+`--name=value`, booleans included.
 """
 
 import argparse
+import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
-from sharpgpt.config.descriptions import setting_descriptions
-from sharpgpt.config.rules import ConfigError, allowed, nearest, setting_types, shown
-from sharpgpt.config.settings import SECTIONS, TrainingConfig
-from sharpgpt.config.yaml_files import read_settings, read_value
+from sharpgpt.config.options import (
+    ConfigError,
+    Options,
+    allowed,
+    annotations,
+    descriptions,
+    nearest,
+    shown,
+)
+from sharpgpt.config.yaml_files import read_value
 
-EPILOG = """\
-Later wins: defaults, then --config, then flags.
 
-Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
-128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
-that trains saves a checkpoint first, after its current step; a second signal ends it at once.
-"""
+class Flags(NamedTuple):
+    """What a command line says."""
+
+    values: dict[str, Any]
+    """Options by name, unchecked."""
+    others: dict[str, Any]
+    """Flags of the parser that are no options."""
+    problems: list[str]
+    """Arguments that are no flags."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,72 +39,58 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError([f"{message}; --help lists every flag"])
 
 
-def training_parser(prog: str) -> argparse.ArgumentParser:
-    """The parser of the training command."""
-    parser = _Parser(
-        prog=prog,
-        usage="%(prog)s [--config FILE] [--dry_run] [--no_wandb] [--SETTING VALUE ...]",
-        description="Train a GPT-2 from random weights with "
-        "loss = cross_entropy + penalty_weight * sharpness_penalty.",
-        epilog=EPILOG,
+def flag_parser(**texts: Any) -> argparse.ArgumentParser:
+    """A parser without flags; `texts` are argparse's prog, usage, description and epilog."""
+    return _Parser(
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        **texts,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="print the resolved configuration, parameters, steps, FLOPs and memory; train nothing",
-    )
-    parser.add_argument("--no_wandb", action="store_true", help="the same as --no_use_wandb")
-    descriptions, defaults = setting_descriptions(TrainingConfig), TrainingConfig().to_dict()
+
+
+def add_options(parser: argparse.ArgumentParser, options: type[Options]) -> None:
+    """Add a flag for each option: its description and default are the help text."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}  # type: ignore[arg-type]
     group: Any = parser
-    for name, hint in setting_types(TrainingConfig).items():
-        if name in SECTIONS:
-            group = parser.add_argument_group(SECTIONS[name])
-        text = f"{descriptions[name]} [{shown(defaults[name])}]".replace("%", "%%")
+    for name, hint in annotations(options).items():
+        if name in options.sections:
+            group = parser.add_argument_group(options.sections[name])
+        text, default = descriptions(options)[name], defaults[name]
+        if default is not dataclasses.MISSING:
+            text += f" [{shown(list(default) if isinstance(default, tuple) else default)}]"
+        text = text.replace("%", "%%")
         if hint is bool:
             group.add_argument(f"--{name}", nargs="?", const=True, metavar="BOOL", help=text)
-            group.add_argument(f"--no_{name}", action="store_true", help=argparse.SUPPRESS)
-        elif name == "betas":
-            group.add_argument(f"--{name}", nargs="+", metavar=("B1", "B2"), help=text)
+            add_negation(group, f"--no_{name}", of=name, help=argparse.SUPPRESS)
+        elif get_origin(hint) is tuple:
+            metavar = tuple(f"{name[0].upper()}{i + 1}" for i in range(2))
+            group.add_argument(f"--{name}", nargs="+", metavar=metavar, help=text)
         else:
             group.add_argument(f"--{name}", metavar=_metavar(hint), help=text)
-    return parser
+
+
+def add_negation(group: Any, flag: str, *, of: str, help: str) -> None:
+    """Add a flag that sets the option `of` to false."""
+    group.add_argument(flag, dest=of, action="store_const", const=False, help=help)
 
 
 def _metavar(hint: Any) -> str:
-    words = allowed(hint).removesuffix(" or an import path module:name")
+    words = allowed(hint).removesuffix(", or null").removesuffix(" or an import path module:name")
     if words.startswith("one of "):
         return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
-    return {"a whole": "INT", "a numbe": "NUM", "a text": "TEXT"}[words[:7].split(",")[0]]
+    return {"a whole number": "INT", "a number": "NUM", "a text": "TEXT"}[words.split(",")[0]]
 
 
-def parse_training_flags(argv: Sequence[str], prog: str) -> tuple[TrainingConfig, bool]:
-    """The configuration that the command line asks for, and whether it is a dry run.
-
-    Raises `ConfigError` with all problems of the file and of the flags. `--help` exits.
-    """
-    parser = training_parser(prog)
+def read_flags(
+    parser: argparse.ArgumentParser, options: type[Options], argv: Sequence[str]
+) -> Flags:
+    """Read a command line. `--help` exits; a flag without its value raises `ConfigError`."""
     known, unknown = parser.parse_known_args(_with_bound_numbers(argv))
-    flags = vars(known)
-    dry_run, config_path = flags.pop("dry_run", False), flags.pop("config", None)
+    hints = annotations(options)
+    given = vars(known)
     problems: list[str] = []
-    settings: dict[str, Any] = {}
-    if config_path is not None:
-        try:
-            settings = read_settings(config_path)
-        except ConfigError as error:
-            problems += error.problems
-    if flags.pop("no_wandb", False):
-        flags["no_use_wandb"] = True
-    for name, value in flags.items():
-        if name.startswith("no_"):
-            settings[name.removeprefix("no_")] = False
-        else:
-            settings[name] = _python_value(name, value)
-    names = [*setting_types(TrainingConfig), "config", "dry_run", "no_wandb", "help"]
+    names = [*hints, *(action.dest for action in parser._actions)]
     for argument in unknown:
         flag = argument.split("=")[0]
         if flag.startswith("--"):
@@ -102,13 +98,11 @@ def parse_training_flags(argv: Sequence[str], prog: str) -> tuple[TrainingConfig
             problems.append(f"{flag}: no such flag{close or '; --help lists every flag'}")
         elif not problems or argument.startswith("-"):
             problems.append(f"{argument}: not a flag; settings are given as --name value")
-    try:
-        config = TrainingConfig.from_dict(settings)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return config, dry_run
+    return Flags(
+        values={name: _python_value(hints[name], given[name]) for name in given if name in hints},
+        others={name: value for name, value in given.items() if name not in hints},
+        problems=problems,
+    )
 
 
 def _with_bound_numbers(argv: Sequence[str]) -> list[str]:
@@ -122,16 +116,12 @@ def _with_bound_numbers(argv: Sequence[str]) -> list[str]:
     return bound
 
 
-def _python_value(name: str, text: Any) -> Any:
+def _python_value(hint: Any, text: Any) -> Any:
     """A flag's text as the value that the same text has in YAML; texts stay as they are."""
-    hint = setting_types(TrainingConfig)[name]
     if isinstance(text, list):
         text = text[0] if len(text) == 1 else f"[{', '.join(text)}]"
     if not isinstance(text, str):
         return text
-    optional = type(None) in get_args(hint)
-    if optional and text.lower() in ("null", "none"):
+    if type(None) in get_args(hint) and text.lower() in ("null", "none"):
         return None
-    if "a text" in allowed(hint):
-        return text
-    return read_value(text)
+    return text if "a text" in allowed(hint) else read_value(text)

@@ -1,132 +1,15 @@
-"""Is a setting allowed, do the settings agree, and what to tell the user when not.
+"""The rules between the settings of a run, and the positions that are penalised."""
 
-`validated` judges one value against the type annotation of its setting (pydantic does the work);
-`conflicts` judges the rules between settings. Both return problems instead of raising, so that a
-user reads all of them at once.
-"""
-
-import difflib
-import functools
 import re
-import types
-from collections.abc import Collection, Iterable
-from dataclasses import fields
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from collections.abc import Iterable
+from typing import Any
 
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY
-from sharpgpt.core.errors import UserError
-
-if TYPE_CHECKING:
-    from sharpgpt.config.settings import TrainingConfig
+from sharpgpt.config.options import nearest, shown
 
 
-class ConfigError(UserError, ValueError):
-    """All problems of a configuration in one message; `problems` holds them one by one."""
-
-    exit_code = 2
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n  ".join([f"{head} in the configuration:", *problems]))
-
-
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """`; did you mean X?` for the closest candidate, or nothing when none is close."""
-    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-@functools.cache
-def setting_types(cls: type) -> dict[str, Any]:
-    """The annotation of each setting, ranges included."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls)}
-
-
-@functools.cache
-def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
-    config = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)
-    return TypeAdapter(setting_types(cls)[name], config=config)
-
-
-def allowed(hint: Any) -> str:
-    """What an annotation allows, in words: `a whole number, at least 1, or null`."""
-    if get_origin(hint) in (Union, types.UnionType):
-        inner = [part for part in get_args(hint) if part is not type(None)]
-        either = " or ".join(map(allowed, inner))
-        return f"{either}, or null" if len(inner) < len(get_args(hint)) else either
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        return f"a list of {len(get_args(hint))}, each {allowed(get_args(hint)[0])}"
-    if get_origin(hint) is Annotated:
-        base, *extras = get_args(hint)
-        bounds = [bound for extra in extras for bound in extra.metadata]
-        if any(getattr(bound, "pattern", None) for bound in bounds):
-            return "an import path module:name"
-        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-        ranges = [
-            f"{words[key]} {getattr(bound, key)}"
-            for bound in bounds
-            for key in words
-            if hasattr(bound, key)
-        ]
-        return ", ".join([allowed(base), *ranges])
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
-
-
-def validated(cls: type, name: str, value: Any) -> tuple[Any, str | None]:
-    """The value of setting `name` in its proper type, and the problem with it, or None."""
-    settings = setting_types(cls)
-    if name not in settings:
-        hint = nearest(name, settings) or "; --help lists all settings"
-        return value, f"{name}: no such setting (given {shown(value)}){hint}"
-    hint = settings[name]
-    # Python and pydantic take True for the number 1; a user who writes it means something else.
-    candidate = str(value).lower() if isinstance(value, bool) and hint is not bool else value
-    try:
-        return _adapter(cls, name).validate_python(candidate), None
-    except ValidationError:
-        choices = [hint, *get_args(hint)]
-        names = [n for part in choices if get_origin(part) is Literal for n in get_args(part)]
-        suggestion = nearest(str(value), names)
-        return value, f"{name}: given {shown(value)}, allowed is {allowed(hint)}{suggestion}"
-
-
-def shown(value: Any) -> str:
-    """A value as a message quotes it, short."""
-    text = {True: "true", False: "false", None: "null"}.get(value) if _is_plain(value) else None
-    text = text or (repr(value) if isinstance(value, str) else str(value))
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def conflicts(config: "TrainingConfig", ignoring: Collection[str] = ()) -> list[str]:
-    """The rules between settings that `config` breaks, but none about settings in `ignoring`."""
-    found = []
-    for names, problem in _rules(config):
-        if not set(names) & set(ignoring):
-            found.append(problem)
-    return found
-
-
-def _rules(config: "TrainingConfig") -> Iterable[tuple[tuple[str, ...], str]]:
-    """(the settings concerned, the problem) for each broken rule."""
+def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
+    """(the settings concerned, the problem) for each rule that a `TrainingConfig` breaks."""
     size = GPT2_SIZES.get(config.model_name)
     if size:
         width, heads = config.n_embd or size.n_embd, config.n_head or size.n_head

@@ -6,28 +6,30 @@ A value is checked when it is assigned; rules between settings when the configur
 read or used (`check`). Nothing here imports torch.
 """
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from sharpgpt.config import rules as validation
-from sharpgpt.config.architectures import MOST_LAYERS
+from sharpgpt.config import rules
+from sharpgpt.config.architectures import MAX_LAYERS
+from sharpgpt.config.kinds import Fixed, Housekeeping, Mathematics, Policy, Records, Rounding
+from sharpgpt.config.options import Options, Text
+from sharpgpt.config.yaml_files import read_settings, write_settings
 
 PenaltyType = Literal["non_max_sum", "neg_entropy", "neg_max_prob", "top_k_mass"]
 ImportPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
 
-MOST = 10**12
+MAX_COUNT = 10**12
 """No count is larger: products of several stay numbers that a float holds."""
-Count = Annotated[int, Field(ge=1, le=MOST)]
-CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+CountOrNone = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Text = Annotated[str, Field(min_length=1)]
 
 SECTIONS = {
     "model_name": "Model",
@@ -42,276 +44,230 @@ SECTIONS = {
 """The first setting of each section, in the order in which `--help` and YAML files show them."""
 
 
-@dataclass(kw_only=True)
-class TrainingConfig:
-    """Every setting of a training run. Raises `ConfigError` (a ValueError) for a bad value."""
+class TrainingConfig(Options):
+    """Every setting of a training run. Raises `ConfigError` (a ValueError) for bad values."""
 
-    model_name: Text = "gpt2"
+    sections = SECTIONS
+
+    model_name: Fixed[Text] = "gpt2"
     """Architecture: gpt2, gpt2-medium, gpt2-large, gpt2-xl (no network needed), or the local folder
     or hub name of any HuggingFace causal LM with a linear output layer. Its weights are random."""
 
-    n_layer: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
+    n_layer: Fixed[Annotated[int, Field(ge=1, le=MAX_LAYERS)] | None] = None
     """Number of transformer layers; null takes the architecture's."""
 
-    n_head: Count | None = None
+    n_head: Fixed[Count | None] = None
     """Number of attention heads; null takes the architecture's. Must divide n_embd."""
 
-    n_embd: Count | None = None
+    n_embd: Fixed[Count | None] = None
     """Width of the model; null takes the architecture's."""
 
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Mathematics[BelowOne] = 0.0
     """Dropout probability on embeddings, attention and residual paths, in [0, 1)."""
 
-    tokenizer: Literal["gpt2", "char"] = "gpt2"
+    tokenizer: Fixed[Literal["gpt2", "char"]] = "gpt2"
     """gpt2: byte-pair encoding, 50257 tokens. char: a token for each distinct character."""
 
-    dataset: Text = "tinyshakespeare"
+    dataset: Housekeeping[Text] = "tinyshakespeare"
     """tinyshakespeare, openwebtext, fineweb-edu, or org/name of a dataset on the HuggingFace hub;
     the path of a text file, of .jsonl or .parquet files, of a folder of such files, of a folder
     that sharpgpt prepare wrote, or of the .bin files of nanoGPT or llm.c (docs/data.md)."""
 
-    max_seq_length: Annotated[int, Field(ge=2, le=MOST)] = 1024
+    max_seq_length: Fixed[Annotated[int, Field(ge=2, le=MAX_COUNT)]] = 1024
     """Tokens in a block, the context length T. Each block predicts its T - 1 later tokens."""
 
-    document_boundaries: Literal["ignore", "respect"] = "ignore"
+    document_boundaries: Mathematics[Literal["ignore", "respect"]] = "ignore"
     """respect: no token attends to another document of its block. ignore is faster, and what GPT-2
     and nanoGPT do. The end-of-text token tells documents apart, so a single text has none."""
 
-    cache_dir: Text | None = None
+    cache_dir: Housekeeping[Text | None] = None
     """Where downloads are kept; null means ~/.cache/sharpgpt."""
 
-    num_workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    num_workers: Housekeeping[Annotated[int, Field(ge=0, le=1024)]] = 2
     """Threads that tokenize and prefetch batches; 0 does both in the main thread."""
 
-    penalty_type: PenaltyType | ImportPath = "non_max_sum"
+    penalty_type: Mathematics[PenaltyType | ImportPath] = "non_max_sum"
     """non_max_sum: 1 - max p. neg_entropy: the entropy H(p), minimised. neg_max_prob: -max p.
     top_k_mass: 1 - sum of the top_k largest p. Every one falls as p sharpens. Or module:name, the
     import path of a Penalty of your own (docs/loss.md)."""
 
-    penalty_weight: float = 0.01
+    penalty_weight: Mathematics[float] = 0.01
     """Weight w in loss = cross_entropy + w * penalty. Above 0 sharpens, 0 is plain cross-entropy,
     below 0 flattens (the confidence penalty of Pereyra et al. 2017)."""
 
-    top_k: Count = 5
+    top_k: Mathematics[Count] = 5
     """k of the top-k mass: of the top_k_mass penalty and of the logged top_k_mass."""
 
-    loss: Literal["fused", "reference"] = "fused"
+    loss: Rounding[Literal["fused", "reference"]] = "fused"
     """fused: one pass in chunks that never holds the logits. reference: the same from dense logits,
     slow and memory-hungry, to check the other."""
 
-    penalty_positions: Text = "0:N-2"
+    penalty_positions: Mathematics[Text] = "0:N-2"
     """Penalised positions of a block of N tokens, first:last, inclusive, each written as a number,
     N, N-2 or N/2. 0:N-2 is every position that predicts a token of the block."""
 
-    penalty_warmup_steps: CountOrNone = 0
+    penalty_warmup_steps: Mathematics[CountOrNone] = 0
     """Steps over which the penalty weight rises linearly from 0 to penalty_weight."""
 
-    penalty_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    penalty_schedule: Mathematics[Literal["constant", "linear", "cosine"]] = "constant"
     """Course of the weight after its warm-up: constant, or a linear or cosine path to
     penalty_final_ratio * penalty_weight at the last step."""
 
-    penalty_final_ratio: NonNegative = 0.0
+    penalty_final_ratio: Mathematics[NonNegative] = 0.0
     """Weight at the last step over penalty_weight, for the linear and cosine schedules."""
 
-    batch_size: Count = 8
+    batch_size: Rounding[Count] = 8
     """Blocks in one forward pass (a micro-batch)."""
 
-    gradient_accumulation_steps: Count = 4
+    gradient_accumulation_steps: Rounding[Count] = 4
     """Micro-batches in one optimizer step; their gradients equal those of one large batch."""
 
-    num_epochs: Annotated[float, Field(gt=0, le=MOST)] = 10
+    num_epochs: Mathematics[Annotated[float, Field(gt=0, le=MAX_COUNT)]] = 10
     """Passes over the training text; max_steps wins over it."""
 
-    max_steps: Count | None = None
+    max_steps: Mathematics[Count | None] = None
     """Optimizer steps; null trains for num_epochs."""
 
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Fixed[Literal["adamw", "muon"]] = "adamw"
     """adamw for all parameters, or muon for the matrices inside the layers, adamw for the rest."""
 
-    learning_rate: Positive = 6e-4
+    learning_rate: Mathematics[Positive] = 6e-4
     """Peak learning rate."""
 
-    warmup_steps: CountOrNone = 500
+    warmup_steps: Mathematics[CountOrNone] = 500
     """Steps of linear learning-rate warm-up."""
 
-    min_lr_ratio: Share = 0.1
+    min_lr_ratio: Mathematics[Share] = 0.1
     """Learning rate at the end of the cosine decay over learning_rate."""
 
-    weight_decay: NonNegative = 0.1
+    weight_decay: Mathematics[NonNegative] = 0.1
     """Decoupled weight decay, on matrices and embeddings only."""
 
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+    betas: Mathematics[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    ] = (
         0.9,
         0.95,
     )
     """Adam's two decay rates, each in [0, 1)."""
 
-    eps: Positive = 1e-8
+    eps: Mathematics[Positive] = 1e-8
     """Adam's epsilon."""
 
-    max_grad_norm: NonNegative = 1.0
+    max_grad_norm: Mathematics[NonNegative] = 1.0
     """Gradients are scaled down to this global norm; 0 clips nothing."""
 
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: Policy[Literal["stop", "skip"]] = "stop"
     """A loss or gradient that is not finite: stop saves the weights before that step and ends the
     run; skip leaves the step out, counts it (train/num_skipped_steps) and goes on."""
 
-    max_skipped_steps: Count = 10
+    max_skipped_steps: Policy[Count] = 10
     """So many steps skipped in a row end the run, with on_nonfinite skip."""
 
-    on_spike: Literal["log", "rollback"] = "log"
+    on_spike: Policy[Literal["log", "rollback"]] = "log"
     """A loss spike: log counts it (train/num_loss_spikes) and goes on; rollback also returns to the
     newest checkpoint and passes over the batches since."""
 
-    spike_threshold: Positive = 10
+    spike_threshold: Policy[Positive] = 10
     """A loss is a spike from this many spreads above the median of the last 100 steps' losses on,
     the spread their median absolute deviation from it, at least 0.02."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    seed: Mathematics[Annotated[int, Field(ge=0, lt=2**32)]] = 42
     """Seed of the weights, the order of the blocks, dropout and the samples."""
 
-    device: Text = "auto"
+    device: Rounding[Text] = "auto"
     """auto takes cuda, else mps, else cpu; or name one: cpu, cuda, cuda:1, mps."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Housekeeping[Literal["auto", "float32", "bfloat16"]] = "auto"
     """Arithmetic of the forward and backward pass; weights stay float32. auto is bfloat16 on CUDA
     devices that have it, else float32."""
 
-    compile: bool = False
+    compile: Rounding[bool] = False
     """Compile the model with torch.compile: a slow first step, faster ones after it."""
 
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Rounding[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
-    eval_interval: CountOrNone = 500
+    eval_interval: Records[CountOrNone] = 500
     """Steps between validations; 0 validates at the end only."""
 
-    eval_max_blocks: Count | None = None
+    eval_max_blocks: Records[Count | None] = None
     """At most so many validation blocks, always the same ones; null takes the whole split."""
 
-    log_interval: Count = 10
+    log_interval: Records[Count] = 10
     """Steps between log lines; train/* figures are means over all rows since the last one."""
 
-    generate_interval: CountOrNone = 500
+    generate_interval: Records[CountOrNone] = 500
     """Steps between samples; 0 samples at the end only."""
 
-    num_generate_samples: CountOrNone = 3
+    num_generate_samples: Records[CountOrNone] = 3
     """Samples generated each time; 0 for none."""
 
-    generate_max_length: Annotated[int, Field(ge=2, le=MOST)] = 100
+    generate_max_length: Records[Annotated[int, Field(ge=2, le=MAX_COUNT)]] = 100
     """Tokens in a sample, prompt included. May exceed max_seq_length."""
 
-    generate_temperature: NonNegative = 1.0
+    generate_temperature: Records[NonNegative] = 1.0
     """Sampling temperature; 0 takes the most probable token each time."""
 
-    generate_top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    generate_top_p: Records[Annotated[float, Field(gt=0, le=1)]] = 0.9
     """Nucleus sampling: the smallest set of tokens with this mass; 1 keeps all."""
 
-    generate_prompt: Text = "\n"
+    generate_prompt: Records[Text] = "\n"
     """The text that samples continue."""
 
-    save_interval: CountOrNone = 1000
+    save_interval: Housekeeping[CountOrNone] = 1000
     """Steps between checkpoints; 0 saves at the end only."""
 
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Housekeeping[Count] = 2
     """Number of newest checkpoints kept. The best one, by val/ce_loss at its own step, is kept
     beside them."""
 
-    keep_every_steps: CountOrNone = 0
+    keep_every_steps: Housekeeping[CountOrNone] = 0
     """Checkpoints of steps divisible by this are kept for good; 0 for none."""
 
-    background_saving: bool = True
+    background_saving: Housekeeping[bool] = True
     """Write checkpoints while training goes on, from a copy in host memory (12 bytes a parameter,
     kept between checkpoints). false: no copy, and training waits for the disk."""
 
-    run_name: Text | None = None
+    run_name: Housekeeping[Text | None] = None
     """Name of the run and of its folder; null makes one from the time and the settings."""
 
-    output_dir: Text = "./outputs"
+    output_dir: Housekeeping[Text] = "./outputs"
     """The run folder is output_dir/run_name."""
 
-    checkpoint_dir: Text | None = None
+    checkpoint_dir: Housekeeping[Text | None] = None
     """Checkpoints go to checkpoint_dir/run_name; null means the run folder's checkpoints/."""
 
-    resume: Text | None = None
+    resume: Housekeeping[Text | None] = None
     """auto continues run_name's newest undamaged checkpoint, or starts. A path, of a checkpoint, of
     a run folder, or RUN/best, continues from there: its own run, or another as a new run."""
 
-    allow_config_change: bool = False
+    allow_config_change: Housekeeping[bool] = False
     """Resume although settings that change the mathematics differ from the checkpoint's."""
 
-    use_wandb: bool = True
+    use_wandb: Housekeeping[bool] = True
     """Track the run in Weights & Biases. metrics.jsonl is written in any case."""
 
-    wandb_project: Text = "gpt2-entropy-regularization"
+    wandb_project: Housekeeping[Text] = "gpt2-entropy-regularization"
     """W&B project."""
 
-    wandb_entity: Text | None = None
+    wandb_entity: Housekeeping[Text | None] = None
     """W&B team or user; null is your default."""
 
-    wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    wandb_mode: Housekeeping[Literal["auto", "online", "offline", "disabled"]] = "auto"
     """auto is online when there is an API key and W&B can be reached, else offline."""
 
-    def __new__(cls, **settings: Any) -> Self:
-        """Name the nearest setting where Python would only say that a keyword is unexpected."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = [name for name in settings if name not in known]
-        if unknown:
-            problems = [validation.validated(cls, name, settings[name])[1] for name in unknown]
-            raise validation.ConfigError([problem for problem in problems if problem])
-        return super().__new__(cls)
-
-    def __post_init__(self) -> None:
-        self.check()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        value, problem = validation.validated(type(self), name, value)
-        if problem:
-            raise validation.ConfigError([problem])
-        object.__setattr__(self, name, value)
-
-    def check(self) -> None:
-        """Raise `ConfigError` with every rule between settings that this configuration breaks."""
-        if problems := validation.conflicts(self):
-            raise validation.ConfigError(problems)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every setting by name, in plain YAML types."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+    @classmethod
+    def broken_rules(cls, values: Mapping[str, Any]) -> Iterable[tuple[Sequence[str], str]]:
+        """The rules of rules.py."""
+        return rules.broken_rules(SimpleNamespace(**values))
 
     @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "TrainingConfig":
-        """Build from names and values; raise one `ConfigError` that lists *all* problems."""
-        good: dict[str, Any] = {}
-        problems = []
-        settings = {str(name): value for name, value in settings.items()}
-        for name, value in settings.items():
-            good[name], problem = validation.validated(cls, name, value)
-            if problem:
-                problems.append(problem)
-                del good[name]
-        if not problems:
-            return cls(**good)
-        # The rules between settings are checked too, as far as they concern values that are sound.
-        sound = object.__new__(cls)
-        for field in dataclasses.fields(cls):
-            object.__setattr__(sound, field.name, good.get(field.name, field.default))
-        bad = set(settings) - set(good)
-        raise validation.ConfigError(problems + validation.conflicts(sound, ignoring=bad))
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> "TrainingConfig":
+    def from_yaml(cls, path: str | Path) -> Self:
         """Read a YAML file of settings; those not in it keep their defaults."""
-        from sharpgpt.config import yaml_files
-
-        return cls.from_dict(yaml_files.read_settings(path))
+        return cls.from_dict(read_settings(path))
 
     def to_yaml(self, path: str | Path) -> None:
         """Write every setting, its meaning as a comment; loads back to an equal configuration."""
-        from sharpgpt.config import yaml_files
-
         self.check()
-        yaml_files.write_settings(self, path)
+        write_settings(self, path)

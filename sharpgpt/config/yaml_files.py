@@ -4,17 +4,12 @@ import re
 import textwrap
 from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from sharpgpt.config.descriptions import setting_descriptions
-from sharpgpt.config.rules import ConfigError, nearest
+from sharpgpt.config.options import ConfigError, Options, descriptions, nearest
 from sharpgpt.core.files import write_text
-
-if TYPE_CHECKING:
-    from sharpgpt.config.settings import TrainingConfig
-
 
 UNREADABLE = (ValueError, TypeError, OverflowError, LookupError, AttributeError)
 """What yaml raises for a value it cannot make: the date 2026-13-01, `!!bool ""`, 5000 digits."""
@@ -122,22 +117,20 @@ def read_value(text: str) -> Any:
         return text
 
 
-def write_settings(config: "TrainingConfig", path: str | Path) -> None:
+def write_settings(options: Options, path: str | Path) -> None:
     """Write all settings with comments, atomically."""
-    write_text(Path(path), commented_yaml(config))
+    write_text(Path(path), commented_yaml(options))
 
 
-def commented_yaml(config: "TrainingConfig") -> str:
+def commented_yaml(options: Options) -> str:
     """Every setting as YAML, in sections, each under a comment that says what it means."""
-    from sharpgpt.config.settings import SECTIONS
-
-    descriptions = setting_descriptions(type(config))
+    meanings = descriptions(type(options))
     lines = []
-    for name, value in config.to_dict().items():
-        if name in SECTIONS:
-            lines += ["", f"# ---- {SECTIONS[name]} ----"]
+    for name, value in options.to_dict().items():
+        if name in options.sections:
+            lines += ["", f"# ---- {options.sections[name]} ----"]
         lines.append("")
-        lines += textwrap.wrap(descriptions[name], 98, initial_indent="# ", subsequent_indent="# ")
+        lines += textwrap.wrap(meanings[name], 98, initial_indent="# ", subsequent_indent="# ")
         lines.append(f"{name}: {_scalar(value)}")
     return "\n".join(lines).lstrip("\n") + "\n"
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MOST_LAYERS
+from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MAX_LAYERS
 from sharpgpt.core.errors import UserError
 from sharpgpt.model.head import has_linear_head
 
@@ -90,8 +90,8 @@ def create_gpt2_model(
 def check_layers(config: Any) -> None:
     """Raise ValueError for an architecture that would be built for hours, whatever its width."""
     num_layers = getattr(config, "num_hidden_layers", None) or 0
-    if num_layers > MOST_LAYERS:
-        raise ValueError(f"given {num_layers} layers, allowed are at most {MOST_LAYERS}")
+    if num_layers > MAX_LAYERS:
+        raise ValueError(f"given {num_layers} layers, allowed are at most {MAX_LAYERS}")
 
 
 def create_model(config: TrainingConfig, vocab_size: int, end_of_text_id: int | None) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.config.descriptions import setting_descriptions
+from sharpgpt.config.options import descriptions
 from sharpgpt.config.settings import SECTIONS
 from sharpgpt.report.arms import number_of, objects, value_at
 from sharpgpt.report.drawing import Drawing
@@ -184,7 +184,7 @@ class Setting:
 
 def _settings(config: TrainingConfig) -> dict[str, list[Setting]]:
     """Section -> its settings, in the order of the configuration file."""
-    meanings, defaults = setting_descriptions(TrainingConfig), TrainingConfig().to_dict()
+    meanings, defaults = descriptions(TrainingConfig), TrainingConfig().to_dict()
     sections: dict[str, list[Setting]] = {}
     rows: list[Setting] = []
     for name, value in config.to_dict().items():

@@ -1,13 +1,17 @@
 """Every setting says what its change means to a run that is resumed."""
 
-from dataclasses import fields
+from typing import get_args
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.config.kinds import Kind
+from sharpgpt.config.options import full_annotations
 from sharpgpt.config.resume_rules import FACTS, KINDS, changes
 
 
-def test_every_setting_is_classified_and_nothing_else() -> None:
-    assert set(KINDS) == {field.name for field in fields(TrainingConfig)}
+def test_every_setting_is_labelled_with_one_kind() -> None:
+    for name, hint in full_annotations(TrainingConfig).items():
+        labels = [label for label in get_args(hint) if isinstance(label, Kind)]
+        assert labels == [KINDS[name]], name
     assert not set(FACTS) & set(KINDS)
 
 

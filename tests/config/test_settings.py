@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sharpgpt.config import ConfigError, TrainingConfig, penalised_positions
-from sharpgpt.config.descriptions import setting_descriptions
+from sharpgpt.config.options import descriptions
 from sharpgpt.config.yaml_files import commented_yaml, read_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def test_established_names_and_defaults() -> None:
 
 def test_every_setting_has_a_description() -> None:
     names = [field.name for field in dataclasses.fields(TrainingConfig)]
-    assert list(setting_descriptions(TrainingConfig)) == names
+    assert list(descriptions(TrainingConfig)) == names
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@
 there. The bombs are small files that a careless reader expands to gigabytes or hours.
 """
 
-from typing import Any, get_args
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.config.rules import setting_types
+from sharpgpt.config.options import annotations, choices
 
 CANARY = "CANARY"
 
@@ -82,7 +82,7 @@ plain_values: SearchStrategy[Any] = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 
-setting_names = st.sampled_from(list(setting_types(TrainingConfig)))
+setting_names = st.sampled_from(list(annotations(TrainingConfig)))
 names = st.one_of(
     setting_names,
     setting_names,
@@ -95,17 +95,11 @@ names = st.one_of(
 DEFAULTS = TrainingConfig().to_dict()
 
 
-def _choices(hint: Any) -> list[Any]:
-    """The words that an annotation lists."""
-    parts = [hint, *get_args(hint)]
-    return [word for part in parts for word in get_args(part) if isinstance(word, str)]
-
-
 def sound_value(name: str) -> SearchStrategy[Any]:
     """Values of the right kind for a setting, small and near the edges of what is allowed."""
-    hint = setting_types(TrainingConfig)[name]
+    hint = annotations(TrainingConfig)[name]
     return st.sampled_from(
-        [DEFAULTS[name], *_choices(hint), *_NEAR.get(name, [0, 1, 2, 3, 16, 0.5])]
+        [DEFAULTS[name], *choices(hint), *_NEAR.get(name, [0, 1, 2, 3, 16, 0.5])]
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis.strategies import SearchStrategy
 
 from sharpgpt.commands.main import main, train_command
 from sharpgpt.config import TrainingConfig
-from sharpgpt.config.flags import parse_training_flags
+from sharpgpt.config.training_flags import parse_training_flags
 from tests.faults.fuzz import CASES, fuzz, message_of, require_clear, watched
 from tests.faults.harness import REPOSITORY, command_here, write_text_file
 from tests.faults.hostile import (

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.config.rules import shown
+from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import MANIFEST, read_manifest
 from sharpgpt.data.prepare.journal import JOURNAL, Journal, read_journal

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from sharpgpt.config.rules import shown
+from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources.data_files import (
     FORMATS_IN_WORDS,

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.config.rules import shown
+from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
 from sharpgpt.data.sources.data_files import FORMATS_IN_WORDS, format_of

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.config.rules import shown
+from sharpgpt.config.options import shown
 from sharpgpt.config.yaml_files import read_value
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources.data_files import FORMATS_IN_WORDS, DataFile, format_of, open_file

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from sharpgpt.config.rules import shown
+from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources.data_files import (
     BUFFER_BYTES,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sharpgpt.config.rules import nearest, shown
+from sharpgpt.config.options import nearest, shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import atomic_path
 from sharpgpt.data.sources.download import DownloadError, download

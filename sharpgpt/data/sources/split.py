@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sharpgpt.config.rules import shown
+from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 
 DEFAULT_VAL_FRACTION = 0.005

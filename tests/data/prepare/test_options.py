@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sharpgpt.config.descriptions import setting_descriptions
-from sharpgpt.config.rules import ConfigError, setting_types
+from sharpgpt.config.options import ConfigError, annotations, descriptions
 from sharpgpt.data.prepare.options import PrepareOptions, parse_prepare_flags, prepare_parser
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -85,10 +84,10 @@ def test_python_values_are_checked_too() -> None:
 
 def test_help_describes_every_option_and_imports_nothing_heavy() -> None:
     text = " ".join(prepare_parser("sharpgpt prepare").format_help().split())
-    for name, description in setting_descriptions(PrepareOptions).items():
+    for name, description in descriptions(PrepareOptions).items():
         assert f"--{name}" in text
         assert description.replace("%", "%%") in text
-    assert set(setting_descriptions(PrepareOptions)) == set(setting_types(PrepareOptions))
+    assert set(descriptions(PrepareOptions)) == set(annotations(PrepareOptions))
     program = (
         "import sys; from sharpgpt.commands.main import main\n"
         "try: main(['prepare', '--help'])\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sharpgpt.config import ConfigError, TrainingConfig
-from sharpgpt.config.flags import parse_training_flags, training_parser
+from sharpgpt.config.training_flags import parse_training_flags, training_parser
 
 
 def parse(*argv: str) -> TrainingConfig:
