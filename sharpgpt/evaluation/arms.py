@@ -46,7 +46,7 @@ class ComparedRun:
     """What was found when it was evaluated."""
 
     @classmethod
-    def of(cls, path: str) -> "ComparedRun":
+    def of(cls, path: str | Path) -> "ComparedRun":
         """The model that `path` means. Raises `UserError`."""
         folder = find_model(path)
         return cls(folder, training_record(folder))

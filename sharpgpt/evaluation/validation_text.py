@@ -4,7 +4,7 @@ By default it is that of the data that the model was trained on, as its settings
 character model keeps the characters of its training text, whatever text it is given here.
 """
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,6 +23,8 @@ from sharpgpt.evaluation.model_evaluation import EvaluationText
 from sharpgpt.evaluation.saved_model import SavedModel
 from sharpgpt.evaluation.token_bytes import bytes_of_tokens
 
+logger = logging.getLogger(__name__)
+
 FREQUENCY_TOKENS = 10_000_000
 """Training tokens, from the first on, that are counted for the buckets by frequency."""
 
@@ -35,7 +37,6 @@ def open_validation_text(
     data: str | None = None,
     block_length: int | None = None,
     max_blocks: int | None = None,
-    say: Callable[[str], None] = print,
 ) -> EvaluationText:
     """The validation blocks for `saved`.
 
@@ -45,7 +46,6 @@ def open_validation_text(
         data: as the setting `dataset`.
         block_length: tokens of a block, at most the positions of the model.
         max_blocks: as the setting `eval_max_blocks`; None is the whole split.
-        say: shows a note that the user must see.
 
     Raises:
         UserError: no data is known, it cannot be read, does not fit the model or is too short.
@@ -54,14 +54,14 @@ def open_validation_text(
     dataset = data or settings.get("dataset")
     if not isinstance(dataset, str):
         raise UserError(
-            f"--data: {saved.folder} does not say what it was trained on; give the text or the "
-            "prepared data to evaluate on"
+            f"dataset: {saved.folder} does not say what it was trained on; give the text or the "
+            "prepared data to evaluate on, on the command line with --data"
         )
     tokenizer = tokenizer_of(saved)
     length = block_length or min(int(settings.get("max_seq_length", saved.max_length)), 1024)
     if length > saved.max_length:
         raise UserError(
-            f"--max_seq_length: given {length}, allowed for {saved.folder} is at most its "
+            f"max_seq_length: given {length}, allowed for {saved.folder} is at most its "
             f"{saved.max_length} positions"
         )
     config = TrainingConfig(
@@ -70,14 +70,14 @@ def open_validation_text(
         cache_dir=settings.get("cache_dir"),
     )
     text = load_data(
-        dataset=ready_dataset(config, say),
+        dataset=ready_dataset(config, logger.info),
         tokenizer=tokenizer,
         max_seq_length=length,
         cache_dir=config.cache_dir,
     )
     note = text.source["note"] or ""
     if note:
-        say(f"NOTE: {note}")
+        logger.warning("%s", note)
     return EvaluationText(
         name=text.name,
         blocks=cut_blocks(text.val_tokens, length, max_blocks),
@@ -102,13 +102,11 @@ def another_text_note(saved: SavedModel, text: EvaluationText) -> str:
     )
 
 
-def with_note(
-    text: EvaluationText, note: str, say: Callable[[str], None] = print
-) -> EvaluationText:
+def with_note(text: EvaluationText, note: str) -> EvaluationText:
     """`text` with one more note, which is also shown."""
     if not note or note in text.note:
         return text
-    say(f"NOTE: {note}")
+    logger.warning("%s", note)
     return replace(text, note=f"{text.note} {note}".strip())
 
 

@@ -65,15 +65,23 @@ class Console(logging.Handler):
             self._keep(text)
 
     def start_bar(
-        self, *columns: Any, total: float | None, completed: float = 0, **fields: Any
+        self,
+        *columns: Any,
+        total: float | None,
+        completed: float = 0,
+        transient: bool = False,
+        **fields: Any,
     ) -> None:
-        """Show a progress bar with these rich columns; does nothing where stdout is no terminal."""
+        """Show a progress bar with these rich columns; does nothing where stdout is no terminal.
+
+        A transient bar leaves nothing behind when it is removed.
+        """
         if not self.is_terminal:
             return
         from rich.progress import Progress
 
         self.stop_bar()
-        self._bar = Progress(*columns)
+        self._bar = Progress(*columns, transient=transient)
         self._task = self._bar.add_task("", total=total, completed=completed, **fields)
         self._bar.start()
 

@@ -1,0 +1,95 @@
+"""`evaluate`: everything about one or more trained models on a validation split, with intervals."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import write_text
+from sharpgpt.evaluation.evaluator import Evaluator, check_different, make_names_unique
+from sharpgpt.evaluation.model_evaluation import evaluate_model
+from sharpgpt.evaluation.options import EvaluationOptions
+from sharpgpt.evaluation.saved_model import find_model
+from sharpgpt.runtime.console import console_logging
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `evaluate` found."""
+
+    content: dict[str, Any]
+    """As in evaluation.json, which docs/verdict.md explains."""
+    path: Path | None
+    """evaluation.json, where an output folder was given."""
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """One entry for each model, in the order given: name, settings, statistics and the rest."""
+        found: list[dict[str, Any]] = self.content["evaluations"]
+        return found
+
+
+def evaluate(
+    models: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    **options: Any,
+) -> EvaluationResult:
+    """Evaluate trained models on the validation split of one text.
+
+        result = evaluate("outputs/plain", dataset="tinyshakespeare", device="cuda")
+        result.models[0]["figures"]["bits_per_byte"]["estimate"]
+
+    Args:
+        models: checkpoints, run folders (their newest checkpoint) or HuggingFace model folders.
+        output: folder for evaluation.json; None writes nothing.
+        options: the fields of `EvaluationOptions`: dataset, max_seq_length, max_blocks, top_k,
+            batch_size, num_texts, num_tokens, prompt, seed, device, dtype.
+
+    Raises:
+        ConfigError: options that are not allowed, all of them.
+        UserError: a model or the text cannot be read, or they do not belong together.
+    """
+    checked = EvaluationOptions.of(options, output)
+    given = [models] if isinstance(models, str | Path) else list(models)
+    folders = [find_model(path) for path in given]
+    if not folders:
+        raise UserError("models: given none, allowed is at least one")
+    check_different(folders, given)
+    with console_logging() as console:
+        evaluator = Evaluator(checked, len(folders), console)
+        try:
+            found = [_facts(evaluator, folder) for folder in folders]
+        finally:
+            console.stop_bar()
+    make_names_unique(found)
+    content = {
+        "version": 1,
+        "data": evaluator.text.to_dict(),
+        "top_k": evaluator.top_k,
+        "evaluations": found,
+        "environment": evaluator.environment("evaluate"),
+    }
+    return EvaluationResult(content, write_result(output, "evaluation.json", content))
+
+
+def _facts(evaluator: Evaluator, folder: Path) -> dict[str, Any]:
+    """One model, which is not kept in memory."""
+    with evaluator.opened(folder) as (saved, passes):
+        evaluation = evaluate_model(passes)
+    return evaluator.facts(saved, evaluation, judge=saved)
+
+
+def write_result(folder: str | Path | None, name: str, content: Mapping[str, Any]) -> Path | None:
+    """JSON to FOLDER/NAME, atomically; the folder is made. Raises OSError.
+
+    Of a path that is no UTF-8, as Linux allows, the undecodable bytes become "?".
+    """
+    if folder is None:
+        return None
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    path = Path(folder).expanduser() / name
+    write_text(path, text.encode("utf-8", errors="replace").decode("utf-8"))
+    return path
