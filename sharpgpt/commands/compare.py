@@ -5,7 +5,8 @@ import argparse
 from pathlib import Path
 
 from sharpgpt.evaluation import compare as comparison
-from sharpgpt.evaluation.options import ComparisonOptions, add_flags, flag_values
+from sharpgpt.evaluation.options import add_flags, flag_problems, flag_values
+from sharpgpt.evaluation.verdict import MARGIN
 from sharpgpt.report.comparison import write_comparison
 
 
@@ -29,21 +30,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="comparison",
         help="folder of comparison.json, comparison.html and figures/ [comparison]",
     )
-    add_flags(parser, ComparisonOptions)
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=MARGIN,
+        help=f"nats within which nothing is called different [{MARGIN}]",
+    )
+    add_flags(parser)
 
 
 def problems(arguments: argparse.Namespace) -> list[str]:
     """What is wrong with the flags, all of it."""
-    values = flag_values(arguments, ComparisonOptions)
-    found = ComparisonOptions.problems(values, arguments.output)
-    return [f"--{problem}" for problem in found]
+    return flag_problems(arguments, margin=arguments.margin)
 
 
 def compare(arguments: argparse.Namespace) -> Path:
     """Compare, write the files, print the verdicts; returns the path of the page."""
-    options = flag_values(arguments, ComparisonOptions)
     result = comparison.compare(
-        arguments.runs, baseline=arguments.baseline, output=arguments.output, **options
+        arguments.runs,
+        baseline=arguments.baseline,
+        output=arguments.output,
+        margin=arguments.margin,
+        **flag_values(arguments),
     )
     assert result.path is not None, "an output folder was given"
     for note in result.content["notes"]:

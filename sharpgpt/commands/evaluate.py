@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.evaluation import evaluate as evaluation
-from sharpgpt.evaluation.options import EvaluationOptions, add_flags, flag_values
+from sharpgpt.evaluation.options import add_flags, flag_problems, flag_values
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import number
@@ -38,20 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of evaluation.json and evaluation.html "
         "[the run's folder for one run, else evaluation]",
     )
-    add_flags(parser, EvaluationOptions)
+    add_flags(parser)
 
 
 def problems(arguments: argparse.Namespace) -> list[str]:
     """What is wrong with the flags, all of it."""
-    values = flag_values(arguments, EvaluationOptions)
-    found = EvaluationOptions.problems(values, arguments.output)
-    return [f"--{problem}" for problem in found]
+    return flag_problems(arguments)
 
 
 def evaluate(arguments: argparse.Namespace) -> Path:
     """Evaluate, write both files, print the main statistics; returns the path of the page."""
     output = arguments.output or _default_output(arguments.checkpoints)
-    options = flag_values(arguments, EvaluationOptions)
+    options = flag_values(arguments)
     result = evaluation.evaluate(arguments.checkpoints, output=output, **options)
     assert result.path is not None, "an output folder was given"
     for model in result.models:

@@ -99,7 +99,7 @@ def read_flags(
         elif not problems or argument.startswith("-"):
             problems.append(f"{argument}: not a flag; settings are given as --name value")
     return Flags(
-        values={name: _python_value(hints[name], given[name]) for name in given if name in hints},
+        values={name: python_value(hints[name], given[name]) for name in given if name in hints},
         others={name: value for name, value in given.items() if name not in hints},
         problems=problems,
     )
@@ -116,7 +116,7 @@ def _with_bound_numbers(argv: Sequence[str]) -> list[str]:
     return bound
 
 
-def _python_value(hint: Any, text: Any) -> Any:
+def python_value(hint: Any, text: Any) -> Any:
     """A flag's text as the value that the same text has in YAML; texts stay as they are."""
     if isinstance(text, list):
         text = text[0] if len(text) == 1 else f"[{', '.join(text)}]"

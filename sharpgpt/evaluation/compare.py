@@ -24,9 +24,9 @@ from sharpgpt.evaluation.controls import MAPS, PenaltyMap
 from sharpgpt.evaluation.evaluate import write_result
 from sharpgpt.evaluation.evaluator import Evaluator, check_different, make_names_unique
 from sharpgpt.evaluation.model_evaluation import ModelPasses, evaluate_model, finite
-from sharpgpt.evaluation.options import ComparisonOptions
+from sharpgpt.evaluation.options import checked_options
 from sharpgpt.evaluation.saved_model import SavedModel
-from sharpgpt.evaluation.verdict import ERROR_RATE
+from sharpgpt.evaluation.verdict import ERROR_RATE, MARGIN
 from sharpgpt.runtime.console import console_logging
 
 Paths = str | Path | Sequence[str | Path]
@@ -54,7 +54,12 @@ class ComparisonResult:
 
 
 def compare(
-    runs: Paths, *, baseline: Paths, output: str | Path | None = None, **options: Any
+    runs: Paths,
+    *,
+    baseline: Paths,
+    output: str | Path | None = None,
+    margin: float = MARGIN,
+    **options: Any,
 ) -> ComparisonResult:
     """Compare penalised models with unpenalised ones that are sharpened afterwards.
 
@@ -69,14 +74,15 @@ def compare(
         runs: checkpoints, run folders (their newest checkpoint) or HuggingFace model folders.
         baseline: the same for unpenalised models, one for each seed.
         output: folder for comparison.json; None writes nothing.
-        options: the fields of `ComparisonOptions`: margin (in nats), and those of `evaluate`.
+        margin: nats within which nothing is called different.
+        options: as in `evaluate`.
 
     Raises:
         ConfigError: options that are not allowed, all of them.
         UserError: a model or the text cannot be read, they do not belong together, or a baseline
             was trained with a penalty.
     """
-    checked = ComparisonOptions.of(options, output)
+    checked = checked_options(options, output=output, margin=margin)
     given = [_listed(baseline), _listed(runs)]
     baselines, others = ([ComparedRun.of(path) for path in paths] for paths in given)
     if not baselines or not others:
@@ -102,11 +108,11 @@ def compare(
             "version": 1,
             "data": evaluator.text.to_dict(),
             "top_k": evaluator.top_k,
-            "margin": checked.margin,
+            "margin": margin,
             "error_rate": ERROR_RATE,
             "notes": [note for arm in arms for note in arm.notes],
             "baseline": {"name": BASELINE, "runs": [run.facts for run in evaluated]},
-            "models": [_judged(arm, baselines, checked.margin) for arm in arms],
+            "models": [_judged(arm, baselines, margin) for arm in arms],
             "settings": settings_that_differ(baselines[0], arms),
             "curves": _curves(evaluated, arms),
             "environment": evaluator.environment("compare"),

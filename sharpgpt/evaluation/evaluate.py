@@ -10,7 +10,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
 from sharpgpt.evaluation.evaluator import Evaluator, check_different, make_names_unique
 from sharpgpt.evaluation.model_evaluation import evaluate_model
-from sharpgpt.evaluation.options import EvaluationOptions
+from sharpgpt.evaluation.options import checked_options
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.runtime.console import console_logging
 
@@ -52,7 +52,7 @@ def evaluate(
         ConfigError: options that are not allowed, all of them.
         UserError: a model or the text cannot be read, or they do not belong together.
     """
-    checked = EvaluationOptions.of(options, output)
+    checked = checked_options(options, output=output)
     given = [models] if isinstance(models, str | Path) else list(models)
     folders = [find_model(path) for path in given]
     if not folders:

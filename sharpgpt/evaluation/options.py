@@ -1,43 +1,34 @@
-"""The options of `evaluate` and `compare`: keyword arguments in Python, flags on the command line.
-
-The docstring under an option is the only place where its meaning is written, and every value is
-checked by its annotation, wherever it comes from.
-"""
+"""The options of `evaluate` and `compare`: keyword arguments in Python, flags on the command line,
+checked by the same rules."""
 
 import argparse
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from sharpgpt.config import ConfigError, TrainingConfig
-from sharpgpt.config.descriptions import setting_descriptions
-from sharpgpt.config.rules import allowed, setting_types, validated
-from sharpgpt.config.yaml_files import read_value
+from sharpgpt.config.flags import add_options, python_value
+from sharpgpt.config.options import Options, Text, annotations
 from sharpgpt.evaluation.verdict import MARGIN, SMALLEST_MARGIN
-
-Text = Annotated[str, Field(min_length=1)]
 
 BATCH_TOKENS = 8192
 """Tokens of a batch where `batch_size` is not given."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """How models are evaluated. Raises `ConfigError` with every problem of its values."""
+class EvaluationOptions(Options):
+    """How models are evaluated."""
 
     dataset: Text | None = None
-    """Name or path, as the setting dataset, whose validation split is used; null takes what the
-    first model was trained on."""
+    """Name or path, as the setting dataset of a training; its validation split is used. null takes
+    what the first model was trained on."""
 
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens of a block; null takes that of the training, at most 1024."""
 
     max_blocks: Annotated[int, Field(ge=4)] | None = None
-    """Evaluate so many blocks, evenly spread; null takes all."""
+    """Number of blocks to evaluate, evenly spread over the split; null takes all."""
 
     top_k: Annotated[int, Field(ge=1)] | None = None
     """k of the top-k accuracy and mass; null takes that of the training, else 5."""
@@ -46,7 +37,7 @@ class EvaluationOptions:
     """Blocks at a time; null takes 8,192 tokens of them."""
 
     num_texts: Annotated[int, Field(ge=0)] = 20
-    """Texts to generate for each decoding method, at least 2; 0 generates none."""
+    """Texts to generate with each decoding method, at least 2; 0 generates none."""
 
     num_tokens: Annotated[int, Field(ge=8)] = 256
     """Tokens of each generated text."""
@@ -61,70 +52,54 @@ class EvaluationOptions:
     """auto, cpu, cuda, cuda:1 or mps."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the model's body, float32 or bfloat16. The output layer is evaluated in
-    float32."""
-
-    def __post_init__(self) -> None:
-        if problems := self.problems(vars(self)):
-            raise ConfigError(problems)
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, validated(type(self), name, value)[0])
+    """Arithmetic of the model's body. The output layer is evaluated in float32."""
 
     @classmethod
-    def problems(cls, values: Mapping[str, Any], output: str | Path | None = None) -> list[str]:
-        """What is wrong with these values, unknown names included, and with an output folder."""
-        found = [problem for name in values if (problem := validated(cls, name, values[name])[1])]
+    def broken_rules(cls, values: Mapping[str, Any]) -> Iterable[tuple[Sequence[str], str]]:
+        """(the options concerned, the problem) for each rule that is broken."""
         if values.get("num_texts") == 1:
-            found.append("num_texts: given 1, allowed is 0 for none, else at least 2")
-        if isinstance(device := values.get("device"), str) and device:
+            yield ("num_texts",), "num_texts: given 1, allowed is 0 for none, else at least 2"
+        if "device" in values:
             try:
-                TrainingConfig(device=device)
+                TrainingConfig(device=values["device"])
             except ConfigError as error:
-                found += error.problems
-        if output == "":
-            found.append("output: given '', allowed is a folder")
-        return found
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any], output: str | Path | None) -> Self:
-        """The options with these values, paths as text, for results that go into a folder.
-
-        Raises `ConfigError` with every problem, also for a name that is unknown.
-        """
-        plain: dict[str, Any] = {
-            name: str(value) if isinstance(value, Path) else value for name, value in values.items()
-        }
-        if problems := cls.problems(plain, output):
-            raise ConfigError(problems)
-        return cls(**plain)
+                yield ("device",), error.problems[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparisonOptions(EvaluationOptions):
-    """How models are compared."""
-
-    margin: Annotated[float, Field(ge=SMALLEST_MARGIN)] = MARGIN
-    """Nats within which nothing is called different."""
-
-
-def add_flags(parser: argparse.ArgumentParser, options: type[EvaluationOptions]) -> None:
-    """A flag for each option."""
-    descriptions = setting_descriptions(EvaluationOptions) | setting_descriptions(options)
-    for field in dataclasses.fields(options):
-        default = "" if field.default is None else f" [{field.default}]"
-        parser.add_argument(
-            *(["--data", "--dataset"] if field.name == "dataset" else [f"--{field.name}"]),
-            dest=field.name,
-            default=argparse.SUPPRESS,
-            help=(descriptions[field.name] + default).replace("%", "%%"),
-        )
+def checked_options(
+    values: Mapping[str, Any], *, output: str | Path | None, margin: float = MARGIN
+) -> EvaluationOptions:
+    """The options with these values, paths as text. Raises `ConfigError` with every problem, those
+    of the other arguments of `evaluate` and `compare` included."""
+    problems = []
+    if output == "":
+        problems.append("output: given '', allowed is a folder")
+    if not SMALLEST_MARGIN <= margin < float("inf"):
+        problems.append(f"margin: given {margin}, allowed is at least {SMALLEST_MARGIN} nats")
+    plain = {name: str(one) if isinstance(one, Path) else one for name, one in values.items()}
+    return EvaluationOptions.from_dict(plain, problems=problems)
 
 
-def flag_values(arguments: argparse.Namespace, options: type) -> dict[str, Any]:
-    """The options that were given as flags, as Python values that are not checked yet."""
-    types, given = setting_types(options), vars(arguments)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for each option."""
+    add_options(parser, EvaluationOptions)
+    parser.add_argument("--data", dest="dataset", help="the same as --dataset")
+
+
+def flag_values(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given as flags, not checked yet."""
+    given = vars(arguments)
     return {
-        name: given[name] if "a text" in allowed(hint) else read_value(given[name])
-        for name, hint in types.items()
-        if name in given
+        name: python_value(hint, given[name])
+        for name, hint in annotations(EvaluationOptions).items()
+        if given[name] is not None
     }
+
+
+def flag_problems(arguments: argparse.Namespace, **others: Any) -> list[str]:
+    """What is wrong with the flags, all of it."""
+    try:
+        checked_options(flag_values(arguments), output=arguments.output, **others)
+    except ConfigError as error:
+        return [f"--{problem}" for problem in error.problems]
+    return []

@@ -55,7 +55,7 @@ def open_validation_text(
     if not isinstance(dataset, str):
         raise UserError(
             f"dataset: {saved.folder} does not say what it was trained on; give the text or the "
-            "prepared data to evaluate on, on the command line with --data"
+            "prepared data to evaluate on"
         )
     tokenizer = tokenizer_of(saved)
     length = block_length or min(int(settings.get("max_seq_length", saved.max_length)), 1024)

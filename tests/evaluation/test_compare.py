@@ -33,7 +33,7 @@ def test_the_result_is_the_content_of_comparison_json(tmp_path: Path) -> None:
 
 
 def test_arguments_are_checked_before_any_model_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"margin: given 0, allowed is a number, at least 1e-05"):
+    with pytest.raises(ConfigError, match=r"margin: given 0, allowed is at least 1e-05 nats"):
         compare(tmp_path, baseline=tmp_path, margin=0)
     with pytest.raises(UserError, match="allowed is at least one of each"):
         compare([], baseline=[])

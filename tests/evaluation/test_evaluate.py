@@ -49,4 +49,4 @@ def test_no_model_and_one_model_twice(folder: Path) -> None:
     with pytest.raises(UserError, match="models: given none"):
         evaluate([])
     with pytest.raises(UserError, match="the same model as"):
-        evaluate([folder / "truth", folder / "../models0/truth"])
+        evaluate([folder / "truth", str(folder / "truth") + "/"])
