@@ -96,10 +96,8 @@ def _prepare(argv: Sequence[str]) -> int:
 
     options = parse_prepare_flags(argv, "sharpgpt prepare")
     from sharpgpt.data.prepare.pipeline import prepare
-    from sharpgpt.data.prepare.progress import Terminal
 
-    with Terminal() as terminal:
-        prepare(options, terminal.say, terminal.show)
+    prepare(options)
     return 0
 
 

@@ -70,7 +70,7 @@ def open_validation_text(
         cache_dir=settings.get("cache_dir"),
     )
     text = load_data(
-        dataset=ready_dataset(config, logger.info),
+        dataset=ready_dataset(config),
         tokenizer=tokenizer,
         max_seq_length=length,
         cache_dir=config.cache_dir,

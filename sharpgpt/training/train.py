@@ -11,7 +11,6 @@ found before the run folder is made, wherever possible.
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -84,7 +83,7 @@ def train(config: TrainingConfig) -> RunResult:
         if world_size > 1:
             device = device.of_rank(local_rank)
         processes = stack.enter_context(joined(device.torch_device.type))
-        data = processes.first_before_others(lambda: load_training_data(config, terminal.say))
+        data = processes.first_before_others(lambda: load_training_data(config))
         if note := data.source["note"]:
             terminal.say(f"NOTE: {note}")
         startup.phase("text and tokens")
@@ -175,9 +174,7 @@ def _open_folder(
     return RunFolder.of_follower(Path(temporary), resume_from)
 
 
-def load_training_data(
-    config: TrainingConfig, say: Callable[[str], None] = print, *, may_prepare: bool = True
-) -> TextData:
+def load_training_data(config: TrainingConfig, *, may_prepare: bool = True) -> TextData:
     """The tokens of a run, checked against the settings that depend on them.
 
     Documents that are no token shards yet are prepared first, unless `may_prepare` is false.
@@ -187,7 +184,7 @@ def load_training_data(
     except ValueError as error:
         raise UserError(f"penalty_type: {error}") from None
     data = load_data(
-        dataset=ready_dataset(config, say, may_prepare=may_prepare),
+        dataset=ready_dataset(config, may_prepare=may_prepare),
         tokenizer=config.tokenizer,
         max_seq_length=config.max_seq_length,
         cache_dir=config.cache_dir,

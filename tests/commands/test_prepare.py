@@ -28,7 +28,7 @@ def test_prepare_then_inspect(
     assert "validation tokens" in said.out
     assert said.err == ""
     assert main(command.split()) == 0
-    assert capsys.readouterr().out == f"{output}: prepared already\n"
+    assert capsys.readouterr().out == f"{output}: already prepared\n"
     assert main(["inspect", str(output), "--num_documents", "1"]) == 0
     said = capsys.readouterr()
     assert "Document number 0, of no importance." in said.out

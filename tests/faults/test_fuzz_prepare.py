@@ -99,7 +99,7 @@ def stopped(folder: Path, options: PrepareOptions) -> Files:
             raise StopError
 
     with contextlib.suppress(StopError):
-        prepare(options, lambda _: None, show)
+        prepare(options, show_progress=show)
     files = Files.of(folder)
     assert "journal.json" in files, "the preparation was over before it could be stopped"
     return files

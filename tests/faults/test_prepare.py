@@ -86,7 +86,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     whole = PrepareOptions(
         dataset=str(corpus), output=str(tmp_path / "whole"), num_workers=0, **OPTIONS
     )
-    expected = files_of(prepare(whole, lambda _: None))
+    expected = files_of(prepare(whole))
     output = tmp_path / "killed"
     rng = random.Random(num_kills)
     moments = []
@@ -109,7 +109,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     command = Command(corpus, output, command_environment)
     said, errors = command.process.communicate()
     assert (command.process.returncode, errors) == (0, "")
-    assert "goes on after" in said
+    assert "continuing after" in said
     assert files_of(output) == expected
 
 
@@ -124,6 +124,6 @@ def test_a_signal_ends_the_command_with_one_line(
     assert command.process.returncode == 128 + number
     lines = errors.strip().splitlines()
     assert lines[0] == f"{number.name}: committing (again to end at once)"
-    assert lines[1].endswith("tokens; the same command goes on there")
+    assert lines[1].endswith("tokens; the same command continues there")
     assert len(lines) == 2
     assert not (tmp_path / "out" / ".prepare.lock").exists()

@@ -1,12 +1,12 @@
-"""What training does with a dataset that is neither one text nor prepared: prepare it first.
+"""Prepare a dataset for training when it is neither a single text nor prepared yet.
 
 The shards go into the cache folder, under a name made of the dataset, the tokenizer and, for local
-files, a hash of what they are, so that the next run finds them and a changed text is prepared anew.
+files, a hash of their identity: the next run finds them, and changed files are prepared again.
 """
 
+import logging
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 from sharpgpt.config import TrainingConfig
@@ -14,19 +14,18 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import MANIFEST
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.pipeline import prepare
-from sharpgpt.data.prepare.progress import Terminal
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.sources.data_files import format_of
 from sharpgpt.data.sources.open import open_source
 from sharpgpt.data.sources.single_text import TINYSHAKESPEARE, default_cache_dir
 
+logger = logging.getLogger(__name__)
+
 IN_MEMORY_BYTES = 64 * 2**20
-"""A text file up to this size is tokenized in memory, in some seconds."""
+"""A text file up to this size is tokenized in memory, in seconds."""
 
 
-def ready_dataset(
-    config: TrainingConfig, say: Callable[[str], None], *, may_prepare: bool = True
-) -> str:
+def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
     """What `load_data` can open: the setting `dataset` itself, or the folder of its shards.
 
     Raises:
@@ -40,8 +39,8 @@ def ready_dataset(
     name = re.sub(r"[^\w.]+", "-", dataset).strip("-.")[-60:] or "data"
     folder = cache / "prepared" / f"{name}-{config.tokenizer}"
     if (folder / MANIFEST).is_file():
-        return str(folder)  # of the hub: it may have changed there, this is what was trained on
-    source = open_source(dataset, cache_dir=config.cache_dir, say=say)
+        return str(folder)  # of the hub, where it may have changed since
+    source = open_source(dataset, cache_dir=config.cache_dir)
     if "revision" not in source.facts:
         folder = folder.with_name(f"{folder.name}-{source.identity[:12]}")
         if (folder / MANIFEST).is_file():
@@ -52,16 +51,14 @@ def ready_dataset(
             f"prepare --dataset {shlex.quote(dataset)} --tokenizer {config.tokenizer} --output "
             f"{shlex.quote(str(folder))} first, or train, which does the same"
         )
-    say(f"{dataset} is no prepared data yet: making token shards in {folder}")
+    logger.info("%s is not prepared yet: writing token shards to %s", dataset, folder)
     options = PrepareOptions(
         dataset=dataset,
         output=str(folder),
         tokenizer=config.tokenizer,
         cache_dir=config.cache_dir,
     )
-    with Terminal() as terminal:
-        prepare(options, say=terminal.say, show_progress=terminal.show)
-    return str(folder)
+    return str(prepare(options))
 
 
 def _is_one_text(dataset: str) -> bool:

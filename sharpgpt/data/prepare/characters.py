@@ -1,32 +1,31 @@
-"""The char tokenizer's view of a source: which characters it has, and how many tokens a text is.
+"""The vocabulary of the char tokenizer: a first pass over the source.
 
-Its vocabulary has no end-of-text token, so documents are joined by a blank line.
+It has no end-of-text token, so documents are joined by a blank line.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sharpgpt.data.prepare.limits import Limits, ends_of
 from sharpgpt.data.prepare.progress import Pace, Progress
-from sharpgpt.data.prepare.stopping import Stopped
+from sharpgpt.data.prepare.stopping import Limits, Stopped, ends_of
 from sharpgpt.data.sources.documents import Batch, DocumentSource
 from sharpgpt.runtime.signals import StopSignal
 
 JOIN = "\n\n"
-"""What stands after a document."""
+"""The text after a document."""
 
 
 def join_of(source: DocumentSource) -> str:
-    """What stands after each document of `source`; nothing after a single text."""
+    """The text after each document of `source`; empty for a single text."""
     return JOIN if source.joins_documents else ""
 
 
 def batches_up_to(
     source: DocumentSource, start: dict[str, Any] | None, limits: Limits
 ) -> Iterator[Batch]:
-    """The batches of `source` from `start` on, the last one cut where `limits` end.
+    """The batches of `source` from `start` on, cut where `limits` are reached.
 
-    Texts beyond may have characters without a token.
+    Later texts may have characters that are not in the vocabulary.
     """
     for batch in source.batches(start):
         taken = limits.take(_counts(source, batch), ends_of(batch))
@@ -39,7 +38,7 @@ def batches_up_to(
 def find_characters(
     source: DocumentSource, limits: Limits, show: Callable[[Progress], None], stop: StopSignal
 ) -> list[str]:
-    """Every character of `source` up to `limits`, sorted: a first pass over all texts.
+    """Every character of `source` up to `limits`, sorted.
 
     Raises `Stopped` on a signal.
     """

@@ -1,8 +1,9 @@
-"""The tokenizer of a preparation: its vocabulary for the manifest, and where texts are encoded."""
+"""The tokenizer of a preparation: its manifest entry, and the pool that encodes texts."""
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,22 +14,24 @@ from sharpgpt.data.prepare.encoding import Gpt2Encoder, gpt2_coding
 from sharpgpt.data.prepare.workers import LocalPool, Pool, WorkerPool
 from sharpgpt.data.tokenizer import GPT2_PATTERN, CharTokenizer, Gpt2Tokenizer
 
+logger = logging.getLogger(__name__)
+
 MAX_WORKERS = 4
-"""More processes than this by default would wait for the one that reads."""
+"""Default limit: more workers would wait for the process that reads."""
 
 
 @dataclass(frozen=True)
 class Coder:
-    """What the rest of a preparation needs of its tokenizer."""
+    """What the pipeline needs to know about the tokenizer."""
 
     entry: TokenizerEntry
     dtype: Literal["uint16", "uint32"]
     """Of the ids."""
     end_of_text_id: int | None
-    """The id after each document; None where there is none."""
+    """The id after each document, or None."""
     pool: Pool
     num_in_flight: int
-    """Batches that keep the pool busy."""
+    """Number of batches that keeps the pool busy."""
 
 
 def default_num_workers() -> int:
@@ -39,14 +42,12 @@ def default_num_workers() -> int:
 
 
 @contextlib.contextmanager
-def gpt2_coder(
-    joins_documents: bool, num_workers: int, say: Callable[[str], None]
-) -> Iterator[Coder]:
-    """GPT-2's byte-pair encoding, in `num_workers` processes, 0 for this one."""
+def gpt2_coder(*, joins_documents: bool, num_workers: int) -> Iterator[Coder]:
+    """GPT-2's byte-pair encoding in `num_workers` processes (0: in this one)."""
     tokenizer = Gpt2Tokenizer()
     coding = gpt2_coding(tokenizer.ranks, GPT2_PATTERN)
     if not coding.is_fast:
-        say("tokenizing with tiktoken alone; pip install splintr-rs makes it several times as fast")
+        logger.info("tokenizing with tiktoken; pip install splintr-rs makes it 3 to 6 times faster")
     end_of_text_id = tokenizer.end_of_text_id if joins_documents else None
     end_of_document = [] if end_of_text_id is None else [end_of_text_id]
     pool: WorkerPool | LocalPool
@@ -64,10 +65,7 @@ def gpt2_coder(
 
 @contextlib.contextmanager
 def char_coder(characters: Sequence[str], join: str) -> Iterator[Coder]:
-    """A token for each of `characters`, encoded in this process: that is a table, and quick.
-
-    `join` stands after each document.
-    """
+    """One token per character, looked up in this process; `join` after each document."""
     tokenizer = CharTokenizer(characters)
     entry = TokenizerEntry(
         name=tokenizer.name,

@@ -1,4 +1,4 @@
-"""Is there room for the shards, and the message when there is not."""
+"""Disk space for the shards: the check before and the message after."""
 
 import errno
 import shutil
@@ -8,12 +8,12 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.sources.documents import DocumentSource
 
-LEAST_BYTES = 0.4
-"""Bytes of shards for each byte of the source's files, at the least.
+MIN_SHARD_BYTES = 0.4
+"""Lower bound for bytes of shards per byte of the source's files.
 
-A token takes 2 bytes and stands for 4.4 bytes of English, fewer of other texts; a character for at
-most 4. Compressed files hold more text than they have bytes: OpenWebText's and FineWeb-Edu's
-Parquet files come to 0.75 and 0.7.
+A token takes 2 bytes and covers 4.4 bytes of English, fewer of other text, and a character at most
+4. Compressed files hold more text than bytes: the Parquet files of OpenWebText and FineWeb-Edu come
+to 0.75 and 0.7.
 """
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,13 +22,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def require_room(
     folder: Path, source: DocumentSource, options: PrepareOptions, bytes_written: int
 ) -> None:
-    """Raise `UserError` if the disk of `folder` surely cannot hold the shards of `source`.
+    """Raise `UserError` if the disk of `folder` certainly cannot hold the shards of `source`.
 
-    `bytes_written` of them are there already. Sources of unknown size pass.
+    `bytes_written` of them exist already. Sources of unknown size pass.
     """
     if source.num_bytes is None or options.max_documents is not None:
         return
-    needed = source.num_bytes * LEAST_BYTES
+    needed = source.num_bytes * MIN_SHARD_BYTES
     if options.max_tokens is not None:
         needed = min(needed, 2 * options.max_tokens)
     needed -= bytes_written
@@ -48,25 +48,25 @@ def shortage(folder: Path, bytes_to_come: float) -> str | None:
         return None
     return (
         f"the disk of {folder} has {gigabytes(free)} left and about {gigabytes(bytes_to_come)} are "
-        "still to be written; free some room meanwhile"
+        "still to be written; free some space meanwhile"
     )
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an error says that a disk, or its quota, is full."""
+    """Whether an error means that a disk or quota is full."""
     return error.errno in _FULL
 
 
 def full_message(folder: Path) -> str:
-    """The message for a disk that has become full."""
+    """The message for a disk that filled up."""
     return (
-        f"{folder}: the disk is full. What was committed is kept: free some room and run the same "
-        "command again, it goes on there"
+        f"{folder}: the disk is full. What was committed is kept: free some space and run the same "
+        "command again to continue"
     )
 
 
 def gigabytes(num_bytes: float) -> str:
-    """A number of bytes for a person."""
+    """Bytes as GB or MB."""
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.1f} MB"

@@ -1,18 +1,15 @@
-"""Texts -> token ids, fast: what one process of a preparation does.
+"""Texts to GPT-2 token ids, in one process of a preparation.
 
-The rule is tiktoken: whatever else is used must give its ids to the last token. splintr does, and
-is several times as fast (docs/data.md has the figures), because it splits the text without a
-general regular expression, remembers the words that it has met, and hands out bytes instead of a
-list. It is young, so it is never trusted alone:
+tiktoken is the default and the ground truth. The optional package splintr-rs is several times
+faster (docs/data.md), but young, so it is used only where it provably gives tiktoken's ids:
 
 - `fast_encoder_is_exact` compares the two before anything is encoded, on a text that puts about
-  89,000 characters of all planes into the places where a split can go wrong. A change of the
-  Unicode version in one of the two is found here.
-- While it runs, the beginning of every batch is encoded by both (`AUDIT_CHARACTERS`).
+  89,000 characters of all planes where a split can go wrong. This detects a change of the Unicode
+  version in one of the two.
+- While it runs, both encode the beginning of every batch (`AUDIT_CHARACTERS`).
 
-Where splintr is missing, or the first comparison fails, tiktoken does all the work.
-
-Nothing here imports torch: a process that encodes starts in a quarter of a second and stays small.
+If splintr is missing or differs, tiktoken does all the work. Nothing here imports torch, so a
+worker starts in a quarter of a second and stays small.
 """
 
 import base64
@@ -34,23 +31,23 @@ TokenArray = npt.NDArray[np.uint16 | np.uint32]
 Encode = Callable[[str], TokenArray]
 
 AUDIT_CHARACTERS = 4096
-"""So much of each batch is encoded by tiktoken too: half a percent of the text, 3% of the time."""
+"""Characters per batch that tiktoken encodes too: half a percent of the text, 3% of the time."""
 
 
 @dataclass(frozen=True)
 class Gpt2Coding:
-    """What a process needs to encode with GPT-2's byte-pair encoding; plain values."""
+    """Plain values from which a process builds GPT-2's byte-pair encoder."""
 
     ranks: str
-    """Lines of a token in base64 and its id, tiktoken's file format."""
+    """tiktoken's file format: lines of a token in base64 and its id."""
     pattern: str
     """The regular expression that splits a text into words."""
     is_fast: bool
-    """Whether splintr encodes and tiktoken audits; otherwise tiktoken encodes."""
+    """Whether splintr encodes and tiktoken audits it."""
 
 
 def gpt2_coding(ranks: dict[bytes, int], pattern: str) -> Gpt2Coding:
-    """The coding of the vocabulary `ranks` (token -> id), fast if this installation allows."""
+    """The coding of `ranks` (token -> id); fast if splintr is installed and exact."""
     lines = (
         f"{base64.b64encode(token).decode()} {id_}\n"
         for token, id_ in sorted(ranks.items(), key=lambda item: item[1])
@@ -61,17 +58,17 @@ def gpt2_coding(ranks: dict[bytes, int], pattern: str) -> Gpt2Coding:
 
 
 class Encoded(NamedTuple):
-    """The ids of several texts, one after the other."""
+    """The ids of several texts, concatenated."""
 
     ids: TokenArray
     counts: list[int]
-    """How many ids belong to each text."""
+    """Number of ids of each text."""
     num_bytes: list[int]
     """The length of each text as UTF-8."""
 
 
 class Gpt2Encoder:
-    """Encodes texts as tiktoken does. Special tokens in a text are ordinary text."""
+    """Gives tiktoken's ids. Special tokens in a text are ordinary text."""
 
     def __init__(self, coding: Gpt2Coding) -> None:
         self._exact = _tiktoken(coding)
@@ -91,9 +88,9 @@ class Gpt2Encoder:
         if not np.array_equal(self._fast(start), _exact_ids(self._exact, start)):
             raise UserError(
                 "the packages splintr-rs and tiktoken give different tokens for the same text, so "
-                "what has been prepared is not to be trusted: pip uninstall splintr-rs, delete the "
-                "output folder and prepare anew; tiktoken alone is slower and always right. The "
-                f"text begins {start[:40]!r}"
+                "the prepared data cannot be trusted: pip uninstall splintr-rs, delete the output "
+                "folder and prepare again; tiktoken alone is slower and always right. The text "
+                f"begins {start[:40]!r}"
             )
 
 
@@ -126,7 +123,7 @@ def fast_encoder_is_exact(coding: Gpt2Coding) -> bool:
         lines = probe_text().splitlines(keepends=True)
         parts = ["".join(lines[i : i + 20_000]) for i in range(0, len(lines), 20_000)]
         return all(np.array_equal(fast(part), _exact_ids(exact, part)) for part in parts)
-    except Exception:  # of a package that is only asked to help, whatever goes wrong in it
+    except Exception:  # an optional package may fail in any way
         return False
 
 
@@ -134,9 +131,9 @@ def fast_encoder_is_exact(coding: Gpt2Coding) -> bool:
 def probe_text() -> str:
     """A text in which encoders that disagree on any group of characters give different ids.
 
-    A character is a letter, a number, whitespace or something else. `'s` and a space after it show
-    which: after something else the apostrophe belongs to the word before, after a letter it begins
-    the word `'s`. Ideographs, Hangul and private characters, long ranges of one kind, are sampled.
+    A character is a letter, a number, whitespace or other. `'s` and a space after it show which:
+    after "other" the apostrophe joins the previous word, after a letter it begins the word `'s`.
+    Long uniform ranges (ideographs, Hangul, private use) are sampled.
     """
     lines = [f"{(c := chr(code))}'s {c}1a{c}a\n" for codes in _PROBED for code in codes]
     return "".join(lines) + "".join(_RUNS)
@@ -154,7 +151,7 @@ _PROBED = [
     range(0x20000, 0x33800, 8),  # ideographs; new ones come at the ends of the ranges in use
     range(0x33800, 0x110000, 1021),
 ]
-"""Every character of the scripts, and of the long ranges of one kind every so many."""
+"""Every character of the scripts, and a sample of the long uniform ranges."""
 
 _RUNS = [
     f"{before}{letter * length}{after}\n"

@@ -1,7 +1,7 @@
-"""journal.json: how far a preparation has come, from which it goes on after any kind of end.
+"""journal.json: the state of an unfinished preparation.
 
-It is written before the first token and replaced at every commit, when what it speaks of is safely
-on the disk, and removed when manifest.json has taken its place.
+It is written before the first token, replaced at every commit once the shards are on the disk, and
+removed when manifest.json exists.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """What stands in the file."""
+    """The content of the file."""
 
     recipe: dict[str, Any]
     """Every option that decides the bytes, and the identity of the source."""
     source: dict[str, Any]
-    """The facts of the source, to tell the user by what two recipes differ."""
+    """The facts of the source, used to explain how two recipes differ."""
     characters: list[str] | None = None
     """The vocabulary of the char tokenizer, once the first pass has found it."""
     position: dict[str, Any] | None = None
-    """Where the source goes on; None is its beginning."""
+    """The position in the source; None is its beginning."""
     counts: dict[str, Any] = field(default_factory=dict)
     """`Counts` as a dictionary."""
     writers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ def write_journal(folder: Path, journal: Journal) -> None:
 
 
 def _digest(content: dict[str, Any]) -> str:
-    """Of the other fields: what was changed since it was written is not to be gone on from."""
+    """SHA-256 of the other fields: a journal that was edited is refused."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -55,8 +55,8 @@ def read_journal(folder: Path) -> Journal | None:
     """
     path = folder / JOURNAL
     remedy = f"delete {folder} and prepare again"
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise UserError(f"{path}: is no file; {remedy}")
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise UserError(f"{path}: not a regular file; {remedy}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

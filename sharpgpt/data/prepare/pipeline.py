@@ -1,15 +1,16 @@
-"""Documents -> shards: read, encode in other processes, write in order, commit every few seconds.
+"""Documents to shards: read, encode in worker processes, write in order, commit every few seconds.
 
-    source -> batches -> pool of processes -> (in order) -> ShardWriter of each split -> manifest
-                                                         -> journal, every few seconds
+    source -> batches -> worker pool -> (in order) -> one ShardWriter per split -> manifest
+                                                   -> journal, every few seconds
 
-The main process reads and writes; a bounded number of batches is with the pool, so memory does not
-grow with the data. A commit flushes the shards to the disk and then replaces the journal, which
-says where the source goes on: after any end the same command continues from the last commit. What
-is written depends on the source and the recipe alone, so the bytes are those of an uninterrupted
-preparation, whatever the number of processes.
+The main process reads and writes; the pool holds a bounded number of batches, so memory does not
+grow with the data. A commit flushes the shards to the disk and then replaces the journal, which has
+the position in the source: after a kill the same command continues from the last commit. The bytes
+depend only on the source and the recipe, so they are those of an uninterrupted preparation, for any
+number of workers.
 """
 
+import logging
 import re
 import time
 from collections import deque
@@ -30,9 +31,8 @@ from sharpgpt.data.prepare.characters import batches_up_to, find_characters, joi
 from sharpgpt.data.prepare.coders import Coder, char_coder, default_num_workers, gpt2_coder
 from sharpgpt.data.prepare.encoding import Encoded
 from sharpgpt.data.prepare.journal import JOURNAL, Journal, write_journal
-from sharpgpt.data.prepare.limits import Limits, ends_of
 from sharpgpt.data.prepare.options import PrepareOptions
-from sharpgpt.data.prepare.progress import Pace, Progress
+from sharpgpt.data.prepare.progress import Pace, Progress, ProgressDisplay
 from sharpgpt.data.prepare.recipe import (
     Recipe,
     clear_remains,
@@ -43,13 +43,15 @@ from sharpgpt.data.prepare.recipe import (
     remove_if_empty,
     unfinished,
 )
-from sharpgpt.data.prepare.stopping import Stopped
+from sharpgpt.data.prepare.stopping import Limits, Stopped, ends_of
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.data.sources.documents import Batch, DocumentSource
 from sharpgpt.data.sources.open import open_source
-from sharpgpt.runtime.console import clock
+from sharpgpt.runtime.console import clock, console_logging
 from sharpgpt.runtime.lock import FolderLock
 from sharpgpt.runtime.signals import StopSignal
+
+logger = logging.getLogger(__name__)
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
 LOCK = ".prepare.lock"
@@ -66,22 +68,25 @@ def prepare_lock(folder: Path) -> FolderLock:
 
 
 def prepare(
-    options: PrepareOptions,
-    say: Callable[[str], None] = print,
-    show_progress: Callable[[Progress], None] = lambda _: None,
+    options: PrepareOptions, *, show_progress: Callable[[Progress], None] | None = None
 ) -> Path:
-    """Prepare what `options` ask for; the folder that holds it.
+    """Prepare a dataset as `options` say; returns the output folder.
 
-    A folder in which the same preparation was stopped goes on; one that holds the finished data is
-    returned at once. `say` takes lines for the user, `show_progress` the state after each batch.
+    A preparation that was stopped in this folder continues; finished data is returned at once.
+    `show_progress` is called after each batch in place of the progress bar.
 
     Raises:
-        UserError: for everything that a user can mend. What was committed stays.
-        Stopped: SIGINT, SIGTERM or SIGUSR1 came; everything until then is committed.
+        UserError: everything that the user can fix. What was committed stays.
+        Stopped: SIGINT, SIGTERM or SIGUSR1; everything until then is committed.
     """
+    with console_logging() as console:
+        return _prepare(options, show_progress or ProgressDisplay(console))
+
+
+def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None]) -> Path:
     folder = _output_folder(options)
     if is_surely_finished(folder, options):
-        say(f"{folder}: prepared already")
+        logger.info("%s: already prepared", folder)
         return folder
     source = open_source(
         options.dataset,
@@ -91,22 +96,23 @@ def prepare(
         streaming=options.streaming,
         val_fraction=options.val_fraction,
         cache_dir=options.cache_dir,
-        say=say,
     )
     if note := source.facts.get("note"):
-        say(note)
+        logger.info("%s", note)
     _refuse_limits_of_a_text(options, source)
     recipe = recipe_of(options, source)
     if is_finished(folder, recipe):
         _remove_remains(folder)
-        say(f"{folder}: prepared already")
+        logger.info("%s: already prepared", folder)
         return folder
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with prepare_lock(folder):
             if not is_finished(folder, recipe):  # by another process, just now
-                _Preparation(folder, options, source, recipe, say, show_progress).run()
+                _Preparation(
+                    folder, options=options, source=source, recipe=recipe, show=show_progress
+                ).run()
     except OSError as error:
         if disk.is_full(error):
             raise UserError(disk.full_message(folder)) from None
@@ -120,7 +126,7 @@ def prepare(
 def _output_folder(options: PrepareOptions) -> Path:
     try:
         folder = Path(options.output).expanduser()
-    except RuntimeError:  # ~name of a user that does not exist
+    except RuntimeError:  # ~NAME of an unknown user
         folder = Path(options.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output: {folder} is a file; allowed is a folder")
@@ -128,7 +134,7 @@ def _output_folder(options: PrepareOptions) -> Path:
 
 
 def _remove_remains(folder: Path) -> None:
-    """What a process that was killed at the very end has left beside finished data."""
+    """Remove what a process that was killed at the very end left beside finished data."""
     if (folder / JOURNAL).exists() or (folder / LOCK).exists():
         with suppress(OSError, UserError), prepare_lock(folder):
             (folder / JOURNAL).unlink(missing_ok=True)
@@ -146,19 +152,18 @@ def _refuse_limits_of_a_text(options: PrepareOptions, source: DocumentSource) ->
 
 
 class _Preparation:
-    """One preparation in its folder, which is locked; `run` does it."""
+    """One preparation in its folder, which is locked."""
 
     def __init__(
         self,
         folder: Path,
+        *,
         options: PrepareOptions,
         source: DocumentSource,
         recipe: Recipe,
-        say: Callable[[str], None],
-        show_progress: Callable[[Progress], None],
+        show: Callable[[Progress], None],
     ) -> None:
-        self._folder, self._options, self._source = folder, options, source
-        self._say, self._show = say, show_progress
+        self._folder, self._options, self._source, self._show = folder, options, source, show
         self._stop = StopSignal("committing")
         self._writers: dict[SplitName, ShardWriter] = {}
         clear_remains(folder)
@@ -175,10 +180,10 @@ class _Preparation:
         if found is None:
             write_journal(folder, self._journal)
         elif written:
-            say(f"{folder}: goes on after {written:,} tokens")
+            logger.info("%s: continuing after %s tokens", folder, f"{written:,}")
 
     def run(self) -> None:
-        """Prepare what is missing. What fails before its first commit leaves nothing behind."""
+        """Prepare what is missing. A failure before the first commit leaves nothing behind."""
         try:
             with self._stop:
                 self._find_characters()
@@ -193,7 +198,7 @@ class _Preparation:
             raise
 
     def _find_characters(self) -> None:
-        """For the char tokenizer, unless an earlier process has done so."""
+        """For the char tokenizer, unless an earlier process did it."""
         if self._options.tokenizer != "char" or self._journal.characters is not None:
             return
         found = find_characters(self._source, self._limits_here(), self._show, self._stop)
@@ -201,16 +206,21 @@ class _Preparation:
         write_journal(self._folder, self._journal)
 
     def _batches(self) -> Iterator[Batch]:
-        """From the present position on."""
+        """From the current position on."""
         if self._options.tokenizer == "char":
             return batches_up_to(self._source, self._position, self._limits_here())
         return self._source.batches(self._position)
 
     def _limits_here(self) -> Limits:
-        """The limits, at what is written so far."""
+        """The limits, counted from what is written so far."""
         num_documents = sum(count["num_documents"] for count in self._counts.values())
         options = self._options
-        return Limits(options.max_documents, options.max_tokens, num_documents, self._num_tokens())
+        return Limits(
+            options.max_documents,
+            options.max_tokens,
+            num_documents=num_documents,
+            num_tokens=self._num_tokens(),
+        )
 
     def _coder(self) -> AbstractContextManager[Coder]:
         if self._options.tokenizer == "char":
@@ -219,11 +229,12 @@ class _Preparation:
         num_workers = self._options.num_workers
         if num_workers is None:
             num_workers = default_num_workers()
-        return gpt2_coder(self._source.joins_documents, num_workers, self._say)
+        joins_documents = self._source.joins_documents
+        return gpt2_coder(joins_documents=joins_documents, num_workers=num_workers)
 
     @contextmanager
     def _open_writers(self, coder: Coder) -> Iterator[None]:
-        """Within the block the shards are open, at the place of the last commit."""
+        """Within the block the shards are open, at the state of the last commit."""
         try:
             self._restore_writers(coder)
             yield
@@ -246,8 +257,8 @@ class _Preparation:
                 writer.restore(state)
             except ValueError as error:
                 raise UserError(
-                    f"{self._folder}: cannot go on, for the files are not those that were written "
-                    f"({error}); delete the folder and prepare again"
+                    f"{self._folder}: cannot continue, because the files are not those that were "
+                    f"written ({error}); delete the folder and prepare again"
                 ) from None
             self._writers[split] = writer
 
@@ -270,14 +281,14 @@ class _Preparation:
                     self._commit()
                     raise Stopped(
                         self._stop.number,
-                        f"stopped after {self._num_tokens():,} tokens; the same command goes on "
-                        "there",
+                        f"stopped after {self._num_tokens():,} tokens; the same command "
+                        "continues there",
                     )
                 if time.monotonic() - committed >= self._options.commit_seconds:
                     self._commit()
                     committed = time.monotonic()
                     is_warned = is_warned or self._warn_of_shortage(progress)
-        except UserError:  # damaged files, a dead process: what is encoded is good
+        except UserError:  # a damaged file, a dead worker: what is encoded so far is good
             if self._journal.position is not None:
                 self._commit()
             raise
@@ -309,7 +320,7 @@ class _Preparation:
             self._counts[split]["num_bytes"] += sum(encoded.num_bytes[first:last])
 
     def _commit(self) -> None:
-        """Make sure that a new process can go on from here."""
+        """Make everything so far durable: a new process continues from here."""
         self._journal = replace(
             self._journal,
             position=self._position,
@@ -319,7 +330,7 @@ class _Preparation:
         write_journal(self._folder, self._journal)
 
     def _warn_of_shortage(self, progress: Progress) -> bool:
-        """Say so, once, if the disk will not do."""
+        """Warn if the disk will not hold the rest; whether a warning was given."""
         if not progress.total_bytes or progress.bytes_read * 100 < progress.total_bytes:
             return False
         left = max(progress.total_bytes - progress.bytes_read, 0) / progress.bytes_read
@@ -328,11 +339,11 @@ class _Preparation:
             to_come = min(to_come, 2 * (self._options.max_tokens - self._num_tokens()))
         warning = disk.shortage(self._folder, to_come)
         if warning is not None:
-            self._say(warning)
+            logger.info("%s", warning)
         return warning is not None
 
     def _finish(self, coder: Coder, pace: Pace) -> None:
-        """The last shards, the manifest, and away with the journal."""
+        """Write the last shards and the manifest, and remove the journal."""
         self._require_both_splits()
         splits: dict[SplitName, SplitEntry] = {}
         for split, writer in self._writers.items():
@@ -355,18 +366,19 @@ class _Preparation:
         write_manifest(self._folder, manifest)
         (self._folder / JOURNAL).unlink()
         num_bytes = sum(count["num_bytes"] for count in self._counts.values())
-        self._say(
+        text = (
             f"{self._folder}: {splits['train'].num_tokens:,} training and "
             f"{splits['val'].num_tokens:,} validation tokens of {disk.gigabytes(num_bytes)} of "
             f"text, in {clock(pace.seconds)} "
-            f"({pace.progress('tokens', 0, 0).figures()})"
+            f"({pace.progress('tokens', 0, 0).speed()})"
         )
+        logger.info("%s", text)
 
     def _require_both_splits(self) -> None:
         for split, writer in self._writers.items():
             if writer.num_tokens:
                 continue
-            self._journal = replace(self._journal, position=None)  # there is nothing to go on from
+            self._journal = replace(self._journal, position=None)  # nothing to continue from
             number = sum(count["num_documents"] for count in self._counts.values())
             unit = "documents" if self._source.joins_documents else "parts"
             name = "training" if split == "train" else "validation"

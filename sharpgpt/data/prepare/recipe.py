@@ -1,7 +1,7 @@
-"""What decides the bytes of prepared data, and whether a folder may be prepared into.
+"""The recipe of prepared data: everything that decides its bytes.
 
-Equal recipes give equal shards. So a finished folder of an equal recipe need not be prepared again,
-an unfinished one goes on, and one of another recipe is left alone.
+Equal recipes give equal shards. A finished folder with an equal recipe is not prepared again, an
+unfinished one continues, and a folder with another recipe is refused.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from sharpgpt.data.sources.documents import DocumentSource
 from sharpgpt.data.sources.single_text import TINYSHAKESPEARE
 
 SOURCE_OPTIONS = ("dataset", "text_column", "config_name", "revision", "val_fraction")
-"""Options that say which documents. The source's identity covers them; the same files may be named
-in several ways."""
+"""Options that select documents. The source's identity covers them, since several names may mean
+the same files."""
 OUTPUT_OPTIONS = ("tokenizer", "max_documents", "max_tokens", "shard_tokens", "form")
 
 Recipe = dict[str, Any]
@@ -35,7 +35,7 @@ def recipe_of(options: PrepareOptions, source: DocumentSource) -> Recipe:
 def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether `folder` holds the finished data of `recipe`.
 
-    Raises `UserError` if it holds those of another, or if its manifest is damaged.
+    Raises `UserError` if it holds the data of another recipe, or if its manifest is damaged.
     """
     if not (folder / MANIFEST).is_file():
         return False
@@ -45,9 +45,9 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
 
 
 def is_surely_finished(folder: Path, options: PrepareOptions) -> bool:
-    """Whether `folder` holds the finished data of a dataset of the hub, with these very options.
+    """Whether `folder` holds a finished hub dataset, prepared with exactly these options.
 
-    The hub need not be asked then, and a later revision of the main branch changes nothing.
+    Then the hub is not asked, and a later revision of its main branch changes nothing.
     """
     if not (folder / MANIFEST).is_file() or options.dataset == TINYSHAKESPEARE:
         return False
@@ -58,18 +58,17 @@ def is_surely_finished(folder: Path, options: PrepareOptions) -> bool:
 
 
 def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal | None:
-    """The journal of a preparation of `recipe` that was stopped in `folder`; None for a new one.
+    """The journal of a stopped preparation of `recipe` in `folder`; None for a new one.
 
-    Raises `UserError` for the preparation of another recipe, and where the folder holds .bin files
-    that no preparation of ours accounts for.
+    Raises `UserError` for another recipe, and for a folder with .bin files but no manifest.
     """
     journal = read_journal(folder)
     if journal is None:
         others = sorted(path.name for path in folder.glob("*.bin"))
         if others:
             raise UserError(
-                f"{folder}: holds {others[0]} and no manifest, so it is not ours to write into; "
-                "give another output, or move the .bin files away"
+                f"{folder}: holds {others[0]} and no manifest, so it was not written "
+                "by SharpGPT; give another output, or move the .bin files away"
             )
         return None
     _require_equal(folder, "unfinished", (recipe, source.facts), (journal.recipe, journal.source))
@@ -77,14 +76,14 @@ def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal 
 
 
 def clear_remains(folder: Path) -> None:
-    """Remove what a process that was killed has left of files that it was about to replace."""
+    """Remove the temporary files of a process that was killed while it replaced a file."""
     for name in (JOURNAL, MANIFEST):
         for path in folder.glob(f".{name}.*"):
             path.unlink(missing_ok=True)
 
 
 def discard(folder: Path, shards: Iterable[str]) -> None:
-    """Remove everything of a preparation that came to nothing, its finished `shards` included."""
+    """Remove a preparation that failed before its first commit, including finished `shards`."""
     clear_remains(folder)
     for path in [*folder.glob(".partial_*.bin"), *(folder / name for name in shards)]:
         path.unlink(missing_ok=True)
@@ -92,7 +91,7 @@ def discard(folder: Path, shards: Iterable[str]) -> None:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a folder that nothing is in."""
+    """Remove a folder if it is empty."""
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -127,7 +126,7 @@ def _require_equal(
         differences += named or ["the dataset itself has changed since"]
         revision = found_facts.get("revision")
         if state == "unfinished" and revision and revision != asked_facts.get("revision"):
-            remedy += f", or go on with its revision: --revision {revision}"
+            remedy += f", or continue with its revision: --revision {revision}"
     if differences:
         raise UserError(
             f"{folder}: holds {state} data of another recipe: {'; '.join(differences)}. To prepare "

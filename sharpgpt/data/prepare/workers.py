@@ -1,12 +1,12 @@
-"""Processes that encode texts, each over a pair of pipes.
+"""Worker processes that encode texts, each over a pair of pipes.
 
-Not `multiprocessing`: its processes run the caller's script again, which goes wrong in a script
-without `if __name__ == "__main__"`, and outlive a caller that is killed. These see the end of their
-input, whatever happens to the caller, and import no torch. For the caller, one thread stands for
-each process; it waits in the pipes, where it does not hold Python's lock.
+Not `multiprocessing`, whose workers run the caller's script again (which fails without
+`if __name__ == "__main__"`), and not loky; the workers of both outlive a caller that is killed.
+These end with their input, and import no torch. In the caller one thread per worker waits on the
+pipes, without holding the GIL.
 
-A message is one line of JSON and then as many bytes as its "num_bytes" says. The first one carries
-the vocabulary; then each carries texts, and the answer their ids.
+A message is one line of JSON followed by "num_bytes" bytes. The first carries the vocabulary, each
+later one texts, and its answer their ids.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ import numpy as np
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.prepare.encoding import Encoded, Gpt2Coding, Gpt2Encoder, encode_texts
 
-# The package is found where the caller found it, installed or not. -P keeps the working folder out.
+# The caller's package, installed or not; -P keeps the working folder off the path.
 _PROGRAM = (
     f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
     "from sharpgpt.data.prepare.workers import main; main()"
@@ -35,17 +35,14 @@ _PROGRAM = (
 
 
 class Pool(Protocol):
-    """Where texts are encoded."""
+    """Encodes texts."""
 
     def submit(self, texts: Sequence[str], ends: Sequence[bool]) -> "Future[Encoded]":
-        """Encode `texts`, each followed by the end of a document where `ends` says so."""
+        """Encode `texts`, adding the end-of-document ids where `ends` is true."""
 
 
 class WorkerPool:
-    """`num_workers` processes, which share the texts that are submitted.
-
-    Close it, and no process is left.
-    """
+    """`num_workers` processes that share the submitted texts, until `close`."""
 
     def __init__(
         self, coding: Gpt2Coding, end_of_document: Sequence[int], num_workers: int
@@ -69,7 +66,7 @@ class WorkerPool:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """End the processes, whatever they are doing."""
+        """Kill the processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.end()
@@ -77,14 +74,14 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process, as its caller sees it."""
+    """One process, seen from the caller."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Ctrl-C reaches every process of a terminal's group; this one must end its batch.
+            # Ctrl-C reaches the whole process group of a terminal; a worker must finish its batch.
             start_new_session=os.name != "nt",
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
@@ -113,12 +110,12 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            with contextlib.suppress(OSError):  # what was still to be sent
+            with contextlib.suppress(OSError):  # unsent data
                 pipe.close()
 
 
 def _death(process: "subprocess.Popen[bytes]") -> str:
-    """The message for a process that ended in the middle of its work."""
+    """The message for a worker that ended unexpectedly."""
     code = process.wait()
     how = f"with exit code {code}"
     if code < 0:
@@ -127,15 +124,15 @@ def _death(process: "subprocess.Popen[bytes]") -> str:
             how += f" ({signal.Signals(-code).name})"
     cause = ""
     if code == -getattr(signal, "SIGKILL", 9):
-        cause = "; most likely the system had no memory left and ended it"
+        cause = "; most likely the system ran out of memory and killed it"
     return (
-        f"a process that encodes was ended {how}{cause}. What was committed is kept: run the same "
-        "command again and it goes on there, with fewer num_workers if memory was short"
+        f"a worker process ended {how}{cause}. What was committed is kept: run the same command "
+        "again to continue, with fewer num_workers if memory was short"
     )
 
 
 class LocalPool:
-    """No other process: texts are encoded when they are submitted."""
+    """Encodes texts in this process when they are submitted."""
 
     def __init__(self, encode: Any, end_of_document: Any, audit: Any = None) -> None:
         self._encode, self._end_of_document, self._audit = encode, end_of_document, audit
@@ -149,7 +146,7 @@ class LocalPool:
         return future
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""
 
 
 def _send(file: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
@@ -160,7 +157,7 @@ def _send(file: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
 
 
 def _receive(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """The next message. Raises EOFError where the other side has ended."""
+    """The next message. Raises EOFError if the other side has ended."""
     line = file.readline()
     if not line.endswith(b"\n"):
         raise EOFError
@@ -175,7 +172,7 @@ def _work(requests: IO[bytes], answers: IO[bytes]) -> None:
     setup, _ = _receive(requests)
     encoder = Gpt2Encoder(Gpt2Coding(**setup["coding"]))
     end_of_document = np.array(setup["end_of_document"], dtype=np.uint16)
-    with contextlib.suppress(EOFError):  # the caller is done, or gone
+    with contextlib.suppress(EOFError):  # the caller is done, or dead
         while True:
             request, data = _receive(requests)
             texts = list(_texts(request["lengths"], data))
@@ -197,8 +194,8 @@ def _texts(lengths: list[int], data: bytes) -> Iterator[str]:
 
 
 def main() -> None:
-    """What a process runs, from its standard input to its standard output."""
-    # What is printed by a package must not come between the answers.
+    """The program of a worker, from standard input to standard output."""
+    # Prints of a package must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError):

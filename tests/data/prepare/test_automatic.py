@@ -21,22 +21,26 @@ def documents(tmp_path: Path) -> Path:
 
 
 def test_documents_are_prepared_once_and_anew_when_they_change(
-    documents: Path, tmp_path: Path, tiny_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+    documents: Path,
+    tmp_path: Path,
+    tiny_config: MakeConfig,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = tiny_config(dataset=str(documents), cache_dir=str(tmp_path / "cache"))
-    said: list[str] = []
-    first = ready_dataset(config, said.append)
-    assert "is no prepared data yet" in said[0]
+    caplog.set_level("INFO")
+    first = ready_dataset(config)
+    assert "is not prepared yet: writing token shards" in caplog.messages[0]
     assert "training and" in capsys.readouterr().out
     data = open_prepared(first)
     assert data is not None
     assert data.tokenizer_name == "char"
     assert len(data.val) > 0
-    assert ready_dataset(config, said.append) == first
-    assert len(said) == 1
+    assert ready_dataset(config) == first
+    assert len(caplog.messages) == 1
     with open(documents, "a") as file:
         file.write(json.dumps({"text": "One more."}) + "\n")
-    assert ready_dataset(config, said.append) != first
+    assert ready_dataset(config) != first
 
 
 def test_a_dry_run_prepares_nothing(
@@ -44,7 +48,7 @@ def test_a_dry_run_prepares_nothing(
 ) -> None:
     config = tiny_config(dataset=str(documents), cache_dir=str(tmp_path / "cache"))
     with pytest.raises(UserError, match="run sharpgpt prepare --dataset"):
-        ready_dataset(config, print, may_prepare=False)
+        ready_dataset(config, may_prepare=False)
     assert not (tmp_path / "cache").exists()
 
 
@@ -52,12 +56,12 @@ def test_what_is_ready_stays_what_it_is(tmp_path: Path, tiny_config: MakeConfig)
     text = tmp_path / "poem.txt"
     text.write_text("a text\n" * 100)
     for dataset in ("tinyshakespeare", str(text)):
-        assert ready_dataset(tiny_config(dataset=dataset), print) == dataset
+        assert ready_dataset(tiny_config(dataset=dataset)) == dataset
     for name in ("train.bin", "val.bin"):
         (tmp_path / name).write_bytes(bytes(200))
-    assert ready_dataset(tiny_config(dataset=str(tmp_path)), print) == str(tmp_path)
+    assert ready_dataset(tiny_config(dataset=str(tmp_path))) == str(tmp_path)
 
 
 def test_what_does_not_exist_is_named(tiny_config: MakeConfig) -> None:
     with pytest.raises(UserError, match="no known name and no existing file or folder"):
-        ready_dataset(tiny_config(dataset="nope"), print)
+        ready_dataset(tiny_config(dataset="nope"))

@@ -53,10 +53,6 @@ def options(dataset: Path | str, output: Path, **changes: Any) -> PrepareOptions
     return PrepareOptions(dataset=str(dataset), output=str(output), **settings)
 
 
-def quiet(_: str) -> None:
-    pass
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -81,7 +77,7 @@ def in_splits(documents: list[str]) -> tuple[list[str], list[str]]:
 
 
 def test_documents_are_joined_by_the_end_of_text_token(corpus: Path, tmp_path: Path) -> None:
-    folder = prepare(options(corpus, tmp_path / "out"), quiet)
+    folder = prepare(options(corpus, tmp_path / "out"))
     for ids, documents in zip(tokens_of(folder), in_splits(DOCUMENTS), strict=True):
         assert len(documents) > 5
         expected = [[*TOKENIZER.encode(text).tolist(), END] for text in documents]
@@ -89,7 +85,7 @@ def test_documents_are_joined_by_the_end_of_text_token(corpus: Path, tmp_path: P
 
 
 def test_the_manifest_says_what_was_made(corpus: Path, tmp_path: Path) -> None:
-    folder = prepare(options(corpus, tmp_path / "out"), quiet)
+    folder = prepare(options(corpus, tmp_path / "out"))
     manifest = verify(folder)
     train, val = in_splits(DOCUMENTS)
     assert manifest.name == "corpus.jsonl"
@@ -111,35 +107,39 @@ def test_the_manifest_says_what_was_made(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_the_bytes_depend_neither_on_the_processes_nor_on_the_encoder(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected = files_of(prepare(options(corpus, tmp_path / "0"), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "0")))
     for num_workers in (1, 2):
-        folder = prepare(
-            options(corpus, tmp_path / f"{num_workers}", num_workers=num_workers), quiet
-        )
+        folder = prepare(options(corpus, tmp_path / f"{num_workers}", num_workers=num_workers))
         assert files_of(folder) == expected
     monkeypatch.setattr(encoding, "fast_encoder_is_exact", lambda _: False)
-    said: list[str] = []
+    capsys.readouterr()
     for num_workers in (0, 1):
         folder = tmp_path / f"exact{num_workers}"
-        prepare(options(corpus, folder, num_workers=num_workers), said.append)
+        prepare(options(corpus, folder, num_workers=num_workers))
         assert files_of(folder) == expected
-    assert sum("tiktoken alone" in line for line in said) == 2
+    assert capsys.readouterr().out.count("tokenizing with tiktoken;") == 2
 
 
 def test_finished_data_is_returned_at_once(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = prepare(options(corpus, tmp_path / "out"), quiet)
+    folder = prepare(options(corpus, tmp_path / "out"))
     before = files_of(folder)
     (folder / "journal.json").write_text("left by a process that was killed at the very end")
     monkeypatch.setattr(pipeline, "_Preparation", None)
-    said: list[str] = []
+    capsys.readouterr()
     # Neither the spelling of the path nor what the bytes do not depend on makes it another recipe.
     monkeypatch.chdir(tmp_path)
-    assert prepare(options("corpus.jsonl", folder, num_workers=2), said.append) == folder
-    assert said == [f"{folder}: prepared already"]
+    assert prepare(options("corpus.jsonl", folder, num_workers=2)) == folder
+    assert capsys.readouterr().out == f"{folder}: already prepared\n"
     assert files_of(folder) == before
 
 
@@ -156,29 +156,29 @@ def test_finished_data_is_returned_at_once(
 def test_another_recipe_in_the_folder_is_refused(
     corpus: Path, tmp_path: Path, changes: dict[str, Any], difference: str
 ) -> None:
-    folder = prepare(options(corpus, tmp_path / "out"), quiet)
+    folder = prepare(options(corpus, tmp_path / "out"))
     before = files_of(folder)
     with pytest.raises(UserError) as caught:
-        prepare(options(corpus, folder, **changes), quiet)
+        prepare(options(corpus, folder, **changes))
     assert f"holds finished data of another recipe: {difference}. To" in str(caught.value)
     assert files_of(folder) == before
 
 
 def test_a_dataset_that_has_changed_is_another_recipe(corpus: Path, tmp_path: Path) -> None:
-    folder = prepare(options(corpus, tmp_path / "out"), quiet)
+    folder = prepare(options(corpus, tmp_path / "out"))
     write_corpus(corpus, [*DOCUMENTS, "one more"])
     with pytest.raises(UserError, match="the dataset itself has changed since"):
-        prepare(options(corpus, folder), quiet)
+        prepare(options(corpus, folder))
 
 
 def test_files_of_others_are_not_written_into(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.bin").write_bytes(b"1234")
     with pytest.raises(UserError, match=r"holds train\.bin and no manifest"):
-        prepare(options(corpus, tmp_path / "out"), quiet)
+        prepare(options(corpus, tmp_path / "out"))
     assert files_of(tmp_path / "out") == {"train.bin": b"1234"}
     with pytest.raises(UserError, match="is a file; allowed is a folder"):
-        prepare(options(corpus, corpus), quiet)
+        prepare(options(corpus, corpus))
 
 
 class KilledError(BaseException):
@@ -203,7 +203,7 @@ def test_stopped_at_every_batch_it_ends_with_the_same_bytes(
     corpus: Path, tmp_path: Path, form: str, commit_seconds: float
 ) -> None:
     wanted = options(corpus, tmp_path / "whole", form=form, tokenizer="char")
-    expected = files_of(prepare(wanted, quiet))
+    expected = files_of(prepare(wanted))
     folder = tmp_path / "stopped"
     num_stops = 0
     while not (folder / "manifest.json").exists():
@@ -211,7 +211,7 @@ def test_stopped_at_every_batch_it_ends_with_the_same_bytes(
         stop = num_stops if commit_seconds else 1 + num_stops % 2
         asked = options(corpus, folder, form=form, tokenizer="char", commit_seconds=commit_seconds)
         try:
-            prepare(asked, quiet, killed_at(stop))
+            prepare(asked, show_progress=killed_at(stop))
         except KilledError:
             num_stops += 1
             with pytest.raises(UserError, match="has not finished"):
@@ -226,7 +226,7 @@ def test_killed_before_or_after_any_operation_on_files_it_ends_with_the_same_byt
 ) -> None:
     """Each call in turn is the last one of a process, once not made and once made."""
     corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS[:40])
-    expected = files_of(prepare(options(corpus, tmp_path / "whole", tokenizer="char"), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "whole", tokenizer="char")))
     original = getattr(os, operation)
     left = 0
 
@@ -248,14 +248,15 @@ def test_killed_before_or_after_any_operation_on_files_it_ends_with_the_same_byt
             left = 0
             with pytest.raises(KilledError):  # so that there is something to restore
                 prepare(
-                    options(corpus, folder, tokenizer="char", commit_seconds=0), quiet, killed_at(2)
+                    options(corpus, folder, tokenizer="char", commit_seconds=0),
+                    show_progress=killed_at(2),
                 )
             left = number
             try:
-                prepare(options(corpus, folder, tokenizer="char", commit_seconds=0), quiet)
+                prepare(options(corpus, folder, tokenizer="char", commit_seconds=0))
             except KilledError:
                 left = 0
-                prepare(options(corpus, folder, tokenizer="char"), quiet)
+                prepare(options(corpus, folder, tokenizer="char"))
                 assert files_of(folder) == expected, number
             else:
                 assert files_of(folder) == expected
@@ -264,8 +265,8 @@ def test_killed_before_or_after_any_operation_on_files_it_ends_with_the_same_byt
 
 
 def test_a_limit_of_documents_is_exact(corpus: Path, tmp_path: Path) -> None:
-    everything = prepare(options(corpus, tmp_path / "all"), quiet)
-    folder = prepare(options(corpus, tmp_path / "some", max_documents=77), quiet)
+    everything = prepare(options(corpus, tmp_path / "all"))
+    folder = prepare(options(corpus, tmp_path / "some", max_documents=77))
     manifest = read_manifest(folder)
     assert sum(split.num_documents for split in manifest.splits.values()) == 77
     for ids, all_ids in zip(tokens_of(folder), tokens_of(everything), strict=True):
@@ -279,7 +280,7 @@ def test_a_limit_of_documents_is_exact(corpus: Path, tmp_path: Path) -> None:
 def test_a_limit_of_tokens_ends_with_the_document_that_reaches_it(
     corpus: Path, tmp_path: Path, max_tokens: int
 ) -> None:
-    folder = prepare(options(corpus, tmp_path / "some", max_tokens=max_tokens), quiet)
+    folder = prepare(options(corpus, tmp_path / "some", max_tokens=max_tokens))
     total, number = 0, 0
     while total < max_tokens:
         total += len(TOKENIZER.encode(DOCUMENTS[number])) + 1
@@ -296,25 +297,25 @@ def test_a_limit_is_the_same_after_a_stop_and_inside_a_document_of_many_pieces(
     documents = [*DOCUMENTS[:60], "a long document " * 5000, *DOCUMENTS[60:]]
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents)
     changes = {"max_tokens": 10_000}
-    expected = files_of(prepare(options(corpus, tmp_path / "whole", **changes), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "whole", **changes)))
     manifest = read_manifest(tmp_path / "whole")
     assert sum(split.num_documents for split in manifest.splits.values()) == 61
     folder = tmp_path / "stopped"
     with pytest.raises(KilledError):
-        prepare(options(corpus, folder, commit_seconds=0, **changes), quiet, killed_at(2))
-    prepare(options(corpus, folder, commit_seconds=0, **changes), quiet)
+        prepare(options(corpus, folder, commit_seconds=0, **changes), show_progress=killed_at(2))
+    prepare(options(corpus, folder, commit_seconds=0, **changes))
     assert files_of(folder) == expected
 
 
 def test_a_single_text_has_no_limits(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be\n" * 1000)
     with pytest.raises(UserError, match=r"max_tokens: .* is a single text"):
-        prepare(options(tmp_path / "text.txt", tmp_path / "out", max_tokens=5), quiet)
+        prepare(options(tmp_path / "text.txt", tmp_path / "out", max_tokens=5))
     assert not (tmp_path / "out").exists()
 
 
 def test_characters_are_those_of_the_whole_corpus(corpus: Path, tmp_path: Path) -> None:
-    folder = prepare(options(corpus, tmp_path / "out", tokenizer="char"), quiet)
+    folder = prepare(options(corpus, tmp_path / "out", tokenizer="char"))
     manifest = read_manifest(folder)
     assert manifest.tokenizer.characters == sorted(set("".join(DOCUMENTS)))
     assert manifest.end_of_text_id is None
@@ -327,14 +328,14 @@ def test_characters_are_those_of_the_whole_corpus(corpus: Path, tmp_path: Path) 
 def test_characters_beyond_a_limit_are_not_in_the_vocabulary(tmp_path: Path) -> None:
     documents = [f"abc {i}" for i in range(100)] + ["漢"]
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents)
-    folder = prepare(options(corpus, tmp_path / "out", tokenizer="char", max_documents=100), quiet)
+    folder = prepare(options(corpus, tmp_path / "out", tokenizer="char", max_documents=100))
     assert read_manifest(folder).tokenizer.characters == sorted(set("abc \n0123456789"))
 
 
 def test_a_single_text_has_no_end_of_text(tmp_path: Path) -> None:
     text = "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 2000
     (tmp_path / "text.txt").write_text(text)
-    folder = prepare(options(tmp_path / "text.txt", tmp_path / "out"), quiet)
+    folder = prepare(options(tmp_path / "text.txt", tmp_path / "out"))
     cut = int(len(text) * 0.9)
     for ids, part in zip(tokens_of(folder), (text[:cut], text[cut:]), strict=True):
         assert ids == TOKENIZER.encode(part).tolist()
@@ -345,7 +346,7 @@ def test_tinyshakespeare_has_the_tokens_that_everybody_counts(tmp_path: Path) ->
     path = Path(__file__).parents[3] / "../shared/data/tinyshakespeare.txt"
     if not path.is_file():
         pytest.skip("there is no copy of TinyShakespeare beside the repository")
-    folder = prepare(PrepareOptions(dataset=str(path), output=str(tmp_path / "out")), quiet)
+    folder = prepare(PrepareOptions(dataset=str(path), output=str(tmp_path / "out")))
     splits = read_manifest(folder).splits
     assert (splits["train"].num_tokens, splits["val"].num_tokens) == (301_966, 36_059)
     assert read_manifest(folder).name == "tinyshakespeare"
@@ -358,7 +359,7 @@ def test_an_empty_corpus_is_one_message_and_leaves_nothing(
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl", documents)
     with pytest.raises(UserError, match="holds no text"):
-        prepare(options(corpus, tmp_path / "out", tokenizer=tokenizer), quiet)
+        prepare(options(corpus, tmp_path / "out", tokenizer=tokenizer))
     assert not (tmp_path / "out").exists()
 
 
@@ -366,13 +367,15 @@ def test_a_split_without_documents_is_one_message_and_leaves_nothing(tmp_path: P
     corpus = write_corpus(tmp_path / "corpus.jsonl", ["one document", "and another"])
     asked = options(corpus, tmp_path / "out", val_fraction=1e-9, commit_seconds=0, shard_tokens=1)
     with pytest.raises(UserError, match="none of the 2 documents fell into the validation split"):
-        prepare(asked, quiet)
+        prepare(asked)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_file_keeps_what_was_committed(tmp_path: Path) -> None:
+def test_a_damaged_file_keeps_what_was_committed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS * 4)
-    expected = files_of(prepare(options(corpus, tmp_path / "whole"), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "whole")))
     whole = corpus.read_bytes()
     # The identity of a file is taken from its size, its beginning and its end.
     middle = len(whole) // 2
@@ -380,18 +383,18 @@ def test_a_damaged_file_keeps_what_was_committed(tmp_path: Path) -> None:
     corpus.write_bytes(whole[:middle] + b"\xff" + whole[middle + 1 :])
     asked = options(corpus, tmp_path / "out", commit_seconds=0)
     with pytest.raises(UserError, match="not UTF-8"):
-        prepare(asked, quiet)
+        prepare(asked)
     assert (tmp_path / "out" / "journal.json").is_file()
     corpus.write_bytes(whole)
-    said: list[str] = []
-    assert files_of(prepare(asked, said.append)) == expected
-    assert "goes on after" in said[0]
+    capsys.readouterr()
+    assert files_of(prepare(asked)) == expected
+    assert "continuing after" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_a_process_that_dies_is_one_message_and_the_command_goes_on(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = files_of(prepare(options(corpus, tmp_path / "whole"), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "whole")))
     pools: list[workers.WorkerPool] = []
 
     class Recorded(workers.WorkerPool):
@@ -408,16 +411,16 @@ def test_a_process_that_dies_is_one_message_and_the_command_goes_on(
     monkeypatch.setattr(coders, "WorkerPool", Recorded)
     asked = options(corpus, tmp_path / "out", num_workers=1, commit_seconds=0)
     with pytest.raises(UserError, match="SIGKILL"):
-        prepare(asked, quiet, kill_at_third)
+        prepare(asked, show_progress=kill_at_third)
     assert pools[0]._workers[0]._process.returncode == -signal.SIGKILL
-    assert files_of(prepare(asked, quiet)) == expected
+    assert files_of(prepare(asked)) == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_commits_and_the_command_goes_on(
     corpus: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    expected = files_of(prepare(options(corpus, tmp_path / "whole"), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "whole")))
     batches = iter(range(4))
 
     def signal_at_fifth(_: Progress) -> None:
@@ -426,13 +429,13 @@ def test_a_signal_commits_and_the_command_goes_on(
 
     asked = options(corpus, tmp_path / "out", commit_seconds=1000, num_workers=1)
     handler = signal.getsignal(number)
-    with pytest.raises(Stopped, match="tokens; the same command goes on there") as caught:
-        prepare(asked, quiet, signal_at_fifth)
+    with pytest.raises(Stopped, match="tokens; the same command continues there") as caught:
+        prepare(asked, show_progress=signal_at_fifth)
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) == handler
     journal = json.loads((tmp_path / "out" / "journal.json").read_text())
     assert journal["position"]["document"] > 0
-    assert files_of(prepare(asked, quiet)) == expected
+    assert files_of(prepare(asked)) == expected
 
 
 def test_two_preparations_do_not_share_a_folder(corpus: Path, tmp_path: Path) -> None:
@@ -442,9 +445,9 @@ def test_two_preparations_do_not_share_a_folder(corpus: Path, tmp_path: Path) ->
         prepare_lock(folder),
         pytest.raises(UserError, match=f"process {os.getpid()} on .* prepares data into this"),
     ):
-        prepare(options(corpus, folder), quiet)
+        prepare(options(corpus, folder))
     assert list(folder.iterdir()) == []
-    prepare(options(corpus, folder), quiet)
+    prepare(options(corpus, folder))
 
 
 def test_a_pipe_in_place_of_the_journal_is_one_message(corpus: Path, tmp_path: Path) -> None:
@@ -452,8 +455,8 @@ def test_a_pipe_in_place_of_the_journal_is_one_message(corpus: Path, tmp_path: P
     folder = tmp_path / "out"
     folder.mkdir()
     os.mkfifo(folder / "journal.json")
-    with pytest.raises(UserError, match=r"journal\.json: is no file; delete .*out"):
-        prepare(options(corpus, folder), quiet)
+    with pytest.raises(UserError, match=r"journal\.json: not a regular file; delete .*out"):
+        prepare(options(corpus, folder))
 
 
 def test_a_journal_of_another_kind_is_one_message(corpus: Path, tmp_path: Path) -> None:
@@ -462,17 +465,17 @@ def test_a_journal_of_another_kind_is_one_message(corpus: Path, tmp_path: Path) 
     for content in ("{", '"text"', '{"version": 2}', '{"version": 1, "what": 3}'):
         (folder / "journal.json").write_text(content)
         with pytest.raises(UserError, match=r"journal\.json: .*delete .*out and prepare again"):
-            prepare(options(corpus, folder), quiet)
+            prepare(options(corpus, folder))
 
 
 def test_shards_that_were_removed_meanwhile_are_one_message(corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with pytest.raises(KilledError):
-        prepare(options(corpus, folder, commit_seconds=0), quiet, killed_at(5))
+        prepare(options(corpus, folder, commit_seconds=0), show_progress=killed_at(5))
     for path in folder.glob(".partial*"):
         path.unlink()
     with pytest.raises(UserError, match="the files are not those that were written"):
-        prepare(options(corpus, folder), quiet)
+        prepare(options(corpus, folder))
 
 
 def test_too_little_room_is_noticed_before_anything_is_written(
@@ -483,28 +486,31 @@ def test_too_little_room_is_noticed_before_anything_is_written(
     with pytest.raises(
         UserError, match=r"take about 0\.0 MB and the disk has 0\.0 MB left"
     ) as error:
-        prepare(options(corpus, tmp_path / "out"), quiet)
+        prepare(options(corpus, tmp_path / "out"))
     assert "--max_tokens 5_000" in str(error.value)
     assert not (tmp_path / "out").exists()
-    prepare(options(corpus, tmp_path / "out", max_tokens=5000), quiet)
+    prepare(options(corpus, tmp_path / "out", max_tokens=5000))
 
 
 def test_too_little_room_is_noticed_on_the_way(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Such as where another program fills the disk, or files hold more tokens than was thought."""
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(disk, "require_room", lambda *_: None)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
-    said: list[str] = []
-    prepare(options(corpus, tmp_path / "out", commit_seconds=0), said.append)
-    assert sum("are still to be written; free some room meanwhile" in line for line in said) == 1
+    capsys.readouterr()
+    prepare(options(corpus, tmp_path / "out", commit_seconds=0))
+    assert capsys.readouterr().out.count("are still to be written; free some space meanwhile") == 1
 
 
 def test_a_disk_that_becomes_full_keeps_what_was_committed(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = files_of(prepare(options(corpus, tmp_path / "whole"), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "whole")))
     original = ShardWriter.append
     appends = iter(range(12))
 
@@ -517,8 +523,8 @@ def test_a_disk_that_becomes_full_keeps_what_was_committed(
     with monkeypatch.context() as patched:
         patched.setattr(ShardWriter, "append", append)
         with pytest.raises(UserError, match=r"the disk is full\. What was committed is kept"):
-            prepare(asked, quiet)
-    assert files_of(prepare(asked, quiet)) == expected
+            prepare(asked)
+    assert files_of(prepare(asked)) == expected
 
 
 @pytest.fixture
@@ -538,33 +544,33 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("commit_seconds", [0, 0.01])
 def test_a_real_disk_that_becomes_full(
-    small_disk: Path, tmp_path: Path, commit_seconds: float
+    small_disk: Path, tmp_path: Path, commit_seconds: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = tmp_path / "corpus.jsonl.gz"
     lines = "".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS * 8)
     corpus.write_bytes(gzip.compress(lines.encode()))
     changes = {"tokenizer": "char", "shard_tokens": 100_000, "commit_seconds": commit_seconds}
-    expected = files_of(prepare(options(corpus, tmp_path / "whole", **changes), quiet))
+    expected = files_of(prepare(options(corpus, tmp_path / "whole", **changes)))
     assert sum(map(len, expected.values())) < 2_000_000
     in_the_way = small_disk / "in the way"
     in_the_way.write_bytes(bytes(500_000))
     output = small_disk / "out"
     for _ in range(2):
         with pytest.raises(UserError, match="the disk is full"):
-            prepare(options(corpus, output, **changes), quiet)
+            prepare(options(corpus, output, **changes))
     in_the_way.unlink()
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    said: list[str] = []
-    assert files_of(prepare(options(corpus, output, **changes), said.append)) == expected
-    assert "goes on after" in said[0]
+    capsys.readouterr()
+    assert files_of(prepare(options(corpus, output, **changes))) == expected
+    assert "continuing after" in capsys.readouterr().out.splitlines()[0]
 
 
 @pytest.mark.parametrize("form", ["nanogpt", "llm.c"])
 def test_the_forms_of_other_programs_hold_the_same_tokens(
     corpus: Path, tmp_path: Path, form: str
 ) -> None:
-    expected = tokens_of(prepare(options(corpus, tmp_path / "own"), quiet))
-    folder = prepare(options(corpus, tmp_path / "other", form=form), quiet)
+    expected = tokens_of(prepare(options(corpus, tmp_path / "own")))
+    folder = prepare(options(corpus, tmp_path / "other", form=form))
     assert tokens_of(folder) == expected
     if form == "nanogpt":
         ids = np.fromfile(folder / "train.bin", dtype=np.uint16)
@@ -576,7 +582,7 @@ def test_the_forms_of_other_programs_hold_the_same_tokens(
 
 def test_progress_says_where_it_is(corpus: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    folder = prepare(options(corpus, tmp_path / "out", tokenizer="char"), quiet, seen.append)
+    folder = prepare(options(corpus, tmp_path / "out", tokenizer="char"), show_progress=seen.append)
     first = [progress for progress in seen if progress.what == "characters"]
     second = [progress for progress in seen if progress.what == "tokens"]
     total = sum(map(len, tokens_of(folder)))
@@ -593,15 +599,15 @@ def test_finished_data_of_the_hub_needs_no_hub(
     """A later revision there, or no network here, changes nothing in what is finished."""
     source = pipeline.open_source(str(corpus), val_fraction=0.1)
     monkeypatch.setattr(pipeline, "open_source", lambda *_, **__: source)
-    folder = prepare(options("ORG/NAME", tmp_path / "out"), quiet)
+    folder = prepare(options("ORG/NAME", tmp_path / "out"))
 
     def unreachable(*_: Any, **__: Any) -> None:
         raise UserError("the hub cannot be reached")
 
     monkeypatch.setattr(pipeline, "open_source", unreachable)
-    assert prepare(options("ORG/NAME", folder), quiet) == folder
+    assert prepare(options("ORG/NAME", folder)) == folder
     with pytest.raises(UserError, match="cannot be reached"):
-        prepare(options("ORG/NAME", folder, max_documents=3), quiet)
+        prepare(options("ORG/NAME", folder, max_documents=3))
 
 
 def test_an_unfinished_preparation_says_with_which_revision_it_goes_on(
@@ -611,8 +617,8 @@ def test_an_unfinished_preparation_says_with_which_revision_it_goes_on(
     source.facts["revision"] = "1234abcd"
     monkeypatch.setattr(pipeline, "open_source", lambda *_, **__: source)
     with pytest.raises(KilledError):
-        prepare(options("ORG/NAME", tmp_path / "out"), quiet, killed_at(2))
+        prepare(options("ORG/NAME", tmp_path / "out"), show_progress=killed_at(2))
     source.identity = "another"
     source.facts = source.facts | {"revision": "5678abcd"}
-    with pytest.raises(UserError, match="or go on with its revision: --revision 1234abcd"):
-        prepare(options("ORG/NAME", tmp_path / "out"), quiet)
+    with pytest.raises(UserError, match="or continue with its revision: --revision 1234abcd"):
+        prepare(options("ORG/NAME", tmp_path / "out"))

@@ -1,3 +1,4 @@
+import logging
 import os
 import pty
 import subprocess
@@ -7,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sharpgpt.data.prepare import progress
-from sharpgpt.data.prepare.progress import Pace, Progress, Terminal
-from sharpgpt.runtime.console import clock
+from sharpgpt.data.prepare.progress import Pace, Progress, ProgressDisplay
+from sharpgpt.runtime.console import clock, console_logging
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HALFWAY = Progress(
@@ -47,19 +48,22 @@ def test_a_file_gets_a_line_now_and_then(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with Terminal() as terminal:
+    with console_logging() as console:
+        show = ProgressDisplay(console)
         for now[0] in (1.0, 9.9, 10.0, 11.0, 21.0):
-            terminal.show(HALFWAY)
-        terminal.say("[bold]a path[/bold]")
+            show(HALFWAY)
+        logging.getLogger("sharpgpt").info("[bold]a path[/bold]")
     assert capsys.readouterr().out.splitlines() == [HALFWAY.line()] * 2 + ["[bold]a path[/bold]"]
 
 
 def test_a_terminal_gets_a_bar() -> None:
     program = (
-        "from sharpgpt.data.prepare.progress import Progress, Terminal\n"
-        f"with Terminal() as terminal:\n"
-        f"    terminal.show({HALFWAY!r})\n"
-        "    terminal.say('a [line]')\n"
+        "import logging\n"
+        "from sharpgpt.data.prepare.progress import Progress, ProgressDisplay\n"
+        "from sharpgpt.runtime.console import console_logging\n"
+        "with console_logging() as console:\n"
+        f"    ProgressDisplay(console)({HALFWAY!r})\n"
+        "    logging.getLogger('sharpgpt').info('a [line]')\n"
     )
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}

@@ -64,7 +64,7 @@ def test_a_process_that_is_killed_is_one_message(coding: Gpt2Coding) -> None:
     try:
         pool.submit(["alive"], [True]).result()
         os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"signal 9 \(SIGKILL\); most likely.*no memory"):
+        with pytest.raises(UserError, match=r"signal 9 \(SIGKILL\); most likely.*out of memory"):
             pool.submit(["dead"], [True]).result()
     finally:
         pool.close()

@@ -43,8 +43,8 @@ def test_the_example_is_prepared_and_goes_on(
             raise KilledError
 
     with pytest.raises(KilledError):
-        prepare(options, lambda _: None, killed_at_fourth)
-    data = open_prepared(prepare(options, lambda _: None))
+        prepare(options, show_progress=killed_at_fourth)
+    data = open_prepared(prepare(options))
     assert data is not None
     tokenizer = Gpt2Tokenizer()
     for tokens, is_val in ((data.train, False), (data.val, True)):
