@@ -9,7 +9,7 @@ read or used (`check`). Nothing here imports torch.
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field
 
@@ -18,9 +18,15 @@ from sharpgpt.config.architectures import MAX_LAYERS
 from sharpgpt.config.kinds import Fixed, Housekeeping, Mathematics, Policy, Records, Rounding
 from sharpgpt.config.options import Options, Text
 from sharpgpt.config.yaml_files import read_settings, write_settings
+from sharpgpt.sharpness.penalties import PENALTIES
 
-PenaltyType = Literal["non_max_sum", "neg_entropy", "neg_max_prob", "top_k_mass"]
+if TYPE_CHECKING:
+    BuiltInPenalty: TypeAlias = str
+else:
+    BuiltInPenalty = Literal[tuple(PENALTIES)]
+FORMULAS = " ".join(f"{name}: {penalty.formula}." for name, penalty in PENALTIES.items())
 ImportPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
+PenaltyType = Annotated[BuiltInPenalty, Field(description=FORMULAS)] | ImportPath
 
 MAX_COUNT = 10**12
 """No count is larger: products of several stay numbers that a float holds."""
@@ -86,10 +92,8 @@ class TrainingConfig(Options):
     num_workers: Housekeeping[Annotated[int, Field(ge=0, le=1024)]] = 2
     """Threads that tokenize and prefetch batches; 0 does both in the main thread."""
 
-    penalty_type: Mathematics[PenaltyType | ImportPath] = "non_max_sum"
-    """non_max_sum: 1 - max p. neg_entropy: the entropy H(p), minimised. neg_max_prob: -max p.
-    top_k_mass: 1 - sum of the top_k largest p. Every one falls as p sharpens. Or module:name, the
-    import path of a Penalty of your own (docs/loss.md)."""
+    penalty_type: Mathematics[PenaltyType] = "non_max_sum"
+    """All fall as p sharpens. Or module:name, the import path of a Penalty (docs/loss.md)."""
 
     penalty_weight: Mathematics[float] = 0.01
     """Weight w in loss = cross_entropy + w * penalty. Above 0 sharpens, 0 is plain cross-entropy,

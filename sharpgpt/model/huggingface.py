@@ -112,7 +112,14 @@ def use_sharpness_loss(
     head = _linear_head(causal_lm)
     vocab_size = head.weight.shape[0]
     no_targets = torch.empty(0, dtype=torch.int64)
-    check_arguments((0, vocab_size), no_targets, penalty, None, "mean", top_k)
+    check_arguments(
+        (0, vocab_size),
+        no_targets,
+        penalty=penalty,
+        penalty_mask=None,
+        reduction="mean",
+        top_k=top_k,
+    )
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: given {chunk_size}, allowed is None or at least 1")
     if not _is_patched(causal_lm):

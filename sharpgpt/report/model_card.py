@@ -15,13 +15,7 @@ from sharpgpt.report.arms import Json, number_of, value_at
 from sharpgpt.report.model_facts import RECIPE, VALIDATION, ModelFacts
 from sharpgpt.report.numbers import number
 from sharpgpt.report.visible import printable
-
-FORMULAS = {
-    "non_max_sum": "1 - max p",
-    "neg_entropy": "H(p), the entropy",
-    "neg_max_prob": "-max p",
-    "top_k_mass": "1 - the sum of the k largest p",
-}
+from sharpgpt.sharpness.penalties import PENALTIES
 
 FIGURES = {
     "ce": ("cross-entropy, nats", "cross_entropy"),
@@ -125,7 +119,7 @@ def _introduction(facts: ModelFacts) -> str:
     penalty, weight = _penalty(facts)
     size = f" with {facts.num_parameters:,} parameters" if facts.num_parameters else ""
     if weight:
-        formula = FORMULAS.get(penalty)
+        formula = PENALTIES[penalty].formula if penalty in PENALTIES else None
         meaning = f" ({plain(formula)})" if formula else ""
         effect = "sharpens" if weight > 0 else "flattens"
         loss = (

@@ -1,14 +1,13 @@
-"""The row mathematics as it stands, or through torch's compiler where that saves passes.
+"""The row mathematics in eager mode, or through torch's compiler where that saves passes.
 
 On a CPU the tiles of rows.py stay in the cache and are a few percent of the pass; compiling them
 takes seconds and makes some penalties faster, others slower (benchmarks/bench_compiled.py), so they
-stay as they are. On a GPU every operation is a pass over memory, so there the same function is
-compiled: the compiler fuses the passes, and what is left are a few reductions over the row and one
-write of the gradient.
+run eagerly. On a GPU every operation is a pass over memory, so there the same function is compiled:
+the compiler fuses the passes into a few reductions over the row and one write of the gradient.
 
-The number of rows is dynamic: chunks differ in size by one. A penalty of the user's own stays as it
-is, since it may do what the compiler does not know. `torch.compiler.set_stance("force_eager")`
-turns the compiler off.
+The number of rows is dynamic: chunks differ in size by one. A penalty without a fast path runs
+eagerly, since its functions may do what the compiler does not support.
+`torch.compiler.set_stance("force_eager")` turns the compiler off.
 """
 
 import functools
@@ -19,15 +18,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from sharpgpt.sharpness.rows import BUILT_IN, tile_statistics
+from sharpgpt.sharpness.penalties import find_penalty
+from sharpgpt.sharpness.rows import tile_statistics
 
 TileStatistics = Callable[..., Tensor]
-"""`rows.tile_statistics`, or a function that is called like it and gives the same."""
+"""`rows.tile_statistics`, or a function with the same arguments and result."""
 
 
 def row_mathematics(device_type: str, penalty: str) -> TileStatistics:
     """What turns a tile of logits into statistics and gradient, on this kind of device."""
-    if device_type == "cuda" and penalty in BUILT_IN and has_triton():
+    if device_type == "cuda" and has_triton() and find_penalty(penalty).fast:
         return compiled_tile_statistics()
     return tile_statistics
 

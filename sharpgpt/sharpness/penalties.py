@@ -13,20 +13,62 @@ The last column is the softmax Jacobian applied to g, the same for every penalty
 
     d value / d z = p * (g - sum(p * g))
 
-so a penalty states only its value and g. Ties go to the lowest index, for the maximum and for the
-k-th largest. `neg_entropy` is named for the minus sign in the formula of H: its value is the
-entropy itself, minimised.
+so a penalty needs only its value and g, and everything works with it. A built-in penalty also has
+its formula in words, which help texts and model cards show, and a fast path: what the fused pass
+(rows.py) writes for it without another pass over the row. To add one, add it to PENALTIES.
 
-Shapes: N rows, V vocabulary.
+Ties go to the lowest index, for the maximum and for the k-th largest. `neg_entropy` is named for
+the minus sign in the formula of H: its value is the entropy itself, minimised.
+
+Only methods of tensors are used here, so importing this file needs no torch: the choices of the
+setting `penalty_type` are the names in PENALTIES.
+
+Shapes: N rows, T rows of a tile, V vocabulary.
 """
+
+from __future__ import annotations
 
 import functools
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RowFacts(NamedTuple):
+    """What the fused pass knows of each row, [T]: z are its logits, shifted to a maximum of 0."""
+
+    max_prob: Tensor
+    """m."""
+    rest: Tensor
+    """1 - m, exact near m = 1."""
+    top_k_rest: Tensor
+    """1 - S, exact near S = 1."""
+    entropy: Tensor
+    """H."""
+    mean_z: Tensor
+    """sum p z."""
+    max_index: Tensor
+    """The column of the largest entry, [T, 1]."""
+    top_k_index: Tensor
+    """The columns of the k largest entries, the largest among them, [T, k]."""
+
+
+class FastPenalty(NamedTuple):
+    """A penalty of each row, with d value / d z = p * (shift + slope z).
+
+    At `columns` [T, k], which contain the largest entry, it is p * inside.
+    """
+
+    value: Tensor
+    shift: Tensor
+    slope: float = 0.0
+    columns: Tensor | None = None
+    inside: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,20 +77,23 @@ class Penalty:
 
     `value` gives value_N and is differentiable by autograd; `gradient` gives
     g_NV = d value / d probs in closed form, for implementations that write their own backward.
-    Probabilities and their logarithms come together, since both are at hand and ln(p) would lose
+    Probabilities and their logarithms come together, since both are available and ln(p) would lose
     what log_softmax keeps. `log_probs_NV` may be -inf where p is 0.
     """
 
     value: Callable[[Tensor, Tensor, int], Tensor]
     gradient: Callable[[Tensor, Tensor, int], Tensor]
+    formula: str = ""
+    """The value in words."""
+    fast: Callable[[RowFacts], FastPenalty] | None = None
+    """Value and gradient from what the fused pass knows of a row. None: the fused pass calls the
+    functions above. With it, the row mathematics is compiled on a GPU."""
 
 
 def max_mask(probs_NV: Tensor) -> Tensor:
     """One 1 per row, at the largest entry; of equal ones at the first. Boolean [N, V]."""
     # argmax promises the first of equal maxima; amax would spread its gradient over all of them.
-    return torch.zeros_like(probs_NV, dtype=torch.bool).scatter_(
-        -1, probs_NV.argmax(-1, keepdim=True), True
-    )
+    return (probs_NV < probs_NV).scatter(-1, probs_NV.argmax(-1, keepdim=True), True)
 
 
 def top_k_mask(probs_NV: Tensor, top_k: int) -> Tensor:
@@ -65,7 +110,7 @@ def top_k_mask(probs_NV: Tensor, top_k: int) -> Tensor:
     above_NV = probs_NV > smallest_N1
     equal_NV = probs_NV == smallest_N1
     num_places_N1 = top_k - above_NV.sum(-1, keepdim=True)
-    return above_NV | (equal_NV & (equal_NV.cumsum(-1, dtype=torch.int32) <= num_places_N1))
+    return above_NV | (equal_NV & (equal_NV.int().cumsum(-1) <= num_places_N1))
 
 
 def max_prob(probs_NV: Tensor) -> Tensor:
@@ -85,25 +130,44 @@ def entropy(probs_NV: Tensor, log_probs_NV: Tensor) -> Tensor:
 
 def _finite(log_probs_NV: Tensor) -> Tensor:
     """ln p with 0 in place of -inf: such an entry has p = 0 and must contribute 0, not NaN."""
-    return log_probs_NV.masked_fill(log_probs_NV == -torch.inf, 0.0)
+    return log_probs_NV.masked_fill(log_probs_NV == -math.inf, 0.0)
+
+
+def _fast_max(value_T: Tensor, row: RowFacts) -> FastPenalty:
+    """d value / d z = p m, and -p (1 - m) at the largest entry."""
+    return FastPenalty(value_T, 1 - row.rest, columns=row.max_index, inside=-row.rest)
 
 
 PENALTIES: dict[str, Penalty] = {
-    "neg_entropy": Penalty(
-        value=lambda p, log_p, _: entropy(p, log_p),
-        gradient=lambda _, log_p, __: -(_finite(log_p) + 1),
-    ),
     "non_max_sum": Penalty(
         value=lambda p, _, __: 1 - max_prob(p),
         gradient=lambda p, _, __: -max_mask(p).to(p.dtype),
+        formula="1 - max p",
+        fast=lambda row: _fast_max(row.rest, row),
+    ),
+    "neg_entropy": Penalty(
+        value=lambda p, log_p, _: entropy(p, log_p),
+        gradient=lambda _, log_p, __: -(_finite(log_p) + 1),
+        formula="H(p), the entropy",
+        # ln p + H = z - sum p z
+        fast=lambda row: FastPenalty(row.entropy, row.mean_z, slope=-1.0),
     ),
     "neg_max_prob": Penalty(
         value=lambda p, _, __: -max_prob(p),
         gradient=lambda p, _, __: -max_mask(p).to(p.dtype),
+        formula="-max p",
+        fast=lambda row: _fast_max(-row.max_prob, row),
     ),
     "top_k_mass": Penalty(
         value=lambda p, _, top_k: 1 - top_k_mass(p, top_k),
         gradient=lambda p, _, top_k: -top_k_mask(p, top_k).to(p.dtype),
+        formula="1 - the sum of the top_k largest p",
+        fast=lambda row: FastPenalty(
+            row.top_k_rest,
+            1 - row.top_k_rest,
+            columns=row.top_k_index,
+            inside=-row.top_k_rest,
+        ),
     ),
 }
 

@@ -8,6 +8,8 @@ Everything faster is tested against this file. In plain torch, for rows that are
 Shapes: N rows, D width, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,7 +57,14 @@ def sharpness_loss(
     Raises:
         ValueError: unknown penalty or reduction, shapes that do not fit, top_k outside 1..V.
     """
-    check_arguments(logits_NV.shape, target_N, penalty, penalty_mask, reduction, top_k)
+    check_arguments(
+        logits_NV.shape,
+        target_N,
+        penalty=penalty,
+        penalty_mask=penalty_mask,
+        reduction=reduction,
+        top_k=top_k,
+    )
     if logits_NV.dtype in (torch.float16, torch.bfloat16):
         logits_NV = logits_NV.float()
     valid_N = target_N != ignore_index
@@ -99,31 +108,13 @@ def linear_sharpness_loss(
     target_N: Tensor,
     *,
     bias: Tensor | None = None,
-    penalty: str = "non_max_sum",
-    penalty_weight: float | Tensor = 0.0,
-    top_k: int = 5,
-    penalty_mask: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
-    reduction: Reduction = "mean",
-    normalizer: float | Tensor | None = None,
-    per_row: bool = False,
+    **settings: Any,
 ) -> SharpnessOutput:
     """`sharpness_loss` of `F.linear(hidden_ND, weight_VD, bias)`, the output layer of a model.
 
-    Arguments, result and errors as there; `bias` is [V].
+    Settings, result and errors are those of `sharpness_loss`; `bias` is [V].
     """
-    return sharpness_loss(
-        F.linear(hidden_ND, weight_VD, bias),
-        target_N,
-        penalty=penalty,
-        penalty_weight=penalty_weight,
-        top_k=top_k,
-        penalty_mask=penalty_mask,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        normalizer=normalizer,
-        per_row=per_row,
-    )
+    return sharpness_loss(F.linear(hidden_ND, weight_VD, bias), target_N, **settings)
 
 
 def _penalty(name: str, log_probs_NV: Tensor, top_k: int) -> Tensor:
@@ -133,12 +124,13 @@ def _penalty(name: str, log_probs_NV: Tensor, top_k: int) -> Tensor:
 def check_arguments(
     shape: tuple[int, ...],
     target_N: Tensor,
+    *,
     penalty: str,
-    mask_N: Tensor | None,
+    penalty_mask: Tensor | None,
     reduction: str,
     top_k: int,
 ) -> None:
-    """Raise ValueError for what a caller got wrong; `shape` is that of the logits, [N, V]."""
+    """Raise ValueError for a caller's mistake; `shape` is that of the logits, [N, V]."""
     penalties.find_penalty(penalty)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: given {reduction!r}, allowed is 'mean', 'sum' or 'none'")
@@ -147,6 +139,7 @@ def check_arguments(
             f"logits [N, V] and target [N] do not fit: given {tuple(shape)} and "
             f"{tuple(target_N.shape)}"
         )
+    mask_N = penalty_mask
     if mask_N is not None and (mask_N.shape != target_N.shape or mask_N.dtype != torch.bool):
         raise ValueError(
             f"penalty_mask: given {mask_N.dtype} {tuple(mask_N.shape)}, allowed is torch.bool "

@@ -4,7 +4,7 @@ For a row of logits z, shifted so that its maximum is 0: e = exp(z), s = sum e, 
 
     ce = ln s - z_y      max p = 1 / s      H = ln s - sum(e z) / s      S = sum over the top k of p
 
-and with r the row's factor in the loss, w the weight of its penalty, every gradient has the form
+and with r the row's factor in the loss and w the weight of its penalty, every gradient is
 
     dz = p * (a + c z) - r e_y
 
@@ -15,8 +15,9 @@ and with r the row's factor in the loss, w the weight of its penalty, every grad
     entropy        r (1 + w sum(p z))       -r w
 
 since ln p = z - ln s, and ln s - H = sum(p z). So a penalty costs one more factor per row and k
-entries, and only the entropy one more pass over the tile. Any other penalty, with its own value and
-g = d value / d p, takes the softmax Jacobian as it stands: dz = r (p - e_y) + r w p (g - sum(p g)).
+entries, and only the entropy one more pass over the tile. These factors are the fast path of a
+penalty (`penalties.FastPenalty`). A penalty without one, known by its value and g = d value / d p
+alone, takes the softmax Jacobian as it is: dz = r (p - e_y) + r w p (g - sum(p g)).
 
 A tile is small enough to stay in the processor's cache over these passes. The k largest entries
 are found without a pass of their own: the largest entry of each block of BLOCK columns is needed
@@ -32,14 +33,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sharpgpt.sharpness.penalties import find_penalty
+from sharpgpt.sharpness.penalties import FastPenalty, Penalty, RowFacts, find_penalty
 
 BLOCK = 64
 PADDING = -1e30
 """A logit of probability 0; finite, since 0 * -inf would spoil the entropy."""
 
-MAXIMUM = ("non_max_sum", "neg_max_prob")
-BUILT_IN = (*MAXIMUM, "neg_entropy", "top_k_mass")
 STATISTICS = ("ce", "penalty", "max_prob", "entropy", "top_k_mass", "accuracy")
 
 
@@ -100,79 +99,71 @@ def tile_statistics(
     hit_T1 = max_index_T1 == target_T1
     rest_T = outside_max_T / sum_T  # 1 - max p
     rest_top_T = outside_top_T / sum_T  # 1 - S
-    built_in_value_T = {
-        "non_max_sum": rest_T,
-        "neg_max_prob": -max_prob_T,
-        "neg_entropy": entropy_T,
-        "top_k_mass": rest_top_T,
-    }.get(penalty)
-
-    if built_in_value_T is None:
-        value_T = _custom_penalty(z_TW, e_TW, penalty, top_k, vocab_size, factors, sum_T, log_sum_T)
+    functions = find_penalty(penalty)
+    if functions.fast is None:
+        value_T = _value_and_gradient(
+            z_TW,
+            e_TW,
+            functions,
+            factors,
+            top_k=top_k,
+            vocab_size=vocab_size,
+            sum_T=sum_T,
+            log_sum_T=log_sum_T,
+        )
         if factors is not None:
             z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
     else:
-        value_T = built_in_value_T
+        facts = RowFacts(
+            max_prob_T, rest_T, rest_top_T, entropy_T, mean_z_T, max_index_T1, top_index_Tk
+        )
+        fast = functions.fast(facts)
+        value_T = fast.value
         if factors is not None:
-            # The gradient of the penalty at the largest entry is -w r m times this.
-            if penalty == "neg_entropy":
-                at_max_T = -mean_z_T
-                _entropy_gradient(z_TW, e_TW, factors, sum_T, mean_z_T)
-            else:
-                at_max_T = rest_T if penalty in MAXIMUM else rest_top_T
-                index_Tk = max_index_T1 if penalty in MAXIMUM else top_index_Tk
-                _sparse_gradient(z_TW, e_TW, factors, sum_T, at_max_T, index_Tk)
+            _write_gradient(z_TW, e_TW, factors, sum_T=sum_T, fast=fast)
             z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
             # p - 1 loses its digits where the target is the largest entry and p is near 1.
             ce_at_max_T = torch.where(hit_T1.flatten(), -rest_T, max_prob_T)
-            exact_T = factors.loss * ce_at_max_T - factors.penalty * max_prob_T * at_max_T
+            at_max_T = fast.shift if fast.inside is None else fast.inside
+            exact_T = factors.loss * ce_at_max_T + factors.penalty * max_prob_T * at_max_T
             z_TW.scatter_(1, max_index_T1, exact_T[:, None])
     return torch.stack(
         [ce_T, value_T, max_prob_T, entropy_T, 1 - rest_top_T, hit_T1.flatten().to(ce_T.dtype)]
     )
 
 
-def _entropy_gradient(
-    z_TW: Tensor, e_TW: Tensor, factors: RowFactors, sum_T: Tensor, mean_z_T: Tensor
+def _write_gradient(
+    z_TW: Tensor, e_TW: Tensor, factors: RowFactors, *, sum_T: Tensor, fast: FastPenalty
 ) -> None:
-    """Write p * (r + r w (sum(p z) - z)) over z."""
-    a_T = (factors.loss + factors.penalty * mean_z_T) / sum_T
-    c_T = -factors.penalty / sum_T
-    torch.addcmul(a_T[:, None], z_TW, c_T[:, None], out=z_TW).mul_(e_TW)
+    """Write p * (r + r w (shift + slope z)) over z, and p * (r + r w inside) at the columns."""
+    a_T = (factors.loss + factors.penalty * fast.shift) / sum_T
+    if fast.slope:
+        c_T = factors.penalty * fast.slope / sum_T
+        torch.addcmul(a_T[:, None], z_TW, c_T[:, None], out=z_TW).mul_(e_TW)
+    else:
+        torch.mul(e_TW, a_T[:, None], out=z_TW)
+    if fast.columns is not None and fast.inside is not None:
+        inside_T = (factors.loss + factors.penalty * fast.inside) / sum_T
+        z_TW.scatter_(1, fast.columns, e_TW.gather(1, fast.columns) * inside_T[:, None])
 
 
-def _sparse_gradient(
+def _value_and_gradient(
     z_TW: Tensor,
     e_TW: Tensor,
-    factors: RowFactors,
-    sum_T: Tensor,
-    rest_T: Tensor,
-    index_Tk: Tensor,
-) -> None:
-    """Write p * (r + r w s) over z, and p * (r - r w (1 - s)) at `index_Tk`; s = 1 - rest."""
-    a_T = (factors.loss + factors.penalty * (1 - rest_T)) / sum_T
-    inside_T = (factors.loss - factors.penalty * rest_T) / sum_T
-    torch.mul(e_TW, a_T[:, None], out=z_TW)
-    z_TW.scatter_(1, index_Tk, e_TW.gather(1, index_Tk) * inside_T[:, None])
-
-
-def _custom_penalty(
-    z_TW: Tensor,
-    e_TW: Tensor,
-    penalty: str,
+    penalty: Penalty,
+    factors: RowFactors | None,
+    *,
     top_k: int,
     vocab_size: int,
-    factors: RowFactors | None,
     sum_T: Tensor,
     log_sum_T: Tensor,
 ) -> Tensor:
     """Value of a penalty known by its functions alone; its gradient and that of p over z."""
-    functions = find_penalty(penalty)
     p_TV = (e_TW / sum_T[:, None])[:, :vocab_size]
     log_p_TV = (z_TW - log_sum_T[:, None])[:, :vocab_size]
-    value_T = functions.value(p_TV, log_p_TV, top_k)
+    value_T = penalty.value(p_TV, log_p_TV, top_k)
     if factors is not None:
-        weighted_TV = p_TV * functions.gradient(p_TV, log_p_TV, top_k)
+        weighted_TV = p_TV * penalty.gradient(p_TV, log_p_TV, top_k)
         dot_T1 = weighted_TV.sum(-1, keepdim=True)
         weighted_TV = (weighted_TV - p_TV * dot_T1) * factors.penalty[:, None]
         z_TW.zero_()[:, :vocab_size] = weighted_TV + p_TV * factors.loss[:, None]

@@ -334,8 +334,8 @@ def test_an_ignored_upstream_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -
     hidden_ND, weight_VD, target_N = problem(11, 8, 127)
     detached = fused.linear_sharpness
 
-    def deaf(*arguments: Any) -> Any:
-        loss, *rest = detached(*arguments)
+    def deaf(*arguments: Any, **settings: Any) -> Any:
+        loss, *rest = detached(*arguments, **settings)
         loss.register_hook(torch.ones_like)
         return (loss, *rest)
 
@@ -435,13 +435,23 @@ def test_the_operators_are_registered_soundly(operator: Any) -> None:
     hidden_ND, weight_VD, target_N = problem(5, 8, 65)
     factor_N = torch.full((5,), 0.2, dtype=torch.float64)
     arguments = (
-        hidden_ND.requires_grad_(), weight_VD.requires_grad_(), None, target_N, factor_N,
-        0.1 * factor_N, "top_k_mass", 3, torch.float64, 2, True, True, False,
-    )  # fmt: skip
+        [hidden_ND.requires_grad_(), weight_VD.requires_grad_()],
+        target_N,
+        factor_N,
+        0.1 * factor_N,
+    )
+    settings = {
+        "penalty": "top_k_mass",
+        "top_k": 3,
+        "product_dtype": torch.float64,
+        "chunk_size": 2,
+        "needs": [True, True],
+    }
     # test_autograd_registration and the rest of torch's own checks, aliasing and fakes among them
     torch.library.opcheck(
         operator,
         arguments,
+        settings,
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
 
