@@ -1,7 +1,7 @@
 """A preparation that is killed again and again makes the bytes of one that was never stopped.
 
 Real processes and real SIGKILLs at random moments, from the start of Python to the last rename.
-tests/prepare/test_pipeline.py stops at every single operation on files, inside one process.
+tests/data/prepare/test_pipeline.py stops at every single operation on files, inside one process.
 """
 
 import json

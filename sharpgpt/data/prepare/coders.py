@@ -49,11 +49,11 @@ def gpt2_coder(*, joins_documents: bool, num_workers: int) -> Iterator[Coder]:
     if not coding.is_fast:
         logger.info("tokenizing with tiktoken; pip install splintr-rs makes it 3 to 6 times faster")
     end_of_text_id = tokenizer.end_of_text_id if joins_documents else None
-    end_of_document = [] if end_of_text_id is None else [end_of_text_id]
-    pool: WorkerPool | LocalPool
+    end_of_document = np.array([] if end_of_text_id is None else [end_of_text_id], np.uint16)
+    pool: Pool
     if num_workers == 0:
         encoder = Gpt2Encoder(coding)
-        pool = LocalPool(encoder.encode, np.array(end_of_document, tokenizer.dtype), encoder.audit)
+        pool = LocalPool(encoder.encode, end_of_document, encoder.audit)
     else:
         pool = WorkerPool(coding, end_of_document, num_workers)
     entry = TokenizerEntry(

@@ -3,33 +3,27 @@
 Not `multiprocessing`, whose workers run the caller's script again (which fails without
 `if __name__ == "__main__"`), and not loky; the workers of both outlive a caller that is killed.
 These end with their input, and import no torch. In the caller one thread per worker waits on the
-pipes, without holding the GIL.
-
-A message is one line of JSON followed by "num_bytes" bytes. The first carries the vocabulary, each
-later one texts, and its answer their ids.
+pipes, without holding the GIL. Messages are pickles between processes of one program.
 """
 
 import contextlib
-import dataclasses
-import json
 import os
+import pickle
 import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import numpy as np
-
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.prepare.encoding import Encoded, Gpt2Coding, Gpt2Encoder, encode_texts
+from sharpgpt.data.prepare.encoding import Encode, Encoded, Gpt2Coding, TokenArray, encode_texts
 
 # The caller's package, installed or not; -P keeps the working folder off the path.
 _PROGRAM = (
-    f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
+    f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[3])!r}); "
     "from sharpgpt.data.prepare.workers import main; main()"
 )
 
@@ -40,15 +34,37 @@ class Pool(Protocol):
     def submit(self, texts: Sequence[str], ends: Sequence[bool]) -> "Future[Encoded]":
         """Encode `texts`, adding the end-of-document ids where `ends` is true."""
 
+    def close(self) -> None:
+        """Free what the pool holds."""
+
+
+class LocalPool:
+    """Encodes texts in this process when they are submitted; `audit` checks the first of each."""
+
+    def __init__(
+        self,
+        encode: Encode,
+        end_of_document: TokenArray,
+        audit: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._encode, self._end_of_document, self._audit = encode, end_of_document, audit
+
+    def submit(self, texts: Sequence[str], ends: Sequence[bool]) -> "Future[Encoded]":
+        """See `Pool.submit`."""
+        future: Future[Encoded] = Future()
+        self._audit(texts[0])
+        future.set_result(encode_texts(self._encode, texts, ends, self._end_of_document))
+        return future
+
+    def close(self) -> None:
+        """Nothing to free."""
+
 
 class WorkerPool:
     """`num_workers` processes that share the submitted texts, until `close`."""
 
-    def __init__(
-        self, coding: Gpt2Coding, end_of_document: Sequence[int], num_workers: int
-    ) -> None:
-        setup = {"coding": dataclasses.asdict(coding), "end_of_document": list(end_of_document)}
-        self._workers = [_Worker(setup) for _ in range(num_workers)]
+    def __init__(self, coding: Gpt2Coding, end_of_document: TokenArray, num_workers: int) -> None:
+        self._workers = [_Worker((coding, end_of_document)) for _ in range(num_workers)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -76,7 +92,7 @@ class WorkerPool:
 class _Worker:
     """One process, seen from the caller."""
 
-    def __init__(self, setup: dict[str, Any]) -> None:
+    def __init__(self, setup: tuple[Gpt2Coding, TokenArray]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM],
             stdin=subprocess.PIPE,
@@ -85,25 +101,23 @@ class _Worker:
             start_new_session=os.name != "nt",
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        self._setup: dict[str, Any] | None = setup
+        self._setup: tuple[Gpt2Coding, TokenArray] | None = setup
 
     def encode(self, texts: Sequence[str], ends: Sequence[bool]) -> Encoded:
-        parts = [text.encode() for text in texts]
-        lengths = [len(part) for part in parts]
-        request = {"lengths": lengths, "ends": list(ends)}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             if self._setup is not None:
                 _send(self._process.stdin, self._setup)
                 self._setup = None
-            _send(self._process.stdin, request, b"".join(parts))
-            answer, data = _receive(self._process.stdout)
-        except (OSError, EOFError, ValueError):
+            _send(self._process.stdin, (texts, ends))
+            answer = pickle.load(self._process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
             raise UserError(_death(self._process)) from None
-        if "error" in answer:
-            raise UserError(answer["error"])
-        return Encoded(np.frombuffer(data, dtype="<u2"), answer["counts"], lengths)
+        if isinstance(answer, str):
+            raise UserError(answer)
+        encoded: Encoded = answer
+        return encoded
 
     def end(self) -> None:
         self._process.kill()
@@ -122,75 +136,31 @@ def _death(process: "subprocess.Popen[bytes]") -> str:
         how = f"by signal {-code}"
         with contextlib.suppress(ValueError):
             how += f" ({signal.Signals(-code).name})"
-    cause = ""
     if code == -getattr(signal, "SIGKILL", 9):
-        cause = "; most likely the system ran out of memory and killed it"
+        how += "; most likely the system ran out of memory and killed it"
     return (
-        f"a worker process ended {how}{cause}. What was committed is kept: run the same command "
+        f"a worker process ended {how}. What was committed is kept: run the same command "
         "again to continue, with fewer num_workers if memory was short"
     )
 
 
-class LocalPool:
-    """Encodes texts in this process when they are submitted."""
-
-    def __init__(self, encode: Any, end_of_document: Any, audit: Any = None) -> None:
-        self._encode, self._end_of_document, self._audit = encode, end_of_document, audit
-
-    def submit(self, texts: Sequence[str], ends: Sequence[bool]) -> "Future[Encoded]":
-        """See `Pool.submit`."""
-        future: Future[Encoded] = Future()
-        if self._audit is not None:
-            self._audit(texts[0])
-        future.set_result(encode_texts(self._encode, texts, ends, self._end_of_document))
-        return future
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def _send(file: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
-    line = json.dumps({**header, "num_bytes": len(data)})
-    file.write(line.encode() + b"\n")
-    file.write(data)
+def _send(file: IO[bytes], message: Any) -> None:
+    pickle.dump(message, file, protocol=5)
     file.flush()
 
 
-def _receive(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """The next message. Raises EOFError if the other side has ended."""
-    line = file.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    header: dict[str, Any] = json.loads(line)
-    data = file.read(header["num_bytes"])
-    if len(data) < header["num_bytes"]:
-        raise EOFError
-    return header, data
-
-
 def _work(requests: IO[bytes], answers: IO[bytes]) -> None:
-    setup, _ = _receive(requests)
-    encoder = Gpt2Encoder(Gpt2Coding(**setup["coding"]))
-    end_of_document = np.array(setup["end_of_document"], dtype=np.uint16)
-    with contextlib.suppress(EOFError):  # the caller is done, or dead
-        while True:
-            request, data = _receive(requests)
-            texts = list(_texts(request["lengths"], data))
-            try:
-                encoder.audit(texts[0])
-                encoded = encode_texts(encoder.encode, texts, request["ends"], end_of_document)
-            except UserError as error:
-                _send(answers, {"error": str(error)})
-                continue
-            ids = encoded.ids.astype("<u2", copy=False)
-            _send(answers, {"counts": encoded.counts}, ids.tobytes())
+    from sharpgpt.data.prepare.encoding import Gpt2Encoder
 
-
-def _texts(lengths: list[int], data: bytes) -> Iterator[str]:
-    start = 0
-    for length in lengths:
-        yield data[start : start + length].decode()
-        start += length
+    coding, end_of_document = pickle.load(requests)
+    encoder = Gpt2Encoder(coding)
+    pool = LocalPool(encoder.encode, end_of_document, encoder.audit)
+    while True:
+        texts, ends = pickle.load(requests)
+        try:
+            _send(answers, pool.submit(texts, ends).result())
+        except UserError as error:
+            _send(answers, str(error))
 
 
 def main() -> None:
@@ -198,5 +168,5 @@ def main() -> None:
     # Prints of a package must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the caller is done, or dead
         _work(sys.stdin.buffer, answers)

@@ -134,7 +134,7 @@ def test_finished_data_is_returned_at_once(
     folder = prepare(options(corpus, tmp_path / "out"))
     before = files_of(folder)
     (folder / "journal.json").write_text("left by a process that was killed at the very end")
-    monkeypatch.setattr(pipeline, "_Preparation", None)
+    monkeypatch.setattr(pipeline, "Preparation", None)
     capsys.readouterr()
     # Neither the spelling of the path nor what the bytes do not depend on makes it another recipe.
     monkeypatch.chdir(tmp_path)

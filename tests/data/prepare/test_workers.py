@@ -16,6 +16,7 @@ from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 END = 50256
+NOTHING = np.array([], np.uint16)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def coding() -> Gpt2Coding:
 
 @pytest.fixture(scope="module")
 def pool(coding: Gpt2Coding) -> Iterator[WorkerPool]:
-    pool = WorkerPool(coding, [END], 2)
+    pool = WorkerPool(coding, np.array([END], np.uint16), 2)
     yield pool
     pool.close()
 
@@ -50,7 +51,7 @@ def test_what_is_wrong_with_a_batch_comes_back_as_its_error(coding: Gpt2Coding) 
     if not coding.is_fast:
         pytest.skip("splintr is not installed")
     other = Gpt2Coding(coding.ranks, r"\S+|\s+", is_fast=True)
-    pool = WorkerPool(other, [], 1)
+    pool = WorkerPool(other, NOTHING, 1)
     try:
         with pytest.raises(UserError, match="pip uninstall splintr-rs"):
             pool.submit(["I'll see you in 1999!"], [True]).result()
@@ -60,7 +61,7 @@ def test_what_is_wrong_with_a_batch_comes_back_as_its_error(coding: Gpt2Coding) 
 
 
 def test_a_process_that_is_killed_is_one_message(coding: Gpt2Coding) -> None:
-    pool = WorkerPool(coding, [], 1)
+    pool = WorkerPool(coding, NOTHING, 1)
     try:
         pool.submit(["alive"], [True]).result()
         os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
@@ -71,7 +72,7 @@ def test_a_process_that_is_killed_is_one_message(coding: Gpt2Coding) -> None:
 
 
 def test_closing_ends_every_process_in_the_middle_of_its_work(coding: Gpt2Coding) -> None:
-    pool = WorkerPool(coding, [], 2)
+    pool = WorkerPool(coding, NOTHING, 2)
     for _ in range(20):
         pool.submit(["some text " * 100_000], [True])
     pool.close()
@@ -85,13 +86,14 @@ def test_a_process_does_not_import_torch() -> None:
 
 SCRIPT = """
 import sys, time
+import numpy as np
 sys.path.insert(0, {root!r})
 from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
 from sharpgpt.data.prepare.encoding import Gpt2Coding
 from sharpgpt.data.prepare.workers import WorkerPool
 
 coding = Gpt2Coding("".join(open(sys.argv[1])), GPT2_PATTERN, False)
-pool = WorkerPool(coding, [], 1)
+pool = WorkerPool(coding, np.array([], np.uint16), 1)
 assert pool.submit(["hello world"], [True]).result().ids.tolist() == [31373, 995]
 print(pool._workers[0]._process.pid, flush=True)
 time.sleep(60)

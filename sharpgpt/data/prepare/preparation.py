@@ -1,0 +1,297 @@
+"""Documents to shards: read, encode in worker processes, write in order, commit every few seconds.
+
+    source -> batches -> worker pool -> (in order) -> one ShardWriter per split -> manifest
+                                                   -> journal, every few seconds
+
+The main process reads and writes; the pool holds a bounded number of batches, so memory does not
+grow with the data. A commit flushes the shards to the disk and then replaces the journal, which has
+the position in the source: after a kill the same command continues from the last commit. The bytes
+depend only on the source and the recipe, so they are those of an uninterrupted preparation, for any
+number of workers.
+"""
+
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
+from sharpgpt.data.prepare import disk
+from sharpgpt.data.prepare.characters import batches_up_to, find_characters, join_of
+from sharpgpt.data.prepare.coders import Coder, char_coder, default_num_workers, gpt2_coder
+from sharpgpt.data.prepare.encoding import Encoded
+from sharpgpt.data.prepare.journal import JOURNAL, Journal, write_journal
+from sharpgpt.data.prepare.options import PrepareOptions
+from sharpgpt.data.prepare.progress import Pace, Progress
+from sharpgpt.data.prepare.recipe import (
+    Recipe,
+    clear_remains,
+    discard,
+    unfinished,
+)
+from sharpgpt.data.prepare.stopping import Limits, Stopped, ends_of
+from sharpgpt.data.shard_writer import ShardWriter
+from sharpgpt.data.sources.documents import Batch, DocumentSource
+from sharpgpt.runtime.console import clock
+from sharpgpt.runtime.signals import StopSignal
+
+logger = logging.getLogger(__name__)
+
+SPLITS: tuple[SplitName, ...] = ("train", "val")
+
+
+class Preparation:
+    """One preparation in its folder, which is locked."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: PrepareOptions,
+        source: DocumentSource,
+        recipe: Recipe,
+        show: Callable[[Progress], None],
+    ) -> None:
+        self._folder, self._options, self._source, self._show = folder, options, source, show
+        self._stop = StopSignal("committing")
+        self._writers: dict[SplitName, ShardWriter] = {}
+        clear_remains(folder)
+        found = unfinished(folder, recipe, source)
+        self._journal = found or Journal(
+            recipe=recipe,
+            source=source.facts,
+            counts={split: {"num_documents": 0, "num_bytes": 0} for split in SPLITS},
+        )
+        self._counts = {split: dict(self._journal.counts[split]) for split in SPLITS}
+        self._position = self._journal.position
+        written = sum(_num_tokens(state) for state in self._journal.writers.values())
+        disk.require_room(folder, source, options, 2 * written)
+        if found is None:
+            write_journal(folder, self._journal)
+        elif written:
+            logger.info("%s: continuing after %s tokens", folder, f"{written:,}")
+
+    def run(self) -> None:
+        """Prepare what is missing. A failure before the first commit leaves nothing behind."""
+        try:
+            with self._stop:
+                self._find_characters()
+                with self._coder() as coder, self._open_writers(coder):
+                    pace = Pace(self._bytes_read(), self._source.num_bytes)
+                    self._encode_all(coder, pace)
+                    self._finish(coder, pace)
+        except (UserError, OSError):
+            if self._journal.position is None:
+                shards = [entry.file for w in self._writers.values() for entry in w.entries]
+                discard(self._folder, shards)
+            raise
+
+    def _find_characters(self) -> None:
+        """For the char tokenizer, unless an earlier process did it."""
+        if self._options.tokenizer != "char" or self._journal.characters is not None:
+            return
+        found = find_characters(self._source, self._limits_here(), self._show, self._stop)
+        self._journal = replace(self._journal, characters=found)
+        write_journal(self._folder, self._journal)
+
+    def _batches(self) -> Iterator[Batch]:
+        """From the current position on."""
+        if self._options.tokenizer == "char":
+            return batches_up_to(self._source, self._position, self._limits_here())
+        return self._source.batches(self._position)
+
+    def _limits_here(self) -> Limits:
+        """The limits, counted from what is written so far."""
+        num_documents = sum(count["num_documents"] for count in self._counts.values())
+        options = self._options
+        return Limits(
+            options.max_documents,
+            options.max_tokens,
+            num_documents=num_documents,
+            num_tokens=self._num_tokens(),
+        )
+
+    def _coder(self) -> AbstractContextManager[Coder]:
+        if self._options.tokenizer == "char":
+            assert self._journal.characters is not None
+            return char_coder(self._journal.characters, join_of(self._source))
+        num_workers = self._options.num_workers
+        if num_workers is None:
+            num_workers = default_num_workers()
+        joins_documents = self._source.joins_documents
+        return gpt2_coder(joins_documents=joins_documents, num_workers=num_workers)
+
+    @contextmanager
+    def _open_writers(self, coder: Coder) -> Iterator[None]:
+        """Within the block the shards are open, at the state of the last commit."""
+        try:
+            self._restore_writers(coder)
+            yield
+        finally:
+            for writer in self._writers.values():
+                writer.abandon()
+
+    def _restore_writers(self, coder: Coder) -> None:
+        for split in SPLITS:
+            writer = ShardWriter(
+                self._folder,
+                split,
+                dtype=coder.dtype,
+                shard_tokens=self._options.shard_tokens,
+                form=self._options.form,
+                name=re.sub(r"[^A-Za-z0-9_-]", "_", self._source.name)[:100],
+            )
+            state = self._journal.writers.get(split, {"entries": [], "partial_tokens": 0})
+            try:
+                writer.restore(state)
+            except ValueError as error:
+                raise UserError(
+                    f"{self._folder}: cannot continue, because the files are not those that were "
+                    f"written ({error}); delete the folder and prepare again"
+                ) from None
+            self._writers[split] = writer
+
+    def _encode_all(self, coder: Coder, pace: Pace) -> None:
+        """Write everything from `self._position` on, up to the limits."""
+        limits = self._limits_here()
+        committed = time.monotonic()
+        is_warned = False
+        try:
+            for batch, encoded in self._encoded(coder):
+                taken = limits.take(encoded.counts, ends_of(batch))
+                self._write(batch, encoded, taken)
+                pace.add(sum(encoded.counts[:taken]), sum(encoded.num_bytes[:taken]))
+                if limits.is_reached:
+                    return
+                self._position = batch.after
+                progress = pace.progress("tokens", self._num_tokens(), self._bytes_read())
+                self._show(progress)
+                if self._stop.number is not None:
+                    self._commit()
+                    raise Stopped(
+                        self._stop.number,
+                        f"stopped after {self._num_tokens():,} tokens; the same command "
+                        "continues there",
+                    )
+                if time.monotonic() - committed >= self._options.commit_seconds:
+                    self._commit()
+                    committed = time.monotonic()
+                    is_warned = is_warned or self._warn_of_shortage(progress)
+        except UserError:  # a damaged file, a dead worker: what is encoded so far is good
+            if self._journal.position is not None:
+                self._commit()
+            raise
+
+    def _encoded(self, coder: Coder) -> Iterator[tuple[Batch, Encoded]]:
+        """The batches from `self._position` on with their ids, in order."""
+        pending: deque[tuple[Batch, Future[Encoded]]] = deque()
+        for batch in self._batches():
+            texts = [piece.text for piece in batch.pieces]
+            pending.append((batch, coder.pool.submit(texts, ends_of(batch))))
+            if len(pending) > coder.num_in_flight:
+                batch, future = pending.popleft()
+                yield batch, future.result()
+        for batch, future in pending:
+            yield batch, future.result()
+
+    def _write(self, batch: Batch, encoded: Encoded, taken: int) -> None:
+        """Append the first `taken` pieces, each to its split."""
+        starts = np.cumsum([0, *encoded.counts]).tolist()
+        for is_validation, group in groupby(
+            range(taken), key=lambda i: batch.pieces[i].is_validation
+        ):
+            pieces = list(group)
+            first, last = pieces[0], pieces[-1] + 1
+            split = SPLITS[is_validation]
+            self._writers[split].append(encoded.ids[starts[first] : starts[last]])
+            ends = sum(piece.ends_document for piece in batch.pieces[first:last])
+            self._counts[split]["num_documents"] += ends
+            self._counts[split]["num_bytes"] += sum(encoded.num_bytes[first:last])
+
+    def _commit(self) -> None:
+        """Make everything so far durable: a new process continues from here."""
+        self._journal = replace(
+            self._journal,
+            position=self._position,
+            counts={split: dict(count) for split, count in self._counts.items()},
+            writers={split: writer.commit() for split, writer in self._writers.items()},
+        )
+        write_journal(self._folder, self._journal)
+
+    def _warn_of_shortage(self, progress: Progress) -> bool:
+        """Warn if the disk will not hold the rest; whether a warning was given."""
+        if not progress.total_bytes or progress.bytes_read * 100 < progress.total_bytes:
+            return False
+        left = max(progress.total_bytes - progress.bytes_read, 0) / progress.bytes_read
+        to_come = 2 * self._num_tokens() * left
+        if self._options.max_tokens is not None:
+            to_come = min(to_come, 2 * (self._options.max_tokens - self._num_tokens()))
+        warning = disk.shortage(self._folder, to_come)
+        if warning is not None:
+            logger.info("%s", warning)
+        return warning is not None
+
+    def _finish(self, coder: Coder, pace: Pace) -> None:
+        """Write the last shards and the manifest, and remove the journal."""
+        self._require_both_splits()
+        splits: dict[SplitName, SplitEntry] = {}
+        for split, writer in self._writers.items():
+            shards = writer.finish()
+            splits[split] = SplitEntry(
+                num_tokens=sum(shard.num_tokens for shard in shards),
+                shards=shards,
+                **self._counts[split],
+            )
+        manifest = Manifest(
+            name=self._source.name,
+            form=self._options.form,
+            dtype=coder.dtype,
+            tokenizer=coder.entry,
+            end_of_text_id=coder.end_of_text_id,
+            splits=splits,
+            source=self._source.facts,
+            recipe=self._journal.recipe,
+        )
+        write_manifest(self._folder, manifest)
+        (self._folder / JOURNAL).unlink()
+        num_bytes = sum(count["num_bytes"] for count in self._counts.values())
+        text = (
+            f"{self._folder}: {splits['train'].num_tokens:,} training and "
+            f"{splits['val'].num_tokens:,} validation tokens of {disk.gigabytes(num_bytes)} of "
+            f"text, in {clock(pace.seconds)} "
+            f"({pace.progress('tokens', 0, 0).speed()})"
+        )
+        logger.info("%s", text)
+
+    def _require_both_splits(self) -> None:
+        for split, writer in self._writers.items():
+            if writer.num_tokens:
+                continue
+            self._journal = replace(self._journal, position=None)  # nothing to continue from
+            number = sum(count["num_documents"] for count in self._counts.values())
+            unit = "documents" if self._source.joins_documents else "parts"
+            name = "training" if split == "train" else "validation"
+            raise UserError(
+                f"{self._source.name}: none of the {number} {unit} fell into the {name} split, so "
+                "nothing is kept; give more documents, or another val_fraction, such as 0.1"
+            )
+
+    def _num_tokens(self) -> int:
+        return sum(writer.num_tokens for writer in self._writers.values())
+
+    def _bytes_read(self) -> int:
+        return int((self._position or {}).get("bytes_read", 0))
+
+
+def _num_tokens(state: dict[str, Any]) -> int:
+    return int(state["partial_tokens"]) + sum(int(e["num_tokens"]) for e in state["entries"])
