@@ -1,8 +1,7 @@
 """Text to batches: `load_data`, the tokenizers, training and validation blocks."""
 
 from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks, prefetched, validation_blocks
-from sharpgpt.data.load import TextData, load_data
-from sharpgpt.data.sources.single_text import load_text
+from sharpgpt.data.load import TextData, load_data, load_text
 from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer, Tokenizer, load_tokenizer
 
 __all__ = [

@@ -1,10 +1,13 @@
-"""Atomic file writes: a reader sees the old file or the new one, never half of one."""
+"""Files: atomic writes, of which a reader sees the old file or the new one, and paths of users."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from sharpgpt.core.errors import UserError
 
 
 @contextlib.contextmanager
@@ -39,3 +42,35 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
+    if os.name == "nt":
+        return  # Windows cannot open a folder, and its renames are journaled
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def user_path(path: str | Path) -> Path:
+    """The path with `~` expanded; unchanged for a user who does not exist."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for that user)
+
+
+@contextlib.contextmanager
+def readable(path: Path, remedy: str) -> Iterator[None]:
+    """Raise a `UserError` with `remedy` for an `OSError` within the block, which reads `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; {remedy}") from None
+
+
+def beginning_and_end(file: BinaryIO, num_bytes: int) -> bytes:
+    """The first and the last 64 KiB of a file of `num_bytes`: what a quick identity hashes."""
+    beginning = file.read(1 << 16)
+    file.seek(max(0, num_bytes - (1 << 16)))
+    return beginning + file.read(1 << 16)

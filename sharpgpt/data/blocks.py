@@ -1,22 +1,22 @@
-"""Tokens to batches: random access for training, fixed blocks for validation, a thread ahead.
+"""Tokens to batches: random access for training, fixed blocks for validation, prefetching.
 
 A block is T tokens; the model predicts its T - 1 later tokens from the ones before. Consecutive
 blocks overlap by one token (stride s = T - 1), so that every token between the first and the last
 block's end is predicted exactly once in an epoch.
 
-An epoch begins at a random token (its *phase*), or else the same tokens would stand at the start of
-a block, without context, in every epoch. The number of blocks must not depend on the phase, because
-schedules count on it. With L tokens, n blocks from phase f reach token f + n*s, so that
+An epoch begins at a random token (its *phase*); otherwise the same tokens would begin a block,
+without context, in every epoch. The number of blocks must not depend on the phase, because schedules
+depend on it. With L tokens, n blocks from phase f reach token f + n*s, so that
 
     f + n*s <= L - 1.
 
-n = floor((L - s) / s) leaves room for every phase 0 .. s - 1 (s - 1 + n*s <= L - 1), and one block
-is the least: n = max(1, floor((L - s) / s)). The phase is drawn from all that fit,
-0 .. L - 1 - n*s, so that every token but the first is predicted in some epochs, the last ones too.
+n = floor((L - s) / s) leaves room for every phase 0 .. s - 1 (s - 1 + n*s <= L - 1), with a minimum
+of one block: n = max(1, floor((L - s) / s)). The phase is drawn from all that fit, 0 .. L - 1 - n*s,
+so that every token but the first is predicted in some epochs, the last ones too.
 
 Phase and order are a pure function of (seed, epoch), a batch one of (seed, first sample): a run
 that is resumed, or spread over other ranks and workers, sees the same samples. The order is a
-function too (permutation.py), so nothing here grows with the number of tokens.
+function too (permutation.py), so memory does not grow with the number of tokens.
 """
 
 import atexit
@@ -37,7 +37,7 @@ from sharpgpt.data.tokens import Tokens
 Item = TypeVar("Item")
 
 PAGE = 1024
-"""Places of the order that are computed at a time: one place costs nearly as much as many."""
+"""Positions of the order computed at a time: one costs nearly as much as many."""
 
 
 def _require_a_block(tokens: Tokens, block_length: int, what: str) -> None:
@@ -57,7 +57,7 @@ class _Epoch(NamedTuple):
 
 
 class TrainingBlocks:
-    """Shuffled blocks of T = `block_length` tokens, epoch after epoch; see the head of this file.
+    """Shuffled blocks of T = `block_length` tokens, epoch after epoch; see the module docstring.
 
     Raises `UserError` for fewer tokens than one block.
     """
@@ -72,7 +72,7 @@ class TrainingBlocks:
         self.seed = seed
         self._stride = block_length - 1
         self.num_blocks = max(1, (len(tokens) - self._stride) // self._stride)
-        # Per object, for a cache of the class would keep every object alive.
+        # Per object, since a cache of the class would keep every object alive.
         self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)
         self._page = functools.lru_cache(maxsize=2)(self._starts_of_page)
 
@@ -98,7 +98,7 @@ class TrainingBlocks:
         cross the end of an epoch, or of several.
         """
         if first_sample < 0 or count < 1:
-            raise ValueError(f"given first_sample {first_sample}, count {count}: none such")
+            raise ValueError(f"given first_sample {first_sample}, count {count}; allowed are first_sample >= 0, count >= 1")
         starts, sample, end = [], first_sample, first_sample + count
         while sample < end:
             epoch, place = divmod(sample, self.num_blocks)
@@ -118,8 +118,8 @@ class TrainingBlocks:
     ) -> torch.Tensor:
         """Micro-batch `number` of one of several ranks, from `first_sample` on: int64 [B, T].
 
-        Micro-batches go round the ranks, so that fewer ranks with more micro-batches each, or more
-        with fewer, see the same samples step by step.
+        Micro-batches alternate between the ranks, so that fewer ranks with more micro-batches each
+        see the same samples step by step.
         """
         place = number * world_size + rank
         return self.batch(first_sample + place * batch_size, batch_size)
@@ -152,9 +152,9 @@ def validation_blocks(
 ) -> ValidationBlocks:
     """The `(num_tokens - 1) // (T - 1)` blocks from the first token on, overlapping by one token.
 
-    Together they predict every token but the first and the last `(num_tokens - 1) % (T - 1)`. With
-    `max_blocks` below their number, so many of them, evenly spread over the split. They are cut
-    when they are asked for. Raises `UserError` for fewer tokens than one block.
+    Together they predict every token but the first and the last `(num_tokens - 1) % (T - 1)`. Of
+    more than `max_blocks`, that many are kept, evenly spread over the split. Each is read on access.
+    Raises `UserError` for fewer tokens than one block.
     """
     _require_a_block(tokens, block_length, "validation")
     stride = block_length - 1
@@ -171,13 +171,12 @@ class _End(NamedTuple):
 
 
 def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
-    """The same items in the same order, made ahead of time on a background thread.
+    """The same items in the same order, computed ahead of time on a background thread.
 
-    One thread, because `items` is one sequence; it keeps up to `num_workers` items
-    ready, at least two.
-    0 makes each item when it is asked for. An exception in `items` is raised at the place where
-    its item would be. The thread ends when the items do, when the consumer stops (closes or drops
-    the iterator), and when Python exits.
+    One thread, because `items` is one sequence; it keeps up to `num_workers` items ready, at least
+    two, and with 0 there is none. An exception in `items` is raised where its item would be. The
+    thread ends with the items, when the consumer stops (closes or drops the iterator), and when
+    Python exits.
     """
     if num_workers == 0:
         yield from items
@@ -196,7 +195,7 @@ def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
                 results.put(next(iterator))
         except StopIteration:
             results.put(_End(None))
-        except BaseException as error:  # whatever it is, the consumer waits for it
+        except BaseException as error:  # the consumer raises it
             results.put(_End(error))
 
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
@@ -206,7 +205,7 @@ def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
         free_places.release()
         thread.join()
 
-    # A daemon thread that is inside torch when Python takes itself down can crash it.
+    # A daemon thread that is inside torch while Python shuts down can crash it.
     atexit.register(stop)
     thread.start()
     try:

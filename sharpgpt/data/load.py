@@ -1,47 +1,27 @@
-"""Text or prepared shards -> tokens -> batches: `load_data` and `batches`.
+"""`load_data`: the tokens of TinyShakespeare, of a text file or of prepared data, split.
 
 A single text is tokenized in memory: the first 90% of its characters are for training, the rest
-for validation (nanoGPT's split), and each part is encoded by itself. Prepared data is opened where
-it lies. Everything else is prepared first (`sharpgpt.data.prepare`).
+for validation (nanoGPT's split), and each part is encoded by itself. Prepared data is read in
+place. Everything else is prepared first (`sharpgpt.data.prepare`).
 """
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks, prefetched, validation_blocks
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
-from sharpgpt.data.sources.single_text import (
-    TINYSHAKESPEARE,
-    SourceText,
-    default_cache_dir,
-    load_text,
-)
-from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer, Tokenizer, load_tokenizer
-from sharpgpt.data.tokens import ArrayTokens, TokenArray, Tokens
-
-__all__ = [
-    "ArrayTokens",
-    "CharTokenizer",
-    "Gpt2Tokenizer",
-    "PreparedData",
-    "SourceText",
-    "TextData",
-    "TokenArray",
-    "Tokenizer",
-    "Tokens",
-    "TrainingBlocks",
-    "ValidationBlocks",
-    "default_cache_dir",
-    "load_data",
-    "load_text",
-    "load_tokenizer",
-    "open_prepared",
-    "prefetched",
-    "validation_blocks",
-]
+from sharpgpt.data.sources.aliases import TINYSHAKESPEARE, unknown_dataset
+from sharpgpt.data.sources.files import existing_path, open_file
+from sharpgpt.data.sources.standin import STANDIN_NAME
+from sharpgpt.data.sources.tinyshakespeare import SHA256, URL, load_tinyshakespeare
+from sharpgpt.data.text import SourceText, read_text
+from sharpgpt.data.tokenizer import Tokenizer, load_tokenizer
+from sharpgpt.data.tokens import ArrayTokens, Tokens
 
 TRAIN_FRACTION = 0.9
+ALLOWED = f"{TINYSHAKESPEARE}, the path of a UTF-8 text file, or prepared data"
 
 
 @dataclass(frozen=True)
@@ -49,7 +29,7 @@ class TextData:
     """Text as tokens, split."""
 
     name: str
-    """Of the text; "shakespeare-standin" where TinyShakespeare could not be had."""
+    """Of the text; "shakespeare-standin" where TinyShakespeare was unavailable."""
     source: dict[str, Any]
     """Plain facts for environment.json: origin, hash, note, token counts."""
     tokenizer: Tokenizer
@@ -67,11 +47,10 @@ def load_data(
 ) -> TextData:
     """The tokens of TinyShakespeare, of one text file or of prepared data, split.
 
-    The arguments are the settings of these names, but that `tokenizer` may also be a tokenizer,
-    that of a trained model: a text is then encoded by it, and prepared data must have been.
-    `source["note"]` must be shown to the user when it is not None. Raises `UserError` for
-    everything that is wrong with the data, and where either split is shorter than one block of
-    `max_seq_length` tokens.
+    The arguments are the settings of these names. `tokenizer` may also be the tokenizer of a
+    trained model: it then encodes a text, and must be the one that prepared data was made with.
+    Show `source["note"]` to the user when it is not None. Raises `UserError` for everything that is
+    wrong with the data, and if either split is shorter than one block of `max_seq_length` tokens.
     """
     prepared = None if dataset == TINYSHAKESPEARE else open_prepared(dataset)
     if prepared is not None:
@@ -80,6 +59,37 @@ def load_data(
         data = _from_text(load_text(dataset, cache_dir), tokenizer, num_workers)
     _require_blocks(data, max_seq_length)
     return data
+
+
+def load_text(dataset: str, cache_dir: str | Path | None = None, *, url: str = URL) -> SourceText:
+    """The text that the setting `dataset` names: "tinyshakespeare" or a path, `~` allowed.
+
+    A text file is UTF-8; its byte order mark is removed and CR LF becomes LF. `cache_dir` is where
+    downloads are kept, None for `default_cache_dir()`; `url` is where TinyShakespeare is downloaded
+    from. Raises `UserError` for a name that is unknown, and for a path that is missing, unreadable,
+    empty, binary or not UTF-8.
+    """
+    if dataset == TINYSHAKESPEARE:
+        return load_tinyshakespeare(cache_dir, url)
+    path = existing_path(dataset)
+    if path is None:
+        raise UserError(unknown_dataset(dataset, [TINYSHAKESPEARE], ALLOWED))
+    if path.is_dir():
+        raise UserError(
+            f"{path}: a folder, allowed is {ALLOWED}; turn it into tokens first: sharpgpt prepare "
+            f"--dataset {shlex.quote(str(path))} --output FOLDER"
+        )
+    with open_file(path) as file:
+        text = read_text(file, str(path))
+    if not text.strip():
+        raise UserError(
+            f"{path}: holds no text (it is empty or only whitespace); allowed is {ALLOWED}"
+        )
+    name = path.resolve().name
+    if name in (TINYSHAKESPEARE, STANDIN_NAME):
+        name = f"{name}-own"
+    source = SourceText(text, name, str(path))
+    return replace(source, name=TINYSHAKESPEARE) if source.sha256 == SHA256 else source
 
 
 def _from_text(source: SourceText, tokenizer: str | Tokenizer, num_workers: int) -> TextData:
@@ -96,11 +106,7 @@ def _from_text(source: SourceText, tokenizer: str | Tokenizer, num_workers: int)
         "num_characters": len(text),
         "is_stand_in": source.is_stand_in,
         "note": source.note,
-        "tokenizer": coder.name,
-        "tokenizer_sha256": coder.fingerprint,
-        "vocab_size": coder.vocab_size,
-        "num_train_tokens": len(train_tokens),
-        "num_val_tokens": len(val_tokens),
+        **_token_facts(coder, train_tokens, val_tokens),
     }
     return TextData(source.name, facts, coder, train_tokens, val_tokens)
 
@@ -126,14 +132,20 @@ def _from_prepared(prepared: PreparedData, tokenizer: str | Tokenizer) -> TextDa
         "form": prepared.form,
         "is_stand_in": prepared.source.get("is_stand_in") is True,
         "note": prepared.source.get("note"),
-        "tokenizer": coder.name,
-        "tokenizer_sha256": coder.fingerprint,
-        "vocab_size": coder.vocab_size,
-        "num_train_tokens": len(prepared.train),
-        "num_val_tokens": len(prepared.val),
+        **_token_facts(coder, prepared.train, prepared.val),
         "source": prepared.source,
     }
     return TextData(prepared.name, facts, coder, prepared.train, prepared.val)
+
+
+def _token_facts(coder: Tokenizer, train: Tokens, val: Tokens) -> dict[str, Any]:
+    return {
+        "tokenizer": coder.name,
+        "tokenizer_sha256": coder.fingerprint,
+        "vocab_size": coder.vocab_size,
+        "num_train_tokens": len(train),
+        "num_val_tokens": len(val),
+    }
 
 
 def _require_blocks(data: TextData, max_seq_length: int) -> None:
@@ -143,11 +155,10 @@ def _require_blocks(data: TextData, max_seq_length: int) -> None:
     if shorter >= max_seq_length:
         return
     lower = f"lower max_seq_length to at most {shorter}, or " if shorter >= 2 else ""
-    times = max_seq_length / max(shorter, 1)
-    is_text = "num_characters" in data.source
-    parts = ("the first 90%", "the rest") if is_text else ("train", "val")
-    more = f"give about {times:.1f} times as much text"
-    if not is_text:
+    more = f"give about {max_seq_length / max(shorter, 1):.1f} times as much text"
+    parts = ("the first 90%", "the rest")
+    if "num_characters" not in data.source:
+        parts = ("train", "val")
         more += ", or prepare it with a larger val_fraction"
     raise UserError(
         f"{data.source['origin']}: too short for blocks of max_seq_length = {max_seq_length} "

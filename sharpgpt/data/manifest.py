@@ -1,29 +1,28 @@
 """manifest.json: what prepared data is, where it came from, and the hash of every shard.
 
-It is written last, so a folder that has one is finished. It may come from a stranger: it is read as
-plain JSON, every field is checked, and file names that could lead out of the folder are refused.
+It is written last, so a folder that has one is finished. It is not trusted: it is read as plain
+JSON, every field is checked, and file names that could lead out of the folder are refused.
 docs/data.md describes the fields.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import write_text
-from sharpgpt.data.foreign import HEADER_BYTES
-from sharpgpt.data.shards import Shard, regular_size, require_size
+from sharpgpt.core.files import readable, sync_folder, write_text
+from sharpgpt.data.external_formats import HEADER_BYTES
+from sharpgpt.data.shards import RESTORE, Shard, regular_size, require_size
 
 MANIFEST = "manifest.json"
 VERSION = 1
 MAX_BYTES = 64 * 2**20
-"""A manifest larger than this is no manifest; that of 100,000 shards has 15 MB."""
+"""Larger files are refused unread; the manifest of 100,000 shards has 15 MB."""
 
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -53,6 +52,12 @@ class SplitEntry(_Record):
     """Of the text as UTF-8, without the end-of-text tokens."""
     shards: list[ShardEntry]
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(shard.num_tokens for shard in self.shards) != self.num_tokens:
+            raise ValueError("the shards do not add up to num_tokens")
+        return self
+
 
 class TokenizerEntry(_Record):
     """The tokenizer that made the ids."""
@@ -63,6 +68,17 @@ class TokenizerEntry(_Record):
     vocab_size: Annotated[int, Field(ge=1, le=1 << 32)]
     characters: list[Annotated[str, Field(min_length=1, max_length=1)]] | None = None
     """Of the char tokenizer: the token with id i is characters[i]."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.characters is not None) != (self.name == "char"):
+            raise ValueError("characters belong to the char tokenizer alone")
+        if self.characters is not None:
+            if len(self.characters) != self.vocab_size:
+                raise ValueError("characters do not fit vocab_size")
+            if len(set(self.characters)) < len(self.characters):
+                raise ValueError("one of the characters appears twice")
+        return self
 
 
 class Manifest(_Record):
@@ -79,6 +95,19 @@ class Manifest(_Record):
     """Plain facts: origin, revision, files, licence."""
     recipe: dict[str, Any]
     """Every option that decides the bytes; equal recipes give equal shards."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.splits) != {"train", "val"}:
+            raise ValueError(f"splits are {sorted(self.splits)}, expected train and val")
+        files = [shard.file for split in self.splits.values() for shard in split.shards]
+        if len(set(files)) < len(files):
+            raise ValueError("a shard is listed twice")
+        if self.tokenizer.vocab_size > 1 << 16 and self.dtype == "uint16":
+            raise ValueError("dtype: uint16 cannot hold the ids of this vocabulary")
+        if self.end_of_text_id is not None and self.end_of_text_id >= self.tokenizer.vocab_size:
+            raise ValueError("end_of_text_id is outside the vocabulary")
+        return self
 
     def identity(self) -> str:
         """SHA-256 over the hashes of all shards: equal means the same tokens."""
@@ -100,10 +129,10 @@ def read_manifest(folder: Path) -> Manifest:
         UserError: it is missing, damaged, of another version, or contradicts itself.
     """
     path = folder / MANIFEST
-    again = "prepare the data again (sharpgpt prepare), or copy the folder anew"
+    again = "prepare the data again (sharpgpt prepare), or copy the folder again"
     try:
         if path.exists() and regular_size(path) > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES} bytes, so no manifest; {again}")
+            raise UserError(f"{path}: larger than {MAX_BYTES} bytes, not a manifest; {again}")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so the data is not finished; {again}") from None
@@ -113,58 +142,27 @@ def read_manifest(folder: Path) -> Manifest:
     if version != VERSION or isinstance(version, bool):
         raise UserError(
             f"{path}: of version {version!r:.40}, and this SharpGPT reads version {VERSION}; "
-            "prepare the data again, or take the SharpGPT that wrote it"
+            "prepare the data again, or use the SharpGPT that wrote it"
         )
     try:
-        manifest = Manifest.model_validate_json(json.dumps(content))
-        _check(manifest)
-    except (ValidationError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({_first_problem(error)}); {again}") from None
-    return manifest
-
-
-def _check(manifest: Manifest) -> None:
-    """Rules between fields. Raises ValueError."""
-    if set(manifest.splits) != {"train", "val"}:
-        raise ValueError(f"splits are {sorted(manifest.splits)}, expected train and val")
-    files = [shard.file for split in manifest.splits.values() for shard in split.shards]
-    if len(set(files)) < len(files):
-        raise ValueError("a shard is named twice")
-    for name, split in manifest.splits.items():
-        if sum(shard.num_tokens for shard in split.shards) != split.num_tokens:
-            raise ValueError(f"the shards of {name} do not add up to its num_tokens")
-    characters = manifest.tokenizer.characters
-    if characters is not None:
-        if len(characters) != manifest.tokenizer.vocab_size:
-            raise ValueError("tokenizer: characters do not fit vocab_size")
-        if len(set(characters)) < len(characters):
-            raise ValueError("tokenizer: one of the characters stands twice")
-    if (characters is not None) != (manifest.tokenizer.name == "char"):
-        raise ValueError("tokenizer: characters belong to the char tokenizer alone")
-    if manifest.tokenizer.vocab_size > 1 << 16 and manifest.dtype == "uint16":
-        raise ValueError("dtype: uint16 cannot hold the ids of this vocabulary")
-    end_id = manifest.end_of_text_id
-    if end_id is not None and end_id >= manifest.tokenizer.vocab_size:
-        raise ValueError("end_of_text_id is outside the vocabulary")
-
-
-def _first_problem(error: Exception) -> str:
-    if isinstance(error, ValidationError):
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return f"{place}: {first['msg']}"[:300]
-    return str(error)[:300]
+        problem = ".".join([*map(str, first["loc"])]) + f": {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    raise UserError(f"{path}: damaged ({problem:.300}); {again}")
 
 
 def shards_of(folder: Path, manifest: Manifest, split: SplitName) -> list[Shard]:
-    """Where the tokens of a split lie."""
+    """The shards of a split."""
     offset = HEADER_BYTES if manifest.form == "llm.c" else 0
     entries = manifest.splits[split].shards
     return [Shard(folder / entry.file, offset, entry.num_tokens) for entry in entries]
 
 
 def verify(folder: Path, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Compare every shard with its size and then with its hash; `progress` is told the bytes read.
+    """Compare every shard with its size and its hash; `progress` receives the bytes of each read.
 
     Raises:
         UserError: naming the first shard that is missing, cannot be read or has changed.
@@ -176,17 +174,12 @@ def verify(folder: Path, progress: Callable[[int], None] | None = None) -> Manif
     for split in manifest.splits.values():
         for entry in split.shards:
             path = folder / entry.file
-            try:
+            with readable(path, f"check the disk, then {RESTORE}"):
                 found = sha256_of(path, progress)
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be read: {error.strerror or error}; check the disk, then copy "
-                    "this shard anew or prepare the data again"
-                ) from None
             if found != entry.sha256:
                 raise UserError(
                     f"{path}: has changed since it was written (SHA-256 {found[:12]}..., expected "
-                    f"{entry.sha256[:12]}...); copy this shard anew, or prepare the data again"
+                    f"{entry.sha256[:12]}...); {RESTORE}"
                 )
     return manifest
 
@@ -200,14 +193,3 @@ def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
             if progress is not None:
                 progress(len(data))
     return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
-    if os.name == "nt":
-        return  # Windows cannot open a folder, and its renames are journaled
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,14 +8,15 @@ from typing import Any
 
 from sharpgpt.config.architectures import GPT2_VOCABULARY
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.foreign import find_foreign
+from sharpgpt.core.files import user_path
+from sharpgpt.data.external_formats import find_token_files
 from sharpgpt.data.manifest import MANIFEST, Manifest, SplitName, read_manifest, shards_of
 from sharpgpt.data.shards import ShardedTokens
-from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
+from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer, Tokenizer
 
 JOURNAL = "journal.json"
-"""What a preparation that has not finished keeps in its folder."""
-OWN_SHARD = re.compile(r"(train|val)_\d{5,}\.bin")
+"""What an unfinished preparation keeps in its folder."""
+SHARD_NAME = re.compile(r"(train|val)_\d{5,}\.bin")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class PreparedData:
     vocab_size: int
     tokenizer_name: str
     tokenizer_fingerprint: str | None
-    """None where the files do not say by what they were made (other programs' forms)."""
+    """None for the files of other programs, which do not record it."""
     characters: list[str] | None
     end_of_text_id: int | None
     source: dict[str, Any]
@@ -45,35 +46,35 @@ def open_prepared(path: str | Path) -> PreparedData | None:
     """The prepared data at `path`, whatever its form; None where there is none.
 
     Raises:
-        UserError: there is, but it is damaged or not finished.
+        UserError: it is damaged or not finished.
     """
     if not str(path):
         return None
-    # os.path raises for nothing: neither for ~nobody nor for a name that is too long.
-    folder = Path(os.path.expanduser(path))  # noqa: PTH111
+    folder = user_path(path)
+    # os.path.exists raises for nothing: a name that is too long is just not there.
     if os.path.exists(folder / MANIFEST):  # noqa: PTH110
-        return _open_own(folder)
+        return _open_shards(folder)
     if os.path.exists(folder / JOURNAL):  # noqa: PTH110
         raise UserError(
             f"{folder}: holds data whose preparation has not finished; run the same sharpgpt "
-            "prepare command again, it goes on where it was stopped"
+            "prepare command again, it resumes where it stopped"
         )
-    _require_manifest(folder)
-    return _open_foreign(folder)
+    _refuse_shards_without_manifest(folder)
+    return _open_token_files(folder)
 
 
-def _require_manifest(path: Path) -> None:
-    """Raise `UserError` where `path` is a shard of ours, or a folder of them."""
+def _refuse_shards_without_manifest(path: Path) -> None:
+    """Raise `UserError` where `path` is a shard that `sharpgpt prepare` wrote, or a folder of them."""
     is_folder = os.path.isdir(path)  # noqa: PTH112
     files = sorted(path.glob("*.bin")) if is_folder else [path]
-    ours = [file for file in files if OWN_SHARD.fullmatch(file.name)]
-    if not ours or not os.path.isfile(ours[0]):  # noqa: PTH113
+    shards = [file for file in files if SHARD_NAME.fullmatch(file.name)]
+    if not shards or not os.path.isfile(shards[0]):  # noqa: PTH113
         return
-    folder = ours[0].parent
+    folder = shards[0].parent
     if not is_folder and (folder / MANIFEST).exists():
         raise UserError(f"{path}: one shard of prepared data; give its folder, {folder}")
     raise UserError(
-        f"{folder / MANIFEST}: missing, and {ours[0].name} beside it does not say what it holds; "
+        f"{folder / MANIFEST}: missing, and {shards[0].name} alone does not say what it holds; "
         "copy the manifest too, or prepare the data again (sharpgpt prepare)"
     )
 
@@ -82,12 +83,13 @@ def data_tokenizer(data: PreparedData) -> Tokenizer:
     """The tokenizer that made the tokens.
 
     Raises:
-        UserError: its vocabulary is another than that of the installed tokenizer of its name.
+        UserError: its vocabulary differs from that of the installed tokenizer of its name.
     """
+    tokenizer: Tokenizer
     if data.tokenizer_name == "char":
-        tokenizer: Tokenizer = CharTokenizer(data.characters or [])
+        tokenizer = CharTokenizer(data.characters or [])
     elif data.tokenizer_name == "gpt2":
-        tokenizer = load_tokenizer("gpt2", "")
+        tokenizer = Gpt2Tokenizer()
     else:
         raise UserError(
             f"{data.path}: made with the tokenizer {data.tokenizer_name!r}, allowed are gpt2 and "
@@ -100,10 +102,8 @@ def data_tokenizer(data: PreparedData) -> Tokenizer:
             f"({known[:12]}...) than the one installed ({tokenizer.fingerprint[:12]}...); prepare "
             "the data again"
         )
-    if data.vocab_size != tokenizer.vocab_size or data.end_of_text_id not in (
-        None,
-        tokenizer.end_of_text_id,
-    ):
+    end_ids = (None, tokenizer.end_of_text_id)
+    if data.vocab_size != tokenizer.vocab_size or data.end_of_text_id not in end_ids:
         raise UserError(
             f"{data.path / MANIFEST}: damaged: vocab_size is {data.vocab_size} and end_of_text_id "
             f"{data.end_of_text_id}, and those of the tokenizer {data.tokenizer_name} are "
@@ -112,7 +112,7 @@ def data_tokenizer(data: PreparedData) -> Tokenizer:
     return tokenizer
 
 
-def _open_own(folder: Path) -> PreparedData:
+def _open_shards(folder: Path) -> PreparedData:
     manifest = read_manifest(folder)
 
     def tokens(split: SplitName) -> ShardedTokens:
@@ -136,12 +136,13 @@ def _open_own(folder: Path) -> PreparedData:
     )
 
 
-def _open_foreign(path: Path) -> PreparedData | None:
-    files = find_foreign(path)
+def _open_token_files(path: Path) -> PreparedData | None:
+    files = find_token_files(path)
     if files is None:
         return None
+    names = [shard.path.name for shard in (*files.train, *files.val)]
     return PreparedData(
-        name=files.name,
+        name=files.folder.resolve().name or "tokens",
         path=files.folder,
         form=files.form,
         train=ShardedTokens(files.train, "uint16", GPT2_VOCABULARY),
@@ -151,11 +152,7 @@ def _open_foreign(path: Path) -> PreparedData | None:
         tokenizer_fingerprint=None,
         characters=None,
         end_of_text_id=GPT2_VOCABULARY - 1,
-        source={
-            "origin": str(files.folder),
-            "form": files.form,
-            "files": [shard.path.name for shard in (*files.train, *files.val)],
-        },
+        source={"origin": str(files.folder), "form": files.form, "files": names},
         sha256=files.identity(),
         manifest=None,
     )

@@ -1,12 +1,12 @@
-"""Writes the shards of one split: each exists whole under its name, or not at all.
+"""Writes the shards of one split: each exists complete under its name, or not at all.
 
 Tokens go to a hidden partial file. When it is full it is flushed to the disk and renamed, and its
-SHA-256 is taken from the file itself. `commit` flushes the partial file and returns, as plain JSON,
-where the writer is; `restore` brings the folder back to that place after a crash: what was written
-later is cut off, and a shard that was finished later becomes the partial file again.
+SHA-256 is taken from the file itself. `commit` flushes the partial file and returns the writer's
+position as plain JSON; `restore` brings the folder back to it after a crash: what was written later
+is cut off, and a shard that was finished later becomes the partial file again.
 
 The forms: "sharpgpt" train_00000.bin, "nanogpt" train.bin (one file), "llm.c" NAME_train_000000.bin
-with a header (foreign.py).
+with a header (external_formats.py).
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sharpgpt.core.files import make_readable
-from sharpgpt.data.foreign import HEADER_BYTES, MAGIC
-from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of, sync_folder
+from sharpgpt.core.files import make_readable, sync_folder
+from sharpgpt.data.external_formats import HEADER_BYTES, MAGIC
+from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
 
 MAX_HEADER_TOKENS = (1 << 31) - 1
 """llm.c's header counts in an int32."""
@@ -36,7 +36,7 @@ class ShardWriter:
         form: sharpgpt, nanogpt or llm.c.
         name: of the data, for the file names of llm.c's form.
 
-    Every method may raise OSError, such as for a full disk; the last committed state stays good.
+    Every method may raise OSError, such as for a full disk; the last committed state stays valid.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ShardWriter:
                 self._close_shard()
 
     def commit(self) -> dict[str, Any]:
-        """Flush to the disk; the place reached, for `restore`."""
+        """Flush to the disk; the position, for `restore`."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -94,18 +94,16 @@ class ShardWriter:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to what `commit` returned; what was written later is gone.
+        """Go back to what `commit` returned; what was written later is removed.
 
-        It may itself be stopped anywhere, and done again.
-
-        Raises:
-            ValueError: that is no state of this writer, or its files are missing or too short.
+        It may itself be interrupted anywhere, and repeated. Raises ValueError for what is not a
+        state of this writer, or if its files are missing or too short.
         """
         try:
             self.entries = [ShardEntry.model_validate(entry) for entry in state["entries"]]
             num_tokens = int(state["partial_tokens"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"no state of a shard writer: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"not a state of a shard writer: {str(error).splitlines()[0]}") from None
         if not 0 <= num_tokens < self.shard_tokens:
             raise ValueError(f"a partial shard of {num_tokens} tokens")
         self._num_tokens = num_tokens
@@ -151,7 +149,7 @@ class ShardWriter:
         return self._header_bytes() + num_tokens * self.dtype.itemsize
 
     def _paths(self, number: int | None = None) -> tuple[Path, Path]:
-        """Where the shard goes, and where it is written until then."""
+        """The final path of a shard, and the path of its partial file."""
         number = len(self.entries) if number is None else number
         file = {
             "sharpgpt": f"{self.split}_{number:05d}.bin",
@@ -161,9 +159,9 @@ class ShardWriter:
         return self.folder / file, self.folder / f".partial_{file}"
 
     def _remove_later_files(self) -> None:
-        """Shards and partial files after the present one, left by what came after the state.
+        """Remove shards and partial files after the present one, written after the state.
 
-        The last is removed first: whenever this is stopped, there is no gap before what is left.
+        The last is removed first, so an interruption leaves no gap.
         """
         if self.form == "nanogpt":
             return

@@ -1,14 +1,12 @@
 """Tokens in files on disk, read in place.
 
-The shards of a split count as one long row of tokens; a block may begin in one shard and end in the
-next. Nothing is kept in memory but the size of each shard, so ten billion tokens open in
-milliseconds.
+The shards of a split form one long row of tokens; a block may begin in one shard and end in the
+next. Only the size of each shard is kept in memory, so ten billion tokens open in milliseconds.
 
-Blocks are read with `preadv`, straight into the rows of the batch, and not through a memory map. A
-map takes about as long (benchmarks/bench_batches.py has both), and it kills the process with SIGBUS
-where a shard was cut short or its disk fails; a read raises an error that can be told. What was
-read is not memory of the process either, and thousands of shards need no more than the few files
-that are open at a time.
+Blocks are read with `preadv`, straight into the rows of the batch, instead of through a memory map.
+A map is about as fast (benchmarks/bench_batches.py has both), but kills the process with SIGBUS when
+a shard was truncated or its disk fails, where a read raises an error. Reading also adds nothing to
+the memory of the process, and thousands of shards need only the few files open at a time.
 """
 
 import functools
@@ -25,9 +23,11 @@ import numpy.typing as npt
 import torch
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import readable
 from sharpgpt.data.tokens import TokenArray
 
 MAX_OPEN_FILES = 64
+RESTORE = "copy this shard again or prepare the data again"
 
 
 class Shard(NamedTuple):
@@ -41,9 +41,9 @@ class Shard(NamedTuple):
 class ShardedTokens:
     """Token ids in shards on disk; see `Tokens`.
 
-    `vocab_size` is what the ids must lie below. Raises `UserError` for a shard that is missing or
-    has another size than it should, and, in reading, for one that fails, was cut short, or holds an
-    id outside the vocabulary.
+    Every id must be below `vocab_size`. Raises `UserError` for a shard that is missing or of the
+    wrong size, and, while reading, for one that fails, was truncated, or holds an id outside the
+    vocabulary.
     """
 
     def __init__(self, shards: Sequence[Shard], dtype: str, vocab_size: int) -> None:
@@ -55,9 +55,9 @@ class ShardedTokens:
         ends = list(itertools.accumulate(shard.num_tokens for shard in self.shards))
         self._num_tokens = ends[-1] if ends else 0
         self._firsts = [0, *ends[:-1]]
-        """Where each shard begins in the long row."""
+        """The number of the first token of each shard."""
         self._ends = np.array(ends, dtype=np.int64)
-        # Per object, for a cache of the class would keep every object alive.
+        # Per object, since a cache of the class would keep every object alive.
         paths = [shard.path for shard in self.shards]
         self._file = functools.lru_cache(MAX_OPEN_FILES)(lambda number: _OpenFile(paths[number]))
 
@@ -113,13 +113,12 @@ class ShardedTokens:
         except OSError as error:
             raise UserError(
                 f"{shard.path}: cannot be read at token {first}: {error.strerror or error}; check "
-                "the disk, then copy this shard anew or prepare the data again"
+                f"the disk, then {RESTORE}"
             ) from error
         if num_bytes < part.nbytes:
             raise UserError(
-                f"{shard.path}: was cut short while in use, it ends before token "
-                f"{first + len(part)} of {shard.num_tokens}; copy this shard anew, or prepare the "
-                "data again"
+                f"{shard.path}: was truncated while in use, it ends before token "
+                f"{first + len(part)} of {shard.num_tokens}; {RESTORE}"
             )
 
     def _refuse_id(self, place: int, token: int) -> None:
@@ -128,13 +127,13 @@ class ShardedTokens:
         position = place - self._firsts[number]
         raise UserError(
             f"{shard.path}: token {position} has the id {token}, outside the vocabulary of "
-            f"{self.vocab_size}; the file is damaged, or made with another tokenizer (sharpgpt "
-            "inspect tells), or not of this form"
+            f"{self.vocab_size}; the file is damaged, or made with another tokenizer (check with "
+            "sharpgpt inspect), or of another format"
         )
 
 
 class _OpenFile:
-    """A file descriptor that is closed with its last user, and may have several at a time."""
+    """A file descriptor that threads share and that is closed with its last user."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -144,7 +143,7 @@ class _OpenFile:
     def read_into(self, array: TokenArray, offset: int) -> int:
         """Fill `array` with the bytes from `offset` on; how many there were."""
         done = self._read(array, offset)
-        while 0 < done < array.nbytes:  # a read may give less than it was asked for
+        while 0 < done < array.nbytes:  # a read may return less than requested
             more = self._read(array.view(np.uint8)[done:], offset + done)
             if not more:
                 break
@@ -154,7 +153,7 @@ class _OpenFile:
     def _read(self, array: Any, offset: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self._descriptor, [array], offset)
-        with self._lock:  # Windows: the place in the file is shared
+        with self._lock:  # Windows: threads share the position in the file
             os.lseek(self._descriptor, offset, os.SEEK_SET)
             data = os.read(self._descriptor, array.nbytes)
         array.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
@@ -168,26 +167,22 @@ class _OpenFile:
 def regular_size(path: Path) -> int:
     """The size of a file in bytes.
 
-    Raises `UserError` where it is missing, or is none: reading a pipe or a device may never end.
+    Raises `UserError` where it is missing or not a regular file: reading a pipe or a device may
+    never end.
     """
-    try:
+    with readable(path, "copy this file again, or prepare the data again"):
         status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{path}: cannot be read: {reason}; copy this file anew, or prepare the data again"
-        ) from None
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: cannot be read: it is no file; put the file itself there")
+        raise UserError(f"{path}: cannot be read: it is not a regular file; replace it with one")
     return status.st_size
 
 
 def require_size(shard: Shard, item_size: int) -> None:
-    """Raise `UserError` unless the file has just the bytes of its tokens, `item_size` each."""
+    """Raise `UserError` unless the file has exactly the bytes of its tokens, `item_size` each."""
     expected = shard.offset_bytes + shard.num_tokens * item_size
     found = regular_size(shard.path)
     if found != expected:
         raise UserError(
             f"{shard.path}: has {found} bytes, expected {expected} for {shard.num_tokens} tokens; "
-            "copy this shard anew, or prepare the data again"
+            f"{RESTORE}"
         )

@@ -5,13 +5,16 @@ gives the same tokens as one from elsewhere; nothing else is changed. Binary fil
 that are not UTF-8 end in one message with the place.
 
 The pieces are cut where `tokenizer.separable_pieces` cuts, before a space or newline that follows a
-character that is no whitespace, so their GPT-2 ids join to those of the whole text. The cuts are
-found in the bytes: the end of a piece is a byte offset from which reading can go on.
+non-whitespace character, so their GPT-2 ids join to those of the whole text. The cuts are found in
+the bytes: the end of a piece is a byte offset at which reading can resume.
 """
 
+import functools
+import hashlib
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from sharpgpt.core.errors import UserError
@@ -20,12 +23,12 @@ PIECE_BYTES = 1 << 18
 """A piece is at least this long, but for the last one."""
 
 MAX_PIECE_BYTES = 1 << 22
-"""A text that has nowhere to cut for so long is cut all the same. The ids of such a text, which no
-language has, may differ by a token at the cut; the memory stays bounded."""
+"""A text without a place to cut for this long is cut anyway, to bound the memory. The ids of such a
+text, which no language has, may differ by a token at the cut."""
 
 _BLOCK_BYTES = 1 << 20
 
-# The last byte of a character that is no whitespace, before a space, LF or CR LF. The whitespace
+# The last byte of a non-whitespace character, before a space, LF or CR LF. The whitespace
 # outside ASCII: U+0085, U+00A0, U+1680, U+2000-200A, U+2028, U+2029, U+202F, U+205F, U+3000.
 _CUT = re.compile(
     rb"[\x21-\xff](?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)(?<!\xe2\x80[\x80-\x8a\xa8\xa9\xaf])"
@@ -33,16 +36,46 @@ _CUT = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class SourceText:
+    """A whole text and what is known about it."""
+
+    text: str
+    name: str
+    """"tinyshakespeare" and "shakespeare-standin" always mean the same bytes."""
+    origin: str
+    """The file, address or package that the text was read from."""
+    note: str | None = None
+    """A warning for the user, or None."""
+    is_stand_in: bool = False
+    """Whether another text than the requested one takes its place."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the text as UTF-8."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the text as UTF-8."""
+        return len(self.text.encode())
+
+
+def read_text(file: BinaryIO, name: str) -> str:
+    """The whole text of `file`, which messages call `name`. Raises `UserError`."""
+    return "".join(text for text, _ in text_pieces(file, name))
+
+
 def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str, int]]:
     """Yield (text, end): the pieces of a file, and the byte offset after each.
 
     Args:
-        file: stands at `start`.
-        name: what messages call the file.
+        file: positioned at `start`.
+        name: the file's name in messages.
         start: byte offset, 0 or the end of a piece: the pieces from there on are the same as when
             read from the beginning.
 
-    Raises `UserError` for what is not UTF-8 text.
+    Raises `UserError` for anything but UTF-8 text.
     """
     offset = start
     num_lines = 0
@@ -52,7 +85,7 @@ def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str
     while not is_end or data:
         cut = _CUT.search(data, searched)
         if cut is None and not is_end and len(data) < MAX_PIECE_BYTES + 2:
-            # The end is searched again: whether it is a cut, up to 2 following bytes decide.
+            # Search the end again: up to 2 following bytes decide whether it is a cut.
             searched = max(searched, len(data) - 2)
             block = file.read(_BLOCK_BYTES)
             data += block
@@ -90,7 +123,7 @@ def _refuse_utf16(data: bytes, name: str) -> None:
 
 
 def _decoded(data: bytes, name: str, offset: int, num_lines: int | None) -> str:
-    """The text of `data`, which stands at `offset`, after `num_lines` lines if that is known."""
+    """The text of `data`, which is at `offset`, after `num_lines` lines if that is known."""
     if (nul := data.find(b"\0")) >= 0:
         raise UserError(
             f"{name}: a binary file (a NUL at byte offset {offset + nul}), allowed is UTF-8 text; "

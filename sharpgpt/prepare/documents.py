@@ -1,4 +1,4 @@
-"""Former place of `sharpgpt.data.sources.documents`, for sources of documents of one's own."""
+"""Former place of `sharpgpt.data.sources.documents`, for user-defined sources of documents."""
 
 from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, SourceOptions, State
 from sharpgpt.data.sources.open import open_source

@@ -1,34 +1,19 @@
-"""Documents from anywhere, in batches, in an order that is always the same, from any place on.
+"""Documents from any source, in batches, always in the same order, from any position on.
 
-`open_source` finds what the setting `dataset` names: TinyShakespeare, a dataset of the hub, or the
-user's own files. Reading never holds more than a few documents, and every batch says where reading
-goes on after it, so that a preparation that was stopped continues without reading from the
-beginning.
+Reading never holds more than a few documents, and every batch carries the position after it, so a
+preparation that was stopped resumes without reading from the beginning.
 
-Documents that are empty or only whitespace are kept, as nanoGPT keeps them, so that counts of
-tokens compare: such a document gives the tokens of its whitespace and the end-of-text token.
+Documents that are empty or only whitespace are kept, as nanoGPT keeps them, so that token counts
+compare: such a document gives the tokens of its whitespace and the end-of-text token.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from sharpgpt.data.sources.single_text import TINYSHAKESPEARE
-
-HUB_NAMES = {
-    "openwebtext": "Skylion007/openwebtext",
-    "fineweb-edu": "HuggingFaceFW/fineweb-edu",
-}
-"""Short names of datasets on the hub."""
-
-ALLOWED = (
-    f"{TINYSHAKESPEARE}, {', '.join(HUB_NAMES)}, a dataset of the HuggingFace hub as ORG/NAME, or "
-    "the path of a file or folder, or a glob, of .txt, .jsonl (both also .gz and .zst) or .parquet"
-)
-
 State = dict[str, Any]
-"""A place in a source, plain JSON."""
+"""A position in a source, plain JSON."""
 
 
 class Piece(NamedTuple):
@@ -44,24 +29,24 @@ class Batch(NamedTuple):
 
     pieces: list[Piece]
     after: State
-    """The place from which reading goes on after this batch. `after["bytes_read"]` is how much of
-    the source's `num_bytes` lies behind, roughly: for progress."""
+    """The position after this batch. `after["bytes_read"]` is roughly how much of the source's
+    `num_bytes` has been read, for the progress bar."""
 
 
 class DocumentSource(Protocol):
-    """Documents that can be read again from any place, always the same."""
+    """Documents that can be read again from any position, always the same."""
 
     name: str
     """Short, fit for a file name."""
     facts: dict[str, Any]
-    """Plain JSON for the manifest: origin, revision, files, the column of the text, the split.
-    `facts["note"]` is what the user must be told, or None."""
+    """Plain JSON for the manifest: origin, revision, files, text column, split. `facts["note"]` is
+    a warning for the user, or None."""
     identity: str
     """SHA-256, hex: equal means the same documents in the same order and the same split."""
     num_bytes: int | None
-    """Size of the files as they lie there (compressed, if they are); None if not known."""
+    """Size of the files as stored (compressed, if they are); None if unknown."""
     joins_documents: bool
-    """Whether an end-of-text token stands after each document; a single text has none."""
+    """Whether an end-of-text token follows each document; a single text has none."""
 
     def batches(self, start: State | None = None) -> Iterator[Batch]:
         """All documents from the beginning, or those after the batch with `after` = `start`.
@@ -72,12 +57,20 @@ class DocumentSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What is known beside the name of a dataset; see `open_source`."""
+    """How to read a dataset; see `open_source`."""
 
     text_column: str | None = None
+    """Column of the documents in Parquet and JSON lines; None is the alias's, or "text"."""
     config_name: str | None = None
+    """Subset of a dataset that has several; None is the alias's."""
     revision: str | None = None
+    """Branch, tag or commit of a dataset of the hub; None is its main branch."""
     streaming: bool = False
+    """Read a dataset of the hub over the network and keep nothing, instead of downloading its files
+    into the cache, each while the one before is read."""
     val_fraction: float | None = None
+    """Part for validation, above 0 and below 1. None is 0.1 of the characters of a single text,
+    nanoGPT's split for OpenWebText, and 0.005 of the documents otherwise."""
     cache_dir: str | Path | None = None
-    say: Callable[[str], None] = lambda _: None
+    """Where downloads are kept; None is the cache of the HuggingFace hub ($HF_HOME), and for
+    TinyShakespeare `default_cache_dir()`."""

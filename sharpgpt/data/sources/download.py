@@ -1,13 +1,16 @@
-"""One small file over https: the right bytes, soon, or a reason why not.
+"""Downloads: whether they are allowed, where they are kept, and one small file over https.
 
-The caller has another way when there is no network, so everything that can go wrong on the way (no
-route, a proxy that answers with a page, a server that never answers, a changed file) becomes one
-`DownloadError` with a short reason, and nothing waits for long.
+The caller falls back to another text without a network, so everything that can go wrong (no route,
+a proxy that answers with a page, a server that never answers, a changed file) becomes one
+`DownloadError` with a short reason, within a minute.
 """
 
 import hashlib
 import os
 import time
+from pathlib import Path
+
+from sharpgpt.core.files import user_path
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
@@ -16,12 +19,25 @@ TOTAL_TIMEOUT_S = 60.0
 
 
 class DownloadError(Exception):
-    """The file could not be had; the message is the reason, part of a sentence."""
+    """The download failed; the message is the reason, part of a sentence."""
 
 
 def is_offline() -> bool:
     """Whether the user forbids the network with SHARPGPT_OFFLINE=1 (any value but empty and 0)."""
     return os.environ.get("SHARPGPT_OFFLINE", "") not in ("", "0")
+
+
+def default_cache_dir() -> Path:
+    """$SHARPGPT_CACHE, else $XDG_CACHE_HOME/sharpgpt, else ~/.cache/sharpgpt."""
+    if given := os.environ.get("SHARPGPT_CACHE"):
+        return user_path(given)
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "sharpgpt"
+
+
+def cache_folder(cache_dir: str | Path | None) -> Path:
+    """The setting `cache_dir`, None for `default_cache_dir()`."""
+    return default_cache_dir() if cache_dir is None else user_path(cache_dir)
 
 
 def download(url: str, *, num_bytes: int, sha256: str) -> bytes:

@@ -1,26 +1,25 @@
 """Sources of documents over files: many documents in files, or one text.
 
-Where the files lie, and how they come here, is for `local_files` and `hub` to know.
+Where the files are stored, and how they are fetched, is up to `local` and `hub`.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.data_files import (
+from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, SourceOptions, State
+from sharpgpt.data.sources.files import (
     FORMATS_IN_WORDS,
     DataFile,
     content_from,
     position,
     reading,
 )
-from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, SourceOptions, State
 from sharpgpt.data.sources.readers import read_documents
 from sharpgpt.data.sources.split import Split, hash_split, single_text_cut, text_val_fraction
 from sharpgpt.data.text import text_pieces
@@ -32,32 +31,22 @@ LISTED_FILES = 1000
 """The facts list so many files; the identity covers all."""
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A file of a source."""
-
-    file: DataFile
-    label: str
-    """Its name inside the source, the same wherever the source lies."""
-    identity: str
-    """Equal identities mean equal content, in all likelihood."""
-
-
 def source_of(
     *,
     name: str,
     facts: dict[str, Any],
-    files: Sequence[SourceFile],
+    files: Sequence[DataFile],
     options: SourceOptions,
+    text_column: str,
     split: Split | None = None,
 ) -> DocumentSource:
     """The source of these files: of one text file a single text, else of documents.
 
     `split` is for documents, None for the one by hash. Raises `UserError` for files of several
-    formats and for options that mean nothing for these.
+    formats and for options that do not apply to these.
     """
     origin = facts["origin"]
-    formats = Counter(file.file.format for file in files)
+    formats = Counter(file.format for file in files)
     if len(formats) > 1:
         counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(formats.items()))
         raise UserError(
@@ -67,19 +56,20 @@ def source_of(
     if "text" in formats:
         refuse_options(origin, options, "text_column")
         if len(files) == 1:
-            fraction = text_val_fraction(options.val_fraction)
-            return SingleTextSource(name=name, facts=facts, file=files[0], val_fraction=fraction)
+            return SingleTextSource(
+                name=name, facts=facts, file=files[0], val_fraction=options.val_fraction
+            )
     return FilesSource(
         name=name,
         facts=facts,
         files=files,
-        text_column=options.text_column or "text",
+        text_column=text_column,
         split=split or hash_split(options.val_fraction),
     )
 
 
 def refuse_options(origin: str, options: SourceOptions, *names: str) -> None:
-    """Raise `UserError` for those of the options that are given though they mean nothing here."""
+    """Raise `UserError` for those of the options that are given though they do not apply here."""
     meanings = {
         "text_column": "is for Parquet and JSON lines, and this is plain text",
         "config_name": "is for datasets of the hub and folders in their layout",
@@ -94,7 +84,50 @@ def refuse_options(origin: str, options: SourceOptions, *names: str) -> None:
             )
 
 
-class FilesSource:
+class _FileSource:
+    """What the two kinds of source have in common; see `DocumentSource`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        facts: dict[str, Any],
+        files: Sequence[DataFile],
+        text_column: str | None,
+        split: dict[str, Any],
+    ) -> None:
+        self.name = name
+        self.facts = {
+            "name": name,
+            **facts,
+            "text_column": text_column,
+            "split": split,
+            "num_files": len(files),
+            "files": [{"name": f.label, "num_bytes": f.num_bytes} for f in files[:LISTED_FILES]],
+        }
+        sizes = [file.num_bytes for file in files if file.num_bytes is not None]
+        self.num_bytes = sum(sizes) if len(sizes) == len(files) else None
+        digest = hashlib.sha256(json.dumps([text_column, split], sort_keys=True).encode())
+        for file in files:
+            digest.update(json.dumps([file.label, file.identity]).encode())
+        self.identity = digest.hexdigest()
+
+    def batches(self, start: State | None = None) -> Iterator[Batch]:
+        """See `DocumentSource.batches`."""
+        return _batched(self._pieces(start or {}))
+
+    def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
+        """Pieces with the position after each, None inside what cannot be resumed."""
+        raise NotImplementedError
+
+    def _no_text(self) -> UserError:
+        return UserError(
+            f"{self.facts['origin']}: holds no text (it is empty or only whitespace); allowed are "
+            f"texts in {FORMATS_IN_WORDS}"
+        )
+
+
+class FilesSource(_FileSource):
     """The documents of files, one file after the other; see `DocumentSource`."""
 
     joins_documents = True
@@ -104,25 +137,17 @@ class FilesSource:
         *,
         name: str,
         facts: dict[str, Any],
-        files: Sequence[SourceFile],
+        files: Sequence[DataFile],
         text_column: str,
         split: Split,
     ) -> None:
-        self.name = name
-        self._files = [file.file for file in files]
+        column = text_column if any(file.format != "text" for file in files) else None
+        super().__init__(
+            name=name, facts=facts, files=files, text_column=column, split=split.facts
+        )
+        self._files = files
         self._column = text_column
         self._split = split
-        has_columns = any(file.format != "text" for file in self._files)
-        column = text_column if has_columns else None
-        self.facts = (
-            {"name": name} | facts | {"text_column": column, "split": split.facts} | _listed(files)
-        )
-        self.num_bytes = _total_bytes(self._files)
-        self.identity = _identity(files, column, split.facts)
-
-    def batches(self, start: State | None = None) -> Iterator[Batch]:
-        """See `DocumentSource.batches`."""
-        return _batched(self._pieces(start or {}))
 
     def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
         first_file, place = start.get("file", 0), start.get("place", {})
@@ -155,34 +180,25 @@ class FilesSource:
             place = {}
             bytes_before += file.num_bytes or 0
         if not has_text:
-            raise UserError(no_text(self.facts["origin"]))
+            raise self._no_text()
 
 
-class SingleTextSource:
+class SingleTextSource(_FileSource):
     """One text, whose end is for validation; see `DocumentSource`.
 
     The ids of the training pieces join to those of the text up to the cut, the ids of the
-    validation pieces to those of the rest.
+    validation pieces to those of the rest. From the beginning, the text is read twice.
     """
 
     joins_documents = False
 
     def __init__(
-        self, *, name: str, facts: dict[str, Any], file: SourceFile, val_fraction: float
+        self, *, name: str, facts: dict[str, Any], file: DataFile, val_fraction: float | None
     ) -> None:
-        split = {"rule": "end", "val_fraction": val_fraction}
-        self.name = name
-        self.facts = (
-            {"name": name} | facts | {"text_column": None, "split": split} | _listed([file])
-        )
-        self.num_bytes = file.file.num_bytes
-        self.identity = _identity([file], None, split)
-        self._file = file.file
-        self._val_fraction = val_fraction
-
-    def batches(self, start: State | None = None) -> Iterator[Batch]:
-        """See `DocumentSource.batches`. From the beginning, the text is read twice."""
-        return _batched(self._pieces(start or {}))
+        self._file = file
+        self._val_fraction = text_val_fraction(val_fraction)
+        split = {"rule": "end", "val_fraction": self._val_fraction}
+        super().__init__(name=name, facts=facts, files=[file], text_column=None, split=split)
 
     def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
         num_characters = start["num_characters"] if start else self._counted()
@@ -207,7 +223,7 @@ class SingleTextSource:
                 yield Piece(text[max(num_train, 0) :], True, character == num_characters), after
 
     def _counted(self) -> int:
-        """The characters of the whole text, which places the cut."""
+        """The characters of the whole text, which determine the cut."""
         num_characters = 0
         has_text = False
         with self._file.open() as raw, reading(self._file):
@@ -215,16 +231,8 @@ class SingleTextSource:
                 num_characters += len(text)
                 has_text = has_text or bool(text.strip())
         if not has_text:
-            raise UserError(no_text(self.facts["origin"]))
+            raise self._no_text()
         return num_characters
-
-
-def no_text(origin: str) -> str:
-    """The message for a source without a character that is no whitespace."""
-    return (
-        f"{origin}: holds no text (it is empty or only whitespace); allowed are texts in "
-        f"{FORMATS_IN_WORDS}"
-    )
 
 
 def _in_pieces(text: str, is_validation: bool, ends_document: bool) -> list[Piece]:
@@ -250,21 +258,3 @@ def _batched(pieces: Iterable[tuple[Piece, State | None]]) -> Iterator[Batch]:
     if gathered:
         assert after is not None
         yield Batch(gathered, after)
-
-
-def _listed(files: Sequence[SourceFile]) -> dict[str, Any]:
-    listed = [{"name": f.label, "num_bytes": f.file.num_bytes} for f in files[:LISTED_FILES]]
-    return {"num_files": len(files), "files": listed}
-
-
-def _total_bytes(files: Sequence[DataFile]) -> int | None:
-    sizes = [file.num_bytes for file in files]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
-
-
-def _identity(files: Sequence[SourceFile], column: str | None, split: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps([column, split], sort_keys=True).encode())
-    for file in files:
-        digest.update(json.dumps([file.label, file.identity]).encode())
-    return digest.hexdigest()

@@ -5,42 +5,46 @@ them or reads them over the network. No script of a dataset is ever run: where t
 one, or its files are of another format, the files that the hub itself has converted to Parquet are
 taken (branch refs/convert/parquet).
 
-What was found is noted in the cache, so that without a network a preparation can go on with files
-that are already in the cache.
+The result is noted in the cache, so that without a network a preparation can resume with files that
+are already downloaded.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
-from sharpgpt.data.sources.data_files import FORMATS_IN_WORDS, format_of
-from sharpgpt.data.sources.documents import HUB_NAMES, DocumentSource, SourceOptions
-from sharpgpt.data.sources.file_sources import SourceFile, source_of
+from sharpgpt.data.sources.aliases import alias_of_repo
+from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
+from sharpgpt.data.sources.download import cache_folder
+from sharpgpt.data.sources.file_sources import source_of
+from sharpgpt.data.sources.files import FORMATS_IN_WORDS, format_of
 from sharpgpt.data.sources.hub_files import HubFiles, UnreachableError, hub_errors, require_online
-from sharpgpt.data.sources.single_text import default_cache_dir
-from sharpgpt.data.sources.split import OPENWEBTEXT_NUM_DOCUMENTS, NanoGptSplit
+from sharpgpt.data.sources.split import OPENWEBTEXT_NUM_DOCUMENTS, nanogpt_split
+
+logger = logging.getLogger(__name__)
 
 CONVERTED = "refs/convert/parquet"
-DEFAULT_CONFIGS = {HUB_NAMES["fineweb-edu"]: "sample-10BT"}
 ANSWER_TIMEOUT_S = 10.0
-"""For the first question to the hub: without a network the user is told soon."""
+"""For the first request to the hub, so that a missing network is reported soon."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(BaseModel):
     """The files of a training split."""
+
+    model_config = ConfigDict(frozen=True)
 
     config: str
     revision: str
@@ -62,17 +66,22 @@ def open_hub(repo: str, options: SourceOptions) -> DocumentSource:
         if (earlier := _read_found(cached)) is None:
             raise
         found = earlier
-        note = f"{repo}: without the hub, the revision found earlier is taken ({found.revision})"
+        note = f"{repo}: without the hub, the revision found earlier is used ({found.revision})"
     else:
-        _write_found(cached, found)
+        with contextlib.suppress(OSError):  # a full disk must not stop what needs no cache
+            write_text(cached, found.model_dump_json(indent=1))
+    alias_name, alias = alias_of_repo(repo)
     files = HubFiles(repo, found.revision, found.paths, options)
-    column = options.text_column or "text"
+    column = options.text_column or alias.text_column
     files.check_column(column)
     split = None
-    if repo == HUB_NAMES["openwebtext"] and options.val_fraction is None:
-        split = NanoGptSplit(partial(_openwebtext_documents, files, column, options))
+    if alias.split == "nanogpt" and options.val_fraction is None:
+        split = nanogpt_split(partial(_openwebtext_documents, files, column))
+    # A subset other than the usual one shows in the name.
+    usual = alias.config_name or (found.config if alias_name else "default")
+    name = alias_name or repo.split("/")[1]
     return source_of(
-        name=_name(repo, found.config),
+        name=name if found.config == usual else f"{name}-{found.config}",
         facts={
             "origin": f"{repo} on the HuggingFace hub",
             "config": found.config,
@@ -81,11 +90,9 @@ def open_hub(repo: str, options: SourceOptions) -> DocumentSource:
             "license": found.license,
             "note": note,
         },
-        files=[
-            SourceFile(file, path, f"{repo}@{found.revision}")
-            for file, (path, _) in zip(files.files, found.paths, strict=True)
-        ],
+        files=files.files,
         options=options,
+        text_column=column,
         split=split,
     )
 
@@ -108,7 +115,7 @@ def data_files_of_folder(folder: Path, config_name: str | None) -> tuple[str, li
 def _find(repo: str, options: SourceOptions) -> Found:
     """Ask the hub."""
     revision = options.revision or "main"
-    config = options.config_name or DEFAULT_CONFIGS.get(repo)
+    config = options.config_name or alias_of_repo(repo)[1].config_name
     info = _info(repo, revision)
     names = [file.rfilename for file in info.siblings]
     if revision == CONVERTED or _are_converted(names):
@@ -128,7 +135,7 @@ def _are_converted(names: Sequence[str]) -> bool:
 
 
 def _find_converted(repo: str, config: str | None, revision: str, *, accept_partial: bool) -> Found:
-    """The files that the hub has converted; those of half a dataset only if they were asked for."""
+    """The files that the hub has converted; a part of a dataset only with `accept_partial`."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
@@ -137,7 +144,7 @@ def _find_converted(repo: str, config: str | None, revision: str, *, accept_part
         if not isinstance(error.__cause__, RevisionNotFoundError):
             raise
         raise UserError(
-            f"{repo}: its files are a script, which is never run, or of a format that is not read, "
+            f"{repo}: its files are a script, which is never run, or of an unsupported format, "
             f"and the hub has not converted them to Parquet; allowed are {FORMATS_IN_WORDS}. "
             "Convert the dataset to Parquet, and give the path of the files"
         ) from None
@@ -153,7 +160,7 @@ def _find_converted(repo: str, config: str | None, revision: str, *, accept_part
     if not accept_partial and any("/partial-" in path for path, _ in found.paths):
         raise UserError(
             f"{repo}: the hub has converted only the first part of it to Parquet, and the whole is "
-            f"in a format that is not read; allowed are {FORMATS_IN_WORDS}. Give revision "
+            f"in an unsupported format; allowed are {FORMATS_IN_WORDS}. Give revision "
             f"{CONVERTED} if the part is enough"
         )
     return found
@@ -198,7 +205,7 @@ def _data_files(
     import datasets
 
     try:
-        # The builder makes a folder for what it would build, which is not wanted.
+        # The builder creates a cache folder, which is not wanted.
         with tempfile.TemporaryDirectory() as folder, hub_errors(origin):
             builder = datasets.load_dataset_builder(
                 path, name=config, revision=revision, data_dir=data_dir, cache_dir=folder
@@ -234,44 +241,24 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _name(repo: str, config: str) -> str:
-    """Short; another subset than the usual one has another name."""
-    short = {known: short for short, known in HUB_NAMES.items()}.get(repo)
-    if short and config == DEFAULT_CONFIGS.get(repo, config):
-        return short
-    name = short or repo.split("/")[1]
-    return name if config == "default" and not short else f"{name}-{config}"
-
-
-def _openwebtext_documents(files: HubFiles, column: str, options: SourceOptions) -> int:
+def _openwebtext_documents(files: HubFiles, column: str) -> int:
     num_documents = files.count_documents(column)
     if num_documents != OPENWEBTEXT_NUM_DOCUMENTS:
-        options.say(
+        logger.info(
             f"OpenWebText has {num_documents:,} documents here and {OPENWEBTEXT_NUM_DOCUMENTS:,} "
-            "in nanoGPT's: the validation documents are others, and losses do not compare"
+            "in nanoGPT's: the validation documents differ, and losses do not compare"
         )
     return num_documents
 
 
 def _cache_path(repo: str, options: SourceOptions) -> Path:
-    folder = default_cache_dir()
-    if options.cache_dir is not None:
-        folder = Path(options.cache_dir).expanduser()
-    asked = json.dumps([repo, options.config_name, options.revision])
-    name = f"{repo.replace('/', '--')}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
-    return folder / "found" / name
-
-
-def _write_found(path: Path, found: Found) -> None:
-    # A convenience for a later time without a network, which no full disk shall spoil.
-    with contextlib.suppress(OSError):
-        write_text(path, json.dumps(dataclasses.asdict(found), indent=1))
+    request = json.dumps([repo, options.config_name, options.revision])
+    name = f"{repo.replace('/', '--')}-{hashlib.sha256(request.encode()).hexdigest()[:16]}.json"
+    return cache_folder(options.cache_dir) / "found" / name
 
 
 def _read_found(path: Path) -> Found | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["paths"] = [(str(name), size) for name, size in values["paths"]]
-        return Found(**values)
-    except (OSError, ValueError, TypeError, KeyError):
+        return Found.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return None

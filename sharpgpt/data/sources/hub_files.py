@@ -1,11 +1,12 @@
 """Files of a dataset of the hub at one commit: downloaded one ahead of the reader, or streamed.
 
-What can go wrong on the way to the hub becomes one message with a remedy; no network is an error
-of its own, `UnreachableError`.
+What can go wrong on the way to the hub becomes one message with a remedy; no network is
+`UnreachableError`.
 """
 
 import contextlib
 import io
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,17 +17,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.data_files import BUFFER_BYTES, DataFile, format_of, open_file
+from sharpgpt.core.files import user_path
 from sharpgpt.data.sources.documents import SourceOptions
 from sharpgpt.data.sources.download import is_offline
+from sharpgpt.data.sources.files import BUFFER_BYTES, DataFile, format_of, open_file
 from sharpgpt.data.sources.readers import count_parquet_documents
+
+logger = logging.getLogger(__name__)
 
 STREAM_BYTES = 1 << 24
 """Read over the network at a time when streaming."""
 
 
 class UnreachableError(UserError):
-    """The hub cannot be reached, or must not be."""
+    """The hub cannot be reached, or the user forbids it."""
 
 
 class HubFiles:
@@ -41,21 +45,26 @@ class HubFiles:
     ) -> None:
         self._repo = repo
         self._revision = revision
-        self._options = options
-        self._cache_dir = None
-        if options.cache_dir is not None:
-            self._cache_dir = Path(options.cache_dir).expanduser() / "hub"
+        cache_dir = options.cache_dir
+        self._cache_dir = None if cache_dir is None else user_path(cache_dir) / "hub"
         self._downloads: dict[int, Future[Path]] = {}
         self._paths = [path for path, _ in paths]
         open_ = self.open_streamed if options.streaming else self.open_downloaded
         self.files = [
-            DataFile(f"{repo}/{path}", size, *(format_of(path) or ("", None)), partial(open_, i))
+            DataFile(
+                f"{repo}/{path}",
+                size,
+                *(format_of(path) or ("", None)),
+                open=partial(open_, i),
+                label=path,
+                identity=f"{repo}@{revision}",
+            )
             for i, (path, size) in enumerate(paths)
         ]
 
     def count_documents(self, column: str) -> int:
         """The rows of all files, which are Parquet, from their ends, without downloading them."""
-        self._options.say(f"counting the documents of {self._repo} in {len(self.files)} files")
+        logger.info("counting the documents of %s in %d files", self._repo, len(self.files))
         with ThreadPoolExecutor(8) as threads:
             counts = threads.map(partial(self._count, column), range(len(self.files)))
             return sum(counts)
@@ -81,14 +90,14 @@ class HubFiles:
         return io.BufferedReader(_Guarded(file, self._repo), BUFFER_BYTES)
 
     def open_downloaded(self, index: int) -> BinaryIO:
-        """The file in the cache, once it is there; the next one is fetched meanwhile."""
+        """The file in the cache, downloaded if need be; meanwhile the next one is downloaded."""
         path = self._cached(index)
         if path is None:
             download = self._downloads.pop(index, None) or self._started(index)
             if not download.done():
                 size = self.files[index].num_bytes
                 in_words = f" ({size / 1e6:,.1f} MB)" if size else ""
-                self._options.say(f"downloading {self.files[index].name}{in_words}")
+                logger.info("downloading %s%s", self.files[index].name, in_words)
             path = download.result()
         following = index + 1
         if following < len(self._paths) and following not in self._downloads:
@@ -108,7 +117,7 @@ class HubFiles:
         return Path(path) if isinstance(path, str) else None
 
     def _started(self, index: int) -> "Future[Path]":
-        """A download on a thread that does not keep the process from ending."""
+        """A download on a thread that does not keep the process alive."""
         future: Future[Path] = Future()
 
         def download() -> None:
@@ -125,8 +134,7 @@ class HubFiles:
         from huggingface_hub.utils import disable_progress_bars
 
         require_online(self._repo)
-        # There is one progress bar already.
-        disable_progress_bars()
+        disable_progress_bars()  # the preparation has its own
         with hub_errors(self._repo):
             path = hf_hub_download(
                 self._repo,
@@ -169,7 +177,7 @@ class _Guarded(io.RawIOBase):
 
 
 def require_online(repo: str) -> None:
-    """Raise `UnreachableError` where the user forbids the network."""
+    """Raise `UnreachableError` if the user forbids the network."""
     from huggingface_hub import constants
 
     for is_set, name in (
@@ -183,7 +191,7 @@ def require_online(repo: str) -> None:
 def _unreachable(repo: str, reason: str, remedy: str) -> str:
     return (
         f"{repo}: the HuggingFace hub cannot be reached ({reason}); {remedy}, or download the "
-        f"dataset where there is a network (hf download {repo} --repo-type dataset --local-dir "
+        f"dataset on a machine with a network (hf download {repo} --repo-type dataset --local-dir "
         "FOLDER), copy the folder here and give its path as dataset"
     )
 
@@ -192,7 +200,7 @@ def _unreachable(repo: str, reason: str, remedy: str) -> str:
 def hub_errors(repo: str) -> Iterator[None]:
     """Turn what `datasets` and `huggingface_hub` raise for the hub into `UserError`.
 
-    A file that is not there remains a FileNotFoundError.
+    A missing file remains a FileNotFoundError.
     """
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
@@ -213,21 +221,21 @@ def _explained(repo: str, error: Exception) -> UserError | None:
 
     page = f"{constants.ENDPOINT}/datasets/{repo}"
     # datasets has one error for three causes, which its message tells apart.
-    told = str(error) if isinstance(error, DatasetNotFoundError) else ""
-    if isinstance(error, errors.GatedRepoError) or "is a gated dataset" in told:
+    cause = str(error) if isinstance(error, DatasetNotFoundError) else ""
+    if isinstance(error, errors.GatedRepoError) or "is a gated dataset" in cause:
         return UserError(
             f"{repo}: a gated dataset; accept its terms on {page}, then run hf auth login (or set "
             "HF_TOKEN) and try again"
         )
-    if isinstance(error, errors.RevisionNotFoundError) or told.startswith("Revision "):
+    if isinstance(error, errors.RevisionNotFoundError) or cause.startswith("Revision "):
         return UserError(
             f"{repo}: the dataset has no such revision; allowed is a branch, tag or commit of "
             f"{page}, or none for the main branch"
         )
-    if told or isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+    if cause or isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         return UserError(
-            f"dataset: given {repo!r}, which is no file or folder here, and the hub has no dataset "
-            "of this name, or only a private one; check the spelling, or run hf auth login (or set "
+            f"dataset: given {repo!r}, which is not a local file or folder, and the hub has no "
+            "dataset of this name, or only a private one; check the spelling, or run hf auth login (or set "
             "HF_TOKEN) if it is yours"
         )
     if isinstance(error, errors.HfHubHTTPError):
@@ -239,5 +247,5 @@ def _explained(repo: str, error: Exception) -> UserError | None:
     else:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         return UserError(f"{repo}: could not be downloaded: {reason}")
-    remedy = "try again later (what is done is kept)"
+    remedy = "try again later (finished work is kept)"
     return UnreachableError(_unreachable(repo, reason, remedy))

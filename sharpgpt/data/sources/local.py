@@ -2,12 +2,11 @@
 
 A folder in the layout of the hub (a card that lists data files, or shards named
 `train-00000-of-00080`) is read as `datasets` reads it: the training split of one configuration. Of
-any other folder every file with a known ending is read, hidden ones not.
+any other folder every file with a known ending is read, except hidden ones.
 """
 
 import glob
 import hashlib
-import io
 import os
 import re
 from collections.abc import Sequence
@@ -18,63 +17,39 @@ from typing import Any
 from sharpgpt.config.options import shown
 from sharpgpt.config.yaml_files import read_value
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.data_files import FORMATS_IN_WORDS, DataFile, format_of, open_file
-from sharpgpt.data.sources.documents import HUB_NAMES, DocumentSource, SourceOptions
-from sharpgpt.data.sources.file_sources import (
-    SingleTextSource,
-    SourceFile,
-    refuse_options,
-    source_of,
+from sharpgpt.core.files import beginning_and_end, readable, user_path
+from sharpgpt.data.sources.aliases import DATASET_NAMES, TINYSHAKESPEARE
+from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
+from sharpgpt.data.sources.file_sources import refuse_options, source_of
+from sharpgpt.data.sources.files import (
+    FORMATS_IN_WORDS,
+    NOT_READABLE,
+    DataFile,
+    existing_path,
+    format_of,
+    open_file,
 )
 from sharpgpt.data.sources.readers import count_parquet_documents
-from sharpgpt.data.sources.single_text import (
-    TINYSHAKESPEARE,
-    TINYSHAKESPEARE_BYTES,
-    TINYSHAKESPEARE_SHA256,
-    load_text,
-    read_utf8,
-)
-from sharpgpt.data.sources.split import OPENWEBTEXT_NUM_DOCUMENTS, NanoGptSplit, text_val_fraction
+from sharpgpt.data.sources.split import OPENWEBTEXT_NUM_DOCUMENTS, nanogpt_split
 from sharpgpt.data.sources.standin import STANDIN_NAME
+from sharpgpt.data.sources.tinyshakespeare import is_tinyshakespeare
 
-_IDENTITY_BYTES = 1 << 16
 _SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})(\..+)$")
-
-
-def open_tinyshakespeare(options: SourceOptions) -> DocumentSource:
-    """TinyShakespeare or its stand-in (see `load_text`): a single text."""
-    refuse_options(TINYSHAKESPEARE, options, "text_column", "config_name", "revision", "streaming")
-    text = load_text(TINYSHAKESPEARE, options.cache_dir)
-    data = text.text.encode()
-    file = DataFile(text.origin, text.num_bytes, "text", None, lambda: io.BytesIO(data))
-    return SingleTextSource(
-        name=text.name,
-        facts={"origin": text.origin, "is_stand_in": text.is_stand_in, "note": text.note},
-        file=SourceFile(file, f"{TINYSHAKESPEARE}.txt", text.sha256),
-        val_fraction=text_val_fraction(options.val_fraction),
-    )
 
 
 def find(dataset: str) -> list[Path] | None:
     """The path that `dataset` is, or those that it matches as a glob; None where it is neither.
 
-    Raises `UserError` for a path that cannot be looked at and a glob without a match.
+    Raises `UserError` for a path that cannot be examined and a glob without a match.
     """
-    try:
-        path = Path(dataset).expanduser()
-    except RuntimeError:  # ~name of a user that does not exist
-        path = Path(dataset)
-    try:
-        path.stat()
-        return [path] if dataset else None
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL
-        pass
-    except OSError as error:  # a name that is too long, a folder that may not be searched
-        raise UserError(f"dataset: {shown(dataset)} cannot be read: {error.strerror}") from None
+    path = existing_path(dataset)
+    if path is not None:
+        return [path]
     if not glob.has_magic(dataset):
         return None
     # Hidden files and folders match only where the pattern itself names the dot.
-    matches = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob has no ~/**)
+    pattern = str(user_path(dataset))
+    matches = map(Path, glob.iglob(pattern, recursive=True))  # noqa: PTH207 (Path.glob has no ~/**)
     files = sorted((match for match in matches if match.is_file()), key=Path.as_posix)
     if not files:
         raise UserError(
@@ -99,50 +74,43 @@ def open_local(dataset: str, paths: Sequence[Path], options: SourceOptions) -> D
     else:
         refuse_options(origin, options, "config_name")
         paths = _folder_files(root) if is_folder else paths
-    files = [_source_file(path, root) for path in paths]
+    files = [local_file(path, root) for path in paths]
     name = (paths[0] if len(paths) == 1 and not is_folder else root).resolve().name
-    if name in (TINYSHAKESPEARE, STANDIN_NAME, *HUB_NAMES):
+    if name in (*DATASET_NAMES, STANDIN_NAME):
         name = f"{name}-own"
-    if len(files) == 1 and _is_tinyshakespeare(files[0].file, paths[0]):
+    if len(files) == 1 and is_tinyshakespeare(files[0]):
         name = TINYSHAKESPEARE
+    column = options.text_column or "text"
     split = None
-    if all(file.file.format == "parquet" for file in files):
-        # Also finds, before anything is read, a damaged file and one without the column.
-        column = options.text_column or "text"
-        num_documents = sum(count_parquet_documents(file.file, column) for file in files)
+    if all(file.format == "parquet" for file in files):
+        # Also detects, before anything is read, a damaged file and one without the column.
+        num_documents = sum(count_parquet_documents(file, column) for file in files)
         if num_documents == OPENWEBTEXT_NUM_DOCUMENTS and options.val_fraction is None:
-            name, split = "openwebtext", NanoGptSplit(lambda: num_documents)
-    return source_of(name=name, facts=facts, files=files, options=options, split=split)
+            name, split = "openwebtext", nanogpt_split(lambda: num_documents)
+    return source_of(
+        name=name, facts=facts, files=files, options=options, text_column=column, split=split
+    )
 
 
-def local_file(path: Path) -> DataFile:
-    """A file on the disk; one whose ending is of no known format is text."""
+def local_file(path: Path, root: Path) -> DataFile:
+    """A file below `root`; one whose ending is of no known format is text.
+
+    Its identity is a hash of its size, beginning and end, which is quick for any size.
+    """
     kind, compression = format_of(path.name) or ("text", None)
-    try:
+    with readable(path, NOT_READABLE):
         num_bytes = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return DataFile(str(path), num_bytes, kind, compression, partial(open_file, path))
-
-
-def _source_file(path: Path, root: Path) -> SourceFile:
-    """The file with a hash of its beginning and end, which is quick for any size."""
-    file = local_file(path)
-    num_bytes = file.num_bytes or 0
-    digest = hashlib.sha256(str(num_bytes).encode())
-    with file.open() as raw:
-        digest.update(raw.read(_IDENTITY_BYTES))
-        raw.seek(max(num_bytes - _IDENTITY_BYTES, 0))
-        digest.update(raw.read(_IDENTITY_BYTES))
-    return SourceFile(file, path.relative_to(root).as_posix(), digest.hexdigest())
-
-
-def _is_tinyshakespeare(file: DataFile, path: Path) -> bool:
-    """Known by its hash, whatever the file is called; with CR LF it is a little longer."""
-    is_plain = file.format == "text" and file.compression is None
-    if not is_plain or (file.num_bytes or 0) > 2 * TINYSHAKESPEARE_BYTES:
-        return False
-    return hashlib.sha256(read_utf8(path).encode()).hexdigest() == TINYSHAKESPEARE_SHA256
+        with open_file(path) as file:
+            ends = beginning_and_end(file, num_bytes)
+    return DataFile(
+        name=str(path),
+        num_bytes=num_bytes,
+        format=kind,
+        compression=compression,
+        open=partial(open_file, path),
+        label=path.relative_to(root).as_posix(),
+        identity=hashlib.sha256(str(num_bytes).encode() + ends).hexdigest(),
+    )
 
 
 def _folder_files(folder: Path) -> list[Path]:
@@ -152,10 +120,8 @@ def _folder_files(folder: Path) -> list[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{error.filename}: cannot be read: {error.strerror}; allow yourself to read it, or "
-            "copy it"
-        )
+        with readable(Path(error.filename), NOT_READABLE):
+            raise error
 
     found = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
@@ -174,7 +140,7 @@ def _folder_files(folder: Path) -> list[Path]:
 
 
 def _has_hub_layout(folder: Path) -> bool:
-    """Whether the folder is a copy of a dataset of the hub."""
+    """Whether the folder looks like a copy of a dataset of the hub."""
     try:
         path = folder / "README.md"
         card = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -183,17 +149,13 @@ def _has_hub_layout(folder: Path) -> bool:
             return True
     except (OSError, ValueError, IndexError):
         pass
-    patterns = ("*-of-*", "*/*-of-*")
-    return any(
-        _SHARD.match(path.name) and format_of(path.name)
-        for pattern in patterns
-        for path in folder.glob(pattern)
-    )
+    shards = (path for pattern in ("*-of-*", "*/*-of-*") for path in folder.glob(pattern))
+    return any(_SHARD.match(path.name) and format_of(path.name) for path in shards)
 
 
 def _require_all_shards(paths: Sequence[Path]) -> None:
-    """Half a download must not pass for the whole."""
-    here = set(paths)
+    """Refuse an incomplete download."""
+    present = set(paths)
     series = {
         (path.parent, shard[1], shard[3], shard[4])
         for path in paths
@@ -201,7 +163,7 @@ def _require_all_shards(paths: Sequence[Path]) -> None:
     }
     for folder, stem, total, ending in sorted(series):
         wanted = [folder / f"{stem}-{i:05}-of-{total}{ending}" for i in range(int(total))]
-        missing = [path.name for path in wanted if path not in here]
+        missing = [path.name for path in wanted if path not in present]
         if missing:
             raise UserError(
                 f"{folder}: {len(missing)} of {len(wanted)} files are missing, the first is "

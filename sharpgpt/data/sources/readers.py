@@ -1,6 +1,6 @@
 """One reader for each format of file: text, JSON lines, Parquet; local and remote alike.
 
-A reader yields documents in order, each with the place in the file from which reading goes on after
+A reader yields documents in order, each with the place in the file from which reading resumes after
 it. No reader holds more than a little of a file: a block of text, a line, a few pages of a column.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.data_files import (
+from sharpgpt.data.sources.files import (
     BUFFER_BYTES,
     DataFile,
     content_from,
@@ -23,10 +23,10 @@ from sharpgpt.data.sources.data_files import (
 from sharpgpt.data.text import text_pieces
 
 Place = dict[str, int]
-"""Where in a file to go on; {} is its beginning."""
+"""Where in a file to resume; {} is its beginning."""
 
 MAX_LINE_BYTES = 1 << 28
-"""A longer line is no document but a file of another format."""
+"""A longer line means a file of another format."""
 
 PARQUET_BATCH_BYTES = 1 << 20
 
@@ -41,9 +41,9 @@ class Read(NamedTuple):
     sha256: Callable[[], bytes]
     """Gives the digest of the whole document's text as UTF-8."""
     place: Place
-    """Where to go on after this."""
+    """Where to resume after this."""
     bytes_read: int
-    """How much of the file's `num_bytes` lies behind, roughly: for progress."""
+    """Roughly how much of the file's `num_bytes` has been read, for the progress bar."""
 
 
 def read_documents(file: DataFile, column: str, place: Place) -> Iterator[Read]:
@@ -67,7 +67,7 @@ def read_text(file: DataFile, place: Place) -> Iterator[Read]:
     sha256 = functools.cache(functools.partial(_text_sha256, file))
     with file.open() as raw, reading(file):
         stream = content_from(raw, file, start)
-        # One piece behind: which one is the last is known when there is none after it.
+        # One piece behind: a piece is known to be the last when none follows it.
         text, end = "", start
         for next_text, next_end in text_pieces(stream, file.name, start):
             if end > start:
@@ -85,10 +85,10 @@ def _text_sha256(file: DataFile) -> bytes:
 
 
 def read_json_lines(file: DataFile, column: str, place: Place) -> Iterator[Read]:
-    """The field `column` of each line, which is a JSON object. Empty lines are passed over.
+    """The field `column` of each line, which is a JSON object. Empty lines are skipped.
 
-    What other fields hold does not matter, and they may change their type from line to line. null
-    is an empty document. Halves of surrogate pairs, which no text has, become U+FFFD.
+    Other fields do not matter and may change their type from line to line, which pyarrow's and
+    `datasets`' readers refuse. null is an empty document. Halves of surrogate pairs become U+FFFD.
     """
     offset, number = place.get("offset", 0), place.get("line", 0)
     with file.open() as raw, reading(file):
@@ -126,7 +126,7 @@ def _json_text(data: bytes, name: str, number: int, offset: int, column: str) ->
         fields = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
         is_array = number == 1 and line.lstrip().startswith("[")
-        remedy = _ARRAY_REMEDY if is_array else " Mend or remove the line"
+        remedy = _ARRAY_REMEDY if is_array else " Fix or remove the line"
         # The error's own line number counts inside the line.
         reason = str(error)
         if isinstance(error, json.JSONDecodeError):
@@ -137,17 +137,17 @@ def _json_text(data: bytes, name: str, number: int, offset: int, column: str) ->
     if not isinstance(fields, dict):
         remedy = _ARRAY_REMEDY if isinstance(fields, list) else ""
         raise UserError(
-            f"{name}: line {number} is {shown(fields)}, no object; {_an_object(column)}.{remedy}"
+            f"{name}: line {number} is {shown(fields)}, not an object; {_an_object(column)}.{remedy}"
         )
     text = fields.get(column, False)
     if text is None:
         return ""
     if isinstance(text, str):
-        # Only an escape gives half of a surrogate pair.
+        # Only an escape can give half of a surrogate pair.
         if "\\u" in line:
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return text
-    wrong = f"{column!r} is no string" if column in fields else f"there is no field {column!r}"
+    wrong = f"{column!r} is not a string" if column in fields else f"it has no field {column!r}"
     strings = [key for key, value in fields.items() if isinstance(value, str)]
     raise UserError(f"{name}: line {number}: {wrong}; {_other_columns(strings)}")
 
@@ -177,20 +177,20 @@ def read_parquet(file: DataFile, column: str, place: Place) -> Iterator[Read]:
 def open_parquet(raw: BinaryIO, name: str, column: str) -> Any:
     """A `pyarrow.parquet.ParquetFile` with a column of strings named `column`.
 
-    Raises `UserError`, for a file that is no whole Parquet file too.
+    Raises `UserError`, also for a file that is not a complete Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # Buffered: otherwise a column of a row group is read at once, gigabytes if need be.
+        # Buffered: otherwise a whole column of a row group, perhaps gigabytes, is read at once.
         parquet = pq.ParquetFile(raw, pre_buffer=False, buffer_size=BUFFER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise UserError(damaged(name, "parquet", error)) from None
     schema = parquet.schema_arrow
     strings = [field.name for field in schema if _is_string(field.type)]
     if column not in strings:
-        wrong = "does not hold strings" if column in schema.names else "is not there"
+        wrong = "does not hold strings" if column in schema.names else "is missing"
         raise UserError(f"{name}: the column {column!r} {wrong}; {_other_columns(strings)}")
     return parquet
 
@@ -228,8 +228,8 @@ def _row_group_texts(
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{name}: the column {column!r} is not UTF-8 between rows {row + first} and "
-                    f"{row + len(batch) - 1} of row group {group} ({error.reason}); write the file "
-                    "anew with UTF-8"
+                    f"{row + len(batch) - 1} of row group {group} ({error.reason}); rewrite the "
+                    "file as UTF-8"
                 ) from None
             for number, text in enumerate(texts, start=row + first):
                 yield number, "" if text is None else text
@@ -238,9 +238,9 @@ def _row_group_texts(
 
 def _other_columns(strings: list[str]) -> str:
     if not strings:
-        return "no other holds strings, so there is no text to train on"
+        return "nothing else holds strings, so there is no text to train on"
     listed = ", ".join(strings[:20]) + (", ..." if len(strings) > 20 else "")
-    return f"strings are held by: {listed}. Give the one with the text as text_column"
+    return f"those with strings are: {listed}. Give the one with the text as text_column"
 
 
 def _whole(text: str, place: Place, bytes_read: int) -> Read:

@@ -1,7 +1,7 @@
-"""A file of documents, on the disk or on the hub: its format, its content, what can be wrong.
+"""A file of documents, local or on the hub: its format, its content, and what can be wrong.
 
 Files compressed with gzip or Zstandard are decompressed on the way. Offsets into them count
-decompressed bytes, and going on from one decompresses what lies before it again.
+decompressed bytes, and resuming at one decompresses everything before it again.
 """
 
 import contextlib
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import readable, user_path
 
 FORMATS = {
     ".txt": "text",
@@ -22,6 +24,7 @@ FORMATS = {
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 FORMATS_IN_WORDS = ".txt, .jsonl (both also .gz and .zst) and .parquet"
+NOT_READABLE = "change its permissions, or copy it"
 
 BUFFER_BYTES = 1 << 20
 
@@ -31,15 +34,19 @@ class DataFile:
     """A file of documents."""
 
     name: str
-    """What messages call it: a path or an address."""
+    """A path or an address, for messages."""
     num_bytes: int | None
-    """Its size as it lies there, compressed if it is; None where it is not known."""
+    """Its size as stored, compressed if it is; None if unknown."""
     format: str
     """One of the values of `FORMATS`."""
     compression: str | None
     """One of the values of `COMPRESSIONS`, or None."""
     open: Callable[[], BinaryIO]
     """Opens it at its beginning, seekable. Raises `UserError`."""
+    label: str = ""
+    """Its name inside its source, the same wherever the source is stored."""
+    identity: str = ""
+    """Equal identities mean equal content, in all likelihood."""
 
 
 def format_of(name: str) -> tuple[str, str | None] | None:
@@ -54,18 +61,30 @@ def format_of(name: str) -> tuple[str, str | None] | None:
     return None
 
 
+def existing_path(dataset: str) -> Path | None:
+    """The file or folder that the setting `dataset` names, `~` allowed; None if there is none.
+
+    Raises `UserError` for a path that cannot be examined.
+    """
+    path = user_path(dataset)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL
+        return None
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        raise UserError(f"dataset: {shown(dataset)} cannot be read: {error.strerror}") from None
+    return path if dataset else None
+
+
 def open_file(path: Path) -> BinaryIO:
-    """A file on the disk, opened for reading. Raises `UserError`."""
+    """A local file, opened for reading. Raises `UserError`."""
     if not path.is_file():
         raise UserError(
-            f"{path}: neither a file nor a folder; allowed are files of {FORMATS_IN_WORDS}"
+            f"{path}: neither a file nor a folder; allowed are text files, and files of "
+            f"{FORMATS_IN_WORDS}"
         )
-    try:
+    with readable(path, NOT_READABLE):
         return open(path, "rb")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read: {error.strerror}; allow yourself to read it, or copy it"
-        ) from None
 
 
 def content_from(raw: BinaryIO, file: DataFile, offset: int) -> BinaryIO:
@@ -86,7 +105,7 @@ def content_from(raw: BinaryIO, file: DataFile, offset: int) -> BinaryIO:
 
 
 def position(raw: BinaryIO, file: DataFile, offset: int) -> int:
-    """Where `raw` stands in the file as it lies there, when `offset` of its content is read."""
+    """How many bytes of the stored file are read when `offset` bytes of its content are."""
     return offset if file.compression is None else raw.tell()
 
 
