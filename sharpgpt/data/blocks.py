@@ -5,14 +5,14 @@ blocks overlap by one token (stride s = T - 1), so that every token between the 
 block's end is predicted exactly once in an epoch.
 
 An epoch begins at a random token (its *phase*); otherwise the same tokens would begin a block,
-without context, in every epoch. The number of blocks must not depend on the phase, because schedules
-depend on it. With L tokens, n blocks from phase f reach token f + n*s, so that
+without context, in every epoch. The number of blocks does not depend on the phase, because
+schedules count on it. With L tokens, n blocks from phase f reach token f + n*s, so that
 
     f + n*s <= L - 1.
 
-n = floor((L - s) / s) leaves room for every phase 0 .. s - 1 (s - 1 + n*s <= L - 1), with a minimum
-of one block: n = max(1, floor((L - s) / s)). The phase is drawn from all that fit, 0 .. L - 1 - n*s,
-so that every token but the first is predicted in some epochs, the last ones too.
+n = floor((L - s) / s) leaves room for every phase 0 .. s - 1 (s - 1 + n*s <= L - 1); with a minimum
+of one block, n = max(1, floor((L - s) / s)). The phase is drawn from all that fit,
+0 .. L - 1 - n*s, so that every token but the first is predicted in some epochs, the last ones too.
 
 Phase and order are a pure function of (seed, epoch), a batch one of (seed, first sample): a run
 that is resumed, or spread over other ranks and workers, sees the same samples. The order is a
@@ -98,7 +98,9 @@ class TrainingBlocks:
         cross the end of an epoch, or of several.
         """
         if first_sample < 0 or count < 1:
-            raise ValueError(f"given first_sample {first_sample}, count {count}; allowed are first_sample >= 0, count >= 1")
+            raise ValueError(
+                f"given first_sample {first_sample} and count {count}, allowed are at least 0 and 1"
+            )
         starts, sample, end = [], first_sample, first_sample + count
         while sample < end:
             epoch, place = divmod(sample, self.num_blocks)
@@ -153,8 +155,8 @@ def validation_blocks(
     """The `(num_tokens - 1) // (T - 1)` blocks from the first token on, overlapping by one token.
 
     Together they predict every token but the first and the last `(num_tokens - 1) % (T - 1)`. Of
-    more than `max_blocks`, that many are kept, evenly spread over the split. Each is read on access.
-    Raises `UserError` for fewer tokens than one block.
+    more than `max_blocks`, that many are kept, evenly spread over the split. They are read on
+    access. Raises `UserError` for fewer tokens than one block.
     """
     _require_a_block(tokens, block_length, "validation")
     stride = block_length - 1

@@ -64,7 +64,7 @@ def open_prepared(path: str | Path) -> PreparedData | None:
 
 
 def _refuse_shards_without_manifest(path: Path) -> None:
-    """Raise `UserError` where `path` is a shard that `sharpgpt prepare` wrote, or a folder of them."""
+    """Raise `UserError` where `path` is a shard of `sharpgpt prepare`, or a folder of them."""
     is_folder = os.path.isdir(path)  # noqa: PTH112
     files = sorted(path.glob("*.bin")) if is_folder else [path]
     shards = [file for file in files if SHARD_NAME.fullmatch(file.name)]

@@ -103,7 +103,9 @@ class ShardWriter:
             self.entries = [ShardEntry.model_validate(entry) for entry in state["entries"]]
             num_tokens = int(state["partial_tokens"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a state of a shard writer: {str(error).splitlines()[0]}") from None
+            raise ValueError(
+                f"not a state of a shard writer: {str(error).splitlines()[0]}"
+            ) from None
         if not 0 <= num_tokens < self.shard_tokens:
             raise ValueError(f"a partial shard of {num_tokens} tokens")
         self._num_tokens = num_tokens

@@ -4,8 +4,8 @@ The shards of a split form one long row of tokens; a block may begin in one shar
 next. Only the size of each shard is kept in memory, so ten billion tokens open in milliseconds.
 
 Blocks are read with `preadv`, straight into the rows of the batch, instead of through a memory map.
-A map is about as fast (benchmarks/bench_batches.py has both), but kills the process with SIGBUS when
-a shard was truncated or its disk fails, where a read raises an error. Reading also adds nothing to
+A map is about as fast (benchmarks/bench_batches.py has both), but kills the process with SIGBUS
+when a shard was truncated or its disk fails, where a read raises an error. Reading adds nothing to
 the memory of the process, and thousands of shards need only the few files open at a time.
 """
 

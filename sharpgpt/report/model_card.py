@@ -10,7 +10,7 @@ markup. Nothing that names a place on this machine goes into the card.
 import re
 from collections.abc import Mapping, Sequence
 
-from sharpgpt.data.sources.documents import HUB_NAMES
+from sharpgpt.data.sources.aliases import ALIASES
 from sharpgpt.report.arms import Json, number_of, value_at
 from sharpgpt.report.model_facts import RECIPE, VALIDATION, ModelFacts
 from sharpgpt.report.numbers import number
@@ -83,10 +83,10 @@ def _head(facts: ModelFacts, repo_id: str, evaluation: Json | None, data: Json |
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset = str(facts.settings.get("dataset"))
-    hub_name = HUB_NAMES.get(dataset, dataset)
+    hub_name = ALIASES[dataset].repo if dataset in ALIASES else dataset
     is_on_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", hub_name, re.ASCII)
     # ORG/NAME may be a folder as well: the run says under which name the hub's own is known.
-    is_hub = is_on_hub and (dataset in HUB_NAMES or facts.data_name in (hub_name, dataset))
+    is_hub = is_on_hub and (dataset in ALIASES or facts.data_name in (hub_name, dataset))
     penalty, weight = _penalty(facts)
     results = []
     for figure, (words, metric) in FIGURES.items():

@@ -104,7 +104,7 @@ def test_names_that_mean_one_model_and_wrong_flags(
         ([truth, *text, "--max_seq_length", "40"], 1, "at most its 32 positions"),
         ([truth, *text, "--top_k", "17"], 1, "1 to the vocabulary size, 16"),
         ([str(made / "nowhere"), *text], 1, "no such folder"),
-        ([truth, "--data", str(made / "nothing.txt")], 1, "no known name and no existing file"),
+        ([truth, "--data", str(made / "nothing.txt")], 1, "neither a known name nor"),
         ([truth, *text, "--device", "cuda:7"], 1, "device: given 'cuda:7'"),
         ([truth, *text, "--max_seq_length", "17", "--max_blocks", "4", "--prompt", "Z"], 0, ""),
     ):

@@ -44,7 +44,7 @@ def test_exit_codes(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["prepare", "--dataset", str(corpus), *output]) == 1  # without its column
     assert "text_column" in capsys.readouterr().err
     assert main(["prepare", "--dataset", "corpus.jsonll", *output]) == 1
-    assert "no known name and no existing file" in capsys.readouterr().err
+    assert "neither a known name nor an existing file" in capsys.readouterr().err
     assert main(["prepare", "--datasett", str(corpus), "--form", "x"]) == 2
     assert "4 problems" in capsys.readouterr().err
     assert main(["inspect", str(corpus)]) == 1

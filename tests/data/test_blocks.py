@@ -113,7 +113,7 @@ def test_nothing_but_two_epochs_is_kept() -> None:
 
 @pytest.mark.parametrize(("first", "count"), [(-1, 2), (0, 0)])
 def test_impossible_samples_are_refused(first: int, count: int) -> None:
-    with pytest.raises(ValueError, match=f"given first_sample {first}, count {count}"):
+    with pytest.raises(ValueError, match=f"given first_sample {first} and count {count}, allowed"):
         TrainingBlocks(numbered(10), 5, seed=0).batch(first, count)
 
 

@@ -69,7 +69,7 @@ def test_the_identity_is_that_of_the_tokens(tmp_path: Path) -> None:
         (first_shard("file", ".."), "damaged"),
         (first_shard("file", "a\0b"), "damaged"),
         (first_shard("file", "train_00000.bin\n"), "damaged"),
-        (first_shard("file", "train_00001.bin"), "named twice"),
+        (first_shard("file", "train_00001.bin"), "listed twice"),
         (first_shard("sha256", "xyz"), "damaged"),
         (first_shard("num_tokens", 2**80), "damaged"),
         (first_shard("num_tokens", -1000), "damaged"),
@@ -99,7 +99,7 @@ def test_a_hostile_manifest_is_refused(tmp_path: Path, change: Any, message: str
     ("characters", "message"),
     [
         (["a", "a", "b"], "do not fit vocab_size"),
-        (["a", "a"], "stands twice"),
+        (["a", "a"], "appears twice"),
         (["a", "bc"], "damaged"),
         (["a", ""], "damaged"),
         (None, "belong to the char tokenizer alone"),
@@ -169,7 +169,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str, file: str) -> No
     else:
         path.mkdir()
     for action in (open_prepared, verify):
-        with pytest.raises(UserError, match=rf"{file}: cannot be read: it is no file"):
+        with pytest.raises(UserError, match=rf"{file}: cannot be read: it is not a regular file"):
             action(tmp_path)
 
 

@@ -160,7 +160,7 @@ def test_a_shard_cut_short_in_use_is_a_message_and_no_crash(tmp_path: Path) -> N
     for size in (301, 0):
         with open(tmp_path / "train_00001.bin", "r+b") as file:
             file.truncate(size)
-        with pytest.raises(UserError, match=r"train_00001\.bin: was cut short while in use"):
+        with pytest.raises(UserError, match=r"train_00001\.bin: was truncated while in use"):
             tokens.gather(np.array([1000]), 1000)
     assert np.array_equal(tokens[2000:], IDS[2000:])
 

@@ -8,8 +8,7 @@ import pytest
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data import text as text_files
-from sharpgpt.data.sources.single_text import read_utf8
-from sharpgpt.data.text import text_pieces
+from sharpgpt.data.text import read_text, text_pieces
 from sharpgpt.data.tokenizer import Gpt2Tokenizer
 
 SPACES = "\u0085\u00a0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000\x1c\x1f\t\v\f\r"
@@ -97,7 +96,7 @@ def test_real_pieces_have_their_size(tmp_path: Path) -> None:
     lengths = [len(text.encode()) for text, _ in pieces[:-1]]
     assert len(lengths) == 4
     assert all(text_files.PIECE_BYTES * 0.95 < length < 2**18 + 30 for length in lengths)
-    assert "".join(text for text, _ in pieces) == read_utf8(path)
+    assert "".join(text for text, _ in pieces) == path.read_text(encoding="utf-8")
 
 
 def test_errors_far_into_a_file_say_where() -> None:
@@ -116,3 +115,7 @@ def test_errors_far_into_a_file_say_where() -> None:
     stream.seek(end)
     with pytest.raises(UserError, match=r"not UTF-8 text \(0xff at byte offset 1300000\)"):
         list(text_pieces(stream, "a.txt", end))
+
+
+def test_read_text_keeps_what_is_not_a_line_ending_of_windows() -> None:
+    assert read_text(io.BytesIO(b"a\r\r\n\n\rb"), "a.txt") == "a\r\n\n\rb"

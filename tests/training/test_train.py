@@ -12,7 +12,7 @@ import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.single_text import load_text
+from sharpgpt.data.load import load_text
 from sharpgpt.training import loop
 from sharpgpt.training.train import train
 

@@ -15,9 +15,10 @@ from sharpgpt.data.manifest import MANIFEST
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.pipeline import prepare
 from sharpgpt.data.prepared import open_prepared
-from sharpgpt.data.sources.data_files import format_of
+from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
+from sharpgpt.data.sources.download import cache_folder
+from sharpgpt.data.sources.files import format_of
 from sharpgpt.data.sources.open import open_source
-from sharpgpt.data.sources.single_text import TINYSHAKESPEARE, default_cache_dir
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
     dataset = config.dataset
     if dataset == TINYSHAKESPEARE or _is_one_text(dataset) or open_prepared(dataset) is not None:
         return dataset
-    cache = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
+    cache = cache_folder(config.cache_dir)
     name = re.sub(r"[^\w.]+", "-", dataset).strip("-.")[-60:] or "data"
     folder = cache / "prepared" / f"{name}-{config.tokenizer}"
     if (folder / MANIFEST).is_file():

@@ -15,8 +15,8 @@ from sharpgpt.data.manifest import MANIFEST, read_manifest
 from sharpgpt.data.prepare.journal import JOURNAL, Journal, read_journal
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.sources import local as local_files
+from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
 from sharpgpt.data.sources.documents import DocumentSource
-from sharpgpt.data.sources.single_text import TINYSHAKESPEARE
 
 SOURCE_OPTIONS = ("dataset", "text_column", "config_name", "revision", "val_fraction")
 """Options that select documents. The source's identity covers them, since several names may mean

@@ -142,9 +142,7 @@ class FilesSource(_FileSource):
         split: Split,
     ) -> None:
         column = text_column if any(file.format != "text" for file in files) else None
-        super().__init__(
-            name=name, facts=facts, files=files, text_column=column, split=split.facts
-        )
+        super().__init__(name=name, facts=facts, files=files, text_column=column, split=split.facts)
         self._files = files
         self._column = text_column
         self._split = split

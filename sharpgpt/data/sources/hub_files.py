@@ -235,8 +235,8 @@ def _explained(repo: str, error: Exception) -> UserError | None:
     if cause or isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         return UserError(
             f"dataset: given {repo!r}, which is not a local file or folder, and the hub has no "
-            "dataset of this name, or only a private one; check the spelling, or run hf auth login (or set "
-            "HF_TOKEN) if it is yours"
+            "dataset of this name, or only a private one; check the spelling, or run hf auth login "
+            "(or set HF_TOKEN) if it is yours"
         )
     if isinstance(error, errors.HfHubHTTPError):
         reason = f"{constants.ENDPOINT} answered with status {error.response.status_code}"

@@ -137,7 +137,8 @@ def _json_text(data: bytes, name: str, number: int, offset: int, column: str) ->
     if not isinstance(fields, dict):
         remedy = _ARRAY_REMEDY if isinstance(fields, list) else ""
         raise UserError(
-            f"{name}: line {number} is {shown(fields)}, not an object; {_an_object(column)}.{remedy}"
+            f"{name}: line {number} is {shown(fields)}, not an object; "
+            f"{_an_object(column)}.{remedy}"
         )
     text = fields.get(column, False)
     if text is None:

@@ -63,5 +63,5 @@ def test_what_is_ready_stays_what_it_is(tmp_path: Path, tiny_config: MakeConfig)
 
 
 def test_what_does_not_exist_is_named(tiny_config: MakeConfig) -> None:
-    with pytest.raises(UserError, match="no known name and no existing file or folder"):
+    with pytest.raises(UserError, match="neither a known name nor an existing file or folder"):
         ready_dataset(tiny_config(dataset="nope"))

@@ -24,7 +24,7 @@ from sharpgpt.data.prepare.stopping import Stopped
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.data.sources import file_sources
-from sharpgpt.data.sources.split import HashSplit
+from sharpgpt.data.sources.split import hash_split
 from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer
 
 END = 50256
@@ -67,7 +67,7 @@ def in_splits(documents: list[str]) -> tuple[list[str], list[str]]:
     """Training and validation documents, by the rule itself."""
     import hashlib
 
-    split = HashSplit(0.1)
+    split = hash_split(0.1)
     is_validation = [
         split.is_validation(i, hashlib.sha256(text.encode()).digest)
         for i, text in enumerate(documents)

@@ -21,29 +21,38 @@ from sharpgpt.data.sources.split import nanogpt_validation_documents
 from tests.data.sources.hub_server import HubServer, Repository, running
 
 WORKER = """
-import json, os, sys
+import json, logging, os, sys
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources.open import open_source
 
-def answer(question, said):
+said = []
+
+class Lines(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+
+logging.getLogger("sharpgpt").addHandler(Lines())
+logging.getLogger("sharpgpt").setLevel(logging.INFO)
+
+def answer(question):
     start = question.pop("start", None)
     first_only = question.pop("first_only", False)
-    source = open_source(**question, say=said.append)
+    source = open_source(**question)
     batches = source.batches(start)
     read = [next(batches)] if first_only else list(batches)
     batches.close()
     return {
         "name": source.name, "facts": source.facts, "identity": source.identity,
-        "num_bytes": source.num_bytes, "said": said, "after": read[-1].after,
+        "num_bytes": source.num_bytes, "said": [*said], "after": read[-1].after,
         "documents": [(p.text, p.is_validation) for batch in read for p in batch.pieces],
     }
 
 for line in sys.stdin:
     question = json.loads(line)
     os.environ["SHARPGPT_OFFLINE"] = question.pop("offline", "")
-    said = []
+    said.clear()
     try:
-        result = answer(question, said)
+        result = answer(question)
     except UserError as error:
         result = {"error": str(error), "said": said}
     print(json.dumps(result), flush=True)
@@ -264,13 +273,13 @@ def test_what_was_downloaded_can_be_read_without_the_hub(
     ):
         assert again["documents"] == whole["documents"]
         assert again["identity"] == whole["identity"]
-        assert "without the hub, the revision found earlier is taken" in again["facts"]["note"]
+        assert "without the hub, the revision found earlier is used" in again["facts"]["note"]
 
 
 def test_without_the_hub_the_user_is_told_soon_what_to_do(
     ask_nowhere: Ask, ask_offline: Ask
 ) -> None:
-    refused = "[Errno 111] Connection refused); try again later (what is done is kept), or"
+    refused = "[Errno 111] Connection refused); try again later (finished work is kept), or"
     start_s = time.monotonic()
     for answer, reason in [
         (ask_nowhere("org/data"), refused),
@@ -279,8 +288,8 @@ def test_without_the_hub_the_user_is_told_soon_what_to_do(
         (ask_offline("org/data"), "HF_HUB_OFFLINE is set); unset it, or"),
     ]:
         assert answer["error"] == (
-            f"org/data: the HuggingFace hub cannot be reached ({reason} download the dataset where "
-            "there is a network (hf download org/data --repo-type dataset --local-dir FOLDER), "
+            f"org/data: the HuggingFace hub cannot be reached ({reason} download the dataset on a "
+            "machine with a network (hf download org/data --repo-type dataset --local-dir FOLDER), "
             "copy the folder here and give its path as dataset"
         )
     assert time.monotonic() - start_s < 10
@@ -336,8 +345,8 @@ def test_other_formats_of_the_hub(hub: HubServer, ask: Ask) -> None:
         lines = ask("org/jsonl", text_column="body", streaming=streaming)
         assert [text for text, _ in lines["documents"]] == [f"line {i}" for i in range(2000)]
         assert ask("org/jsonl", streaming=streaming)["error"] == (
-            "org/jsonl/train.jsonl.zst: line 1: there is no field 'text'; strings are held by: "
-            "body. Give the one with the text as text_column"
+            "org/jsonl/train.jsonl.zst: line 1: it has no field 'text'; those with strings "
+            "are: body. Give the one with the text as text_column"
         )
         text = ask("org/text", streaming=streaming)
         assert "".join(text for text, _ in text["documents"]) == "a line of the only text\n" * 100
@@ -351,14 +360,14 @@ def test_what_the_hub_refuses_is_explained(hub: HubServer, ask: Ask) -> None:
     )
     for name in ("org/none", "org/no--ne"):
         assert ask(name)["error"].startswith(
-            f"dataset: given {name!r}, which is no file or folder here, and the hub has no dataset"
+            f"dataset: given {name!r}, which is not a local file or folder, and the hub has no "
         )
     revision = ask("openwebtext", revision="no/such")
     assert "has no such revision; allowed is a branch, tag or commit of" in revision["error"]
     # Before anything is downloaded.
     column = ask("openwebtext", text_column="body")
     assert column["error"].endswith(
-        "train-00000-of-00003.parquet: the column 'body' is not there; strings are held by: text. "
+        "train-00000-of-00003.parquet: the column 'body' is missing; those with strings are: text. "
         "Give the one with the text as text_column"
     )
     assert column["said"] == []

@@ -124,7 +124,9 @@ def test_a_folder_without_data_says_what_is_read(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="pipe: neither a file nor a folder; allowed are files of"):
+    with pytest.raises(
+        UserError, match="pipe: neither a file nor a folder; allowed are text files, and files of"
+    ):
         open_source(str(tmp_path / "pipe"))
     with pytest.raises(UserError, match="cannot be read: File name too long"):
         open_source("x" * 5000)
@@ -140,14 +142,18 @@ def test_what_cannot_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with pytest.raises(UserError, match=r"sub: cannot be read: Permission denied; allow yourself"):
+    with pytest.raises(
+        UserError, match=r"sub: cannot be read: Permission denied; change its permissions"
+    ):
         open_source(str(tmp_path / "folder"))
 
 
 def test_every_parquet_file_is_looked_at_before_the_first_is_read(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", ["a"])
     pq.write_table(pa.table({"body": ["b"]}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match=r"b\.parquet: the column 'text' is not there; strings are"):
+    with pytest.raises(
+        UserError, match=r"b\.parquet: the column 'text' is missing; those with strings are"
+    ):
         open_source(str(tmp_path))
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"b\.parquet: damaged, or not a parquet file"):

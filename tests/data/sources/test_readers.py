@@ -15,7 +15,7 @@ import pytest
 from sharpgpt.core.errors import UserError
 from sharpgpt.data import text as text_files
 from sharpgpt.data.sources import readers
-from sharpgpt.data.sources.data_files import DataFile, format_of
+from sharpgpt.data.sources.files import DataFile, format_of
 from sharpgpt.data.sources.local import local_file
 from sharpgpt.data.sources.readers import Place, Read, read_documents
 
@@ -32,7 +32,7 @@ def compressed(data: bytes, ending: str) -> bytes:
 
 
 def read(path: Path, column: str = "text", place: Place | None = None) -> list[Read]:
-    return list(read_documents(local_file(path), column, place or {}))
+    return list(read_documents(local_file(path, path.parent), column, place or {}))
 
 
 def json_lines(path: Path, documents: list[str]) -> Path:
@@ -238,7 +238,7 @@ def test_a_file_that_got_shorter_cannot_be_gone_on_with(tmp_path: Path) -> None:
         (
             b'{"text": "a"}\n{"text": "b"\n{"text": "c"}',
             "PATH: line 2 is not JSON (Expecting ',' delimiter at column 13); allowed is one JSON "
-            'object a line, such as {"text": "..."}. Mend or remove the line',
+            'object a line, such as {"text": "..."}. Fix or remove the line',
         ),
         (
             b'[\n{"text": "a"}]',
@@ -246,16 +246,19 @@ def test_a_file_that_got_shorter_cannot_be_gone_on_with(tmp_path: Path) -> None:
             'JSON object a line, such as {"text": "..."}. A file that is one JSON array is '
             "converted by: jq -c '.[]' file.json > file.jsonl",
         ),
-        (b'[{"text": "a"}]', "PATH: line 1 is [{'text': 'a'}], no object; allowed is one JSON"),
-        (b'{"text": "a"}\n"b"', "PATH: line 2 is 'b', no object; allowed is one JSON object"),
+        (b'[{"text": "a"}]', "PATH: line 1 is [{'text': 'a'}], not an object; allowed is one JSON"),
+        (b'{"text": "a"}\n"b"', "PATH: line 2 is 'b', not an object; allowed is one JSON object"),
         (b"[" * 100_000, "PATH: line 1 is not JSON ("),
         (
             b'{"text": "a"}\n\n{"body": "b", "n": 1, "title": "t"}',
-            "PATH: line 3: there is no field 'text'; strings are held by: body, title. Give the "
+            "PATH: line 3: it has no field 'text'; those with strings are: body, title. Give the "
             "one with the text as text_column",
         ),
-        (b'{"text": 3}', "PATH: line 1: 'text' is no string; no other holds strings, so"),
-        (b'{"text": false}', "PATH: line 1: 'text' is no string; no other holds strings, so"),
+        (b'{"text": 3}', "PATH: line 1: 'text' is not a string; nothing else holds strings, so"),
+        (
+            b'{"text": false}',
+            "PATH: line 1: 'text' is not a string; nothing else holds strings, so",
+        ),
         (
             b'{"text": "a"}\n{"text": "\xe4"}',
             "PATH: not UTF-8 text (0xe4 at byte offset 24, line 2), allowed is UTF-8",
@@ -296,13 +299,17 @@ def test_parquet_without_the_column_lists_those_with_strings(tmp_path: Path) -> 
     with pytest.raises(UserError) as caught:
         read(tmp_path / "a.parquet")
     assert str(caught.value) == (
-        f"{tmp_path / 'a.parquet'}: the column 'text' is not there; strings are held by: body, "
+        f"{tmp_path / 'a.parquet'}: the column 'text' is missing; those with strings are: body, "
         "title. Give the one with the text as text_column"
     )
-    with pytest.raises(UserError, match=r"the column 'tags' does not hold strings; strings are"):
+    with pytest.raises(
+        UserError, match=r"the column 'tags' does not hold strings; those with strings are"
+    ):
         read(tmp_path / "a.parquet", column="tags")
     pq.write_table(pa.table({"n": [1]}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match="no other holds strings, so there is no text to train on"):
+    with pytest.raises(
+        UserError, match="nothing else holds strings, so there is no text to train on"
+    ):
         read(tmp_path / "b.parquet", column="n")
 
 

@@ -7,9 +7,8 @@ import pytest
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources.split import (
     OPENWEBTEXT_NUM_DOCUMENTS,
-    HashSplit,
-    NanoGptSplit,
     hash_split,
+    nanogpt_split,
     nanogpt_validation_documents,
     single_text_cut,
     text_val_fraction,
@@ -26,7 +25,7 @@ def test_nanogpts_documents_are_those_of_datasets(num_documents: int) -> None:
     parts = numbers.train_test_split(test_size=0.0005, seed=2357, shuffle=True)
     documents = nanogpt_validation_documents(num_documents)
     assert documents == sorted(parts["test"]["number"])
-    split = NanoGptSplit(lambda: num_documents)
+    split = nanogpt_split(lambda: num_documents)
     chosen = [i for i in range(num_documents) if split.is_validation(i, never)]
     assert chosen == documents
 
@@ -47,7 +46,7 @@ def test_the_number_of_documents_is_asked_for_once_and_late() -> None:
         asked.append(1)
         return 10
 
-    split = NanoGptSplit(count)
+    split = nanogpt_split(count)
     assert asked == []
     assert sum(split.is_validation(i, never) for i in range(10)) == 1
     assert asked == [1]
@@ -59,14 +58,14 @@ def digest(text: str) -> bytes:
 
 def test_the_hash_decides_by_the_text_alone() -> None:
     texts = [f"document {i}" for i in range(20_000)]
-    split = HashSplit(0.1)
+    split = hash_split(0.1)
     chosen = {t for i, t in enumerate(texts) if split.is_validation(i, lambda t=t: digest(t))}
     assert len(chosen) == pytest.approx(2000, abs=150)
     shuffled = texts + [f"another {i}" for i in range(1000)]
     random.Random(0).shuffle(shuffled)
     again = {t for i, t in enumerate(shuffled) if split.is_validation(i, lambda t=t: digest(t))}
     assert again & set(texts) == chosen
-    larger = HashSplit(0.2)
+    larger = hash_split(0.2)
     assert all(larger.is_validation(0, lambda t=t: digest(t)) for t in chosen)
     # The rule in numbers, which no later version may change: the first 8 bytes, as a fraction.
     assert chosen == {

