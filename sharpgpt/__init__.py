@@ -1,3 +1,52 @@
-"""SharpGPT: what do sharper output distributions do to a language model?"""
+"""SharpGPT: what do sharper output distributions do to a language model?
+
+The public API. Names are imported when they are first used: `import sharpgpt` needs no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharpgpt.config import TrainingConfig
+    from sharpgpt.evaluation.compare import compare
+    from sharpgpt.evaluation.evaluate import evaluate
+    from sharpgpt.evaluation.saved_model import load_model
+    from sharpgpt.model.huggingface import SharpnessTrainer, use_sharpness_loss
+    from sharpgpt.sharpness import Penalty, linear_sharpness_loss
+    from sharpgpt.training.train import train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Penalty",
+    "SharpnessTrainer",
+    "TrainingConfig",
+    "compare",
+    "evaluate",
+    "linear_sharpness_loss",
+    "load_model",
+    "train",
+    "use_sharpness_loss",
+]
+
+_MODULES = {
+    "Penalty": "sharpness",
+    "SharpnessTrainer": "model.huggingface",
+    "TrainingConfig": "config",
+    "compare": "evaluation.compare",
+    "evaluate": "evaluation.evaluate",
+    "linear_sharpness_loss": "sharpness",
+    "load_model": "evaluation.saved_model",
+    "train": "training.train",
+    "use_sharpness_loss": "model.huggingface",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
