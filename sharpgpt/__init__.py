@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from sharpgpt.evaluation.compare import compare
     from sharpgpt.evaluation.evaluate import evaluate
     from sharpgpt.evaluation.saved_model import load_model
-    from sharpgpt.model.huggingface import SharpnessTrainer, use_sharpness_loss
+    from sharpgpt.model.huggingface import use_sharpness_loss
+    from sharpgpt.model.trainer import SharpnessTrainer
     from sharpgpt.sharpness import Penalty, linear_sharpness_loss
     from sharpgpt.training.train import train
 
@@ -31,7 +32,7 @@ __all__ = [
 
 _MODULES = {
     "Penalty": "sharpness",
-    "SharpnessTrainer": "model.huggingface",
+    "SharpnessTrainer": "model.trainer",
     "TrainingConfig": "config",
     "compare": "evaluation.compare",
     "evaluate": "evaluation.evaluate",

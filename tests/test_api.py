@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 
 API = {
     "Penalty": "sharpgpt.sharpness.penalties",
-    "SharpnessTrainer": "sharpgpt.model.huggingface",
+    "SharpnessTrainer": "sharpgpt.model.trainer",
     "TrainingConfig": "sharpgpt.config.settings",
     "compare": "sharpgpt.evaluation.compare",
     "evaluate": "sharpgpt.evaluation.evaluate",

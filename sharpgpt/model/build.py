@@ -1,11 +1,11 @@
 """Build a HuggingFace causal LM with random weights.
 
 The architecture comes from HuggingFace, so a checkpoint is a HuggingFace folder and generation is
-theirs.
+HuggingFace's.
 
 GPT-2's activation `gelu_new` is eight element-wise operations; `gelu_pytorch_tanh` is the same
 function in one (differences of 5e-7 in float32). Models are built with the latter and keep the
-former in their config, so that a checkpoint loads anywhere as what it is.
+former in their config, so that a checkpoint loads everywhere under the original name.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ def create_gpt2_model(
     end_of_text_id: int | None = 50256,
     seed: int = 42,
 ) -> nn.Module:
-    """A HuggingFace causal LM with weights drawn at random under `seed`, on the CPU in float32.
+    """A HuggingFace causal LM with random weights under `seed`, on the CPU in float32.
 
-    The model has exactly `max_seq_length` positions: those beyond it would never be trained.
+    The model has exactly `max_seq_length` positions: more would never be trained.
 
     Args:
         model_name: gpt2, gpt2-medium, gpt2-large, gpt2-xl (no network needed), or a local folder or
@@ -46,10 +46,10 @@ def create_gpt2_model(
         vocab_size: V, the size of the tokenizer's vocabulary.
         max_seq_length: T, at most the architecture's number of positions.
         end_of_text_id: token that ends a text, or None.
-        seed: seed of the weights; the global random state is left as it was.
+        seed: seed of the weights; the global random state does not change.
 
     Raises:
-        UserError: unknown name, sizes that the architecture refuses, an output layer that is not
+        UserError: unknown name, sizes that the architecture rejects, an output layer that is not
             one linear map of the last hidden state.
     """
     config = _architecture(model_name)
@@ -88,7 +88,7 @@ def create_gpt2_model(
 
 
 def check_layers(config: Any) -> None:
-    """Raise ValueError for an architecture that would be built for hours, whatever its width."""
+    """Raise ValueError for so many layers that building them would take hours at any width."""
     num_layers = getattr(config, "num_hidden_layers", None) or 0
     if num_layers > MAX_LAYERS:
         raise ValueError(f"given {num_layers} layers, allowed are at most {MAX_LAYERS}")
@@ -110,7 +110,7 @@ def create_model(config: TrainingConfig, vocab_size: int, end_of_text_id: int | 
 
 
 def _architecture(model_name: str) -> Any:
-    """The HuggingFace config of an architecture: our own table, a local folder, or the hub."""
+    """The HuggingFace config of an architecture: from GPT2_SIZES, a local folder, or the hub."""
     if size := GPT2_SIZES.get(model_name):
         # The narrow import is seconds faster than `from transformers import ...`.
         from transformers.models.gpt2.configuration_gpt2 import GPT2Config
@@ -133,7 +133,7 @@ def _architecture(model_name: str) -> Any:
 def _changed(
     config: Any, changes: dict[str, int], dropout: float, end_of_text_id: int | None
 ) -> Any:
-    """The config made anew with other sizes, so that what follows from them is derived again."""
+    """A new config with other sizes, so that what depends on them is derived again."""
     settings = config.to_dict()
     if {"hidden_size", "num_attention_heads"} & changes.keys():
         settings.pop("head_dim", None)
@@ -171,7 +171,7 @@ def _from_config(config: Any) -> nn.Module:
 
 @contextlib.contextmanager
 def _one_operation_gelu(config: Any) -> Iterator[None]:
-    """Within the block `gelu_new` is built as `gelu_pytorch_tanh`; the config keeps its name."""
+    """Build `gelu_new` as `gelu_pytorch_tanh` within the block; the config keeps its name."""
     original = config.activation_function
     if original == "gelu_new":
         config.activation_function = "gelu_pytorch_tanh"
@@ -182,8 +182,7 @@ def _one_operation_gelu(config: Any) -> Iterator[None]:
 
 
 def use_one_operation_gelu(causal_lm: nn.Module) -> None:
-    """Replace `gelu_new` in a loaded model by the same function in one operation; for reading only,
-    so the config keeps its name."""
+    """Replace `gelu_new` in a loaded model by `gelu_pytorch_tanh`; the config keeps its name."""
     from transformers.activations import ACT2FN, NewGELUActivation
 
     for module in causal_lm.modules():

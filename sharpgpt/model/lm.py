@@ -1,9 +1,10 @@
 """The sharpness loss inside the forward of a HuggingFace causal LM: `SharpnessLM`.
 
-The loss is computed inside the forward of the module that is trained: hooks of data-parallel
-wrappers then see the use of the output layer, and the logits never leave it.
+The loss is computed inside the forward of the trained module, so that hooks of data-parallel
+wrappers see the use of the output layer, and the logits never leave it.
 
-Shapes: B batch, T positions in a block, D width, V vocabulary, N = B * (T - 1) rows.
+Shapes: B batch, T positions in a block, S = T - 1 predicted ones, D width, V vocabulary, N = B * S
+rows.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,16 @@ LINEAR_LOSSES: dict[str, Callable[..., SharpnessOutput]] = {
     "reference": reference.linear_sharpness_loss,
 }
 
+EVERY_POSITION = "0:N-2"
+"""Every position of a block of N tokens that predicts a token of the block."""
+
 
 class SharpnessLM(nn.Module):
     """A causal LM whose forward returns the sharpness loss of a batch of blocks.
 
     `causal_lm` is the HuggingFace model itself, with `base_model` (tokens to hidden states) and an
-    output layer that is one `nn.Linear`. With `boundary_id`, the end-of-text token, no position
-    attends to a document other than its own.
+    output layer that is one `nn.Linear`. With `boundary_id`, the end-of-text token, positions
+    attend only to their own document.
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class SharpnessLM(nn.Module):
         *,
         penalty: str,
         top_k: int,
-        penalty_positions: str = "0:N-2",
+        penalty_positions: str = EVERY_POSITION,
         loss: str = "fused",
         boundary_id: int | None = None,
     ) -> None:
@@ -61,7 +65,7 @@ class SharpnessLM(nn.Module):
         the loss is the sum over this batch's rows divided by it. None takes this batch's own rows.
         """
         causal_lm = cast(Any, self.causal_lm)
-        num_blocks, block_length = input_ids_BT.shape
+        target_BS = input_ids_BT[:, 1:]
         attention = {}
         if self.boundary_id is not None:
             attention["attention_mask"] = document_mask(input_ids_BT, self.boundary_id)
@@ -70,30 +74,33 @@ class SharpnessLM(nn.Module):
         return self.linear_loss(
             hidden_BTD[:, :-1].flatten(0, 1),
             head.weight,
-            input_ids_BT[:, 1:].flatten(),
+            target_BS.flatten(),
             bias=head.bias,
             penalty=self.penalty,
             penalty_weight=penalty_weight,
             top_k=self.top_k,
-            penalty_mask=self._penalty_mask(num_blocks, block_length, input_ids_BT.device),
+            penalty_mask=penalty_mask(self.penalty_positions, target_BS, input_ids_BT.shape[1]),
             normalizer=normalizer,
             per_row=per_row,
         )
 
-    def _penalty_mask(self, num_blocks: int, length: int, device: torch.device) -> Tensor | None:
-        """Boolean [N], true at the penalised positions; None when those are all."""
-        first, last = penalised_positions(self.penalty_positions, length)
-        if (first, last) == (0, length - 2):
-            return None
-        position_T = torch.arange(length - 1, device=device)
-        return ((position_T >= first) & (position_T <= last)).repeat(num_blocks)
+
+def penalty_mask(positions: str, target_BS: Tensor, block_length: int) -> Tensor | None:
+    """Boolean [B * S], true at the penalised positions of blocks of N tokens; None for 0:N-2."""
+    if positions == EVERY_POSITION:
+        return None
+    try:
+        first, last = penalised_positions(positions, block_length)
+    except ValueError as error:
+        raise ValueError(f"penalty_positions: {error}") from None
+    position_S = torch.arange(target_BS.shape[1], device=target_BS.device)
+    return ((position_S >= first) & (position_S <= last)).expand_as(target_BS).flatten()
 
 
 def document_mask(input_ids_BT: Tensor, boundary_id: int) -> Tensor:
-    """Which positions each position may attend to: boolean [B, 1, T, T], true for earlier ones of
-    its own document.
+    """Attention mask, boolean [B, 1, T, T]: true for earlier positions of the same document.
 
-    The end-of-text token counts to the document after it: the first token of a document is
+    The end-of-text token belongs to the document after it: the first token of a document is
     predicted from that token alone, and the token itself from the document that it ends.
     """
     document_BT = (input_ids_BT == boundary_id).cumsum(1)

@@ -1,4 +1,4 @@
-"""The sharpness loss in HuggingFace's Trainer: theirs at weight 0, the reference's otherwise."""
+"""The forward with the sharpness loss in HuggingFace models: its gradient is the reference's."""
 
 import copy
 import inspect
@@ -6,236 +6,26 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.model.huggingface import restore, use_sharpness_loss
-from sharpgpt.sharpness import reference
-
-VOCABULARY = 127
-LENGTH = 16
-
-
-def gpt2(dropout: float = 0.0, vocab_size: int = VOCABULARY) -> Any:
-    return create_gpt2_model(
-        n_layer=2, n_head=2, n_embd=32, vocab_size=vocab_size, max_seq_length=64, dropout=dropout,
-        end_of_text_id=None,
-    )  # fmt: skip
-
-
-def llama(model_type: str = "llama", **changes: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-        "vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
-    }  # fmt: skip
-    torch.manual_seed(3)
-    config = AutoConfig.for_model(model_type, **sizes | changes)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
-both_models = pytest.mark.parametrize("make", [gpt2, llama])
-
-
-def padded_examples(count: int = 8) -> list[dict[str, Tensor]]:
-    """Sequences of 3 to 16 tokens, padded to 16, the first of the prompt not to be learned."""
-    generator = torch.Generator().manual_seed(11)
-    examples = []
-    for index in range(count):
-        input_ids_T = torch.randint(VOCABULARY, (LENGTH,), generator=generator)
-        mask_T = torch.arange(LENGTH) < LENGTH - (index * 5) % 14
-        labels_T = input_ids_T.masked_fill(~mask_T, -100)
-        labels_T[: index % 3] = -100
-        examples.append({"input_ids": input_ids_T, "attention_mask": mask_T, "labels": labels_T})
-    return examples
-
-
-def batch(count: int = 8) -> dict[str, Tensor]:
-    examples = padded_examples(count)
-    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def dense_reference(model: Any, inputs: dict[str, Tensor], **settings: Any) -> Any:
-    logits_BTV = model(**{name: inputs[name] for name in inputs if name != "labels"}).logits
-    return reference.sharpness_loss(
-        logits_BTV[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), **settings
-    )
-
-
-def gradients(model: Any, loss: Tensor) -> Tensor:
-    model.zero_grad()
-    loss.backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-@torch.no_grad()
-def relative(given: Tensor, truth: Tensor) -> float:
-    return float((given - truth).norm() / truth.norm())
-
-
-@pytest.fixture
-def arguments(tmp_path: Path) -> Callable[..., Any]:
-    """TrainingArguments of a short run on the CPU."""
-
-    def make(**changes: Any) -> Any:
-        from transformers import TrainingArguments
-
-        settings = {
-            "output_dir": str(tmp_path / "trainer"), "report_to": "none", "use_cpu": True,
-            "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1, "max_steps": 6,
-            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
-            "learning_rate": 1e-2, "lr_scheduler_type": "constant", "seed": 4,
-        }  # fmt: skip
-        return TrainingArguments(**settings | changes)
-
-    return make
-
-
-def train(trainer: Any) -> list[dict[str, float]]:
-    """The lines of the training loss."""
-    trainer.train()
-    return [line for line in trainer.state.log_history if "loss" in line]
-
-
-# In Trainer
-
-
-@both_models
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_at_weight_zero_trainer_trains_as_without_us(
-    make: Callable[..., Any], accumulation: int, arguments: Callable[..., Any]
-) -> None:
-    from transformers import Trainer
-
-    from sharpgpt.model.huggingface import SharpnessTrainer
-
-    settings = arguments(gradient_accumulation_steps=accumulation)
-    kwargs = {"attention_dropout": 0.1} if make is llama else {"dropout": 0.1}
-    plain, ours, patched = make(**kwargs), make(**kwargs), make(**kwargs)
-    examples = padded_examples()
-    theirs = train(Trainer(plain, settings, train_dataset=examples))
-    # A Trainer draws its seeds when it is made, so each is made just before it trains.
-    for model, make_trainer in [
-        (ours, partial(SharpnessTrainer, ours, penalty_weight=0.0)),
-        (patched, partial(Trainer, use_sharpness_loss(patched, penalty_weight=0.0))),
-    ]:
-        lines = train(make_trainer(args=settings, train_dataset=examples))
-        assert len(lines) == len(theirs) == 6
-        for line, their_line in zip(lines, theirs, strict=True):
-            assert line["loss"] == pytest.approx(their_line["loss"], rel=1e-5)
-            assert line["grad_norm"] == pytest.approx(their_line["grad_norm"], rel=1e-4)
-        assert relative(model.lm_head.weight, plain.lm_head.weight) < 1e-4
-    assert relative(plain.lm_head.weight, make(**kwargs).lm_head.weight) > 0.1  # it did train
-
-
-def test_a_positive_weight_sharpens(arguments: Callable[..., Any]) -> None:
-    from sharpgpt.model.huggingface import SharpnessTrainer
-
-    entropies = []
-    for penalty_weight in (0.0, 2.0):
-        trainer = SharpnessTrainer(
-            model_init=lambda: gpt2(), args=arguments(max_steps=16),
-            train_dataset=padded_examples(), penalty="neg_entropy", penalty_weight=penalty_weight,
-        )  # fmt: skip
-        lines = train(trainer)
-        entropies.append((lines[0]["entropy"], lines[-1]["entropy"]))
-    assert entropies[0][0] == entropies[1][0]
-    assert entropies[1][1] < 0.9 * entropies[0][1]
-
-
-def test_the_logs_have_the_means_over_all_rows_since_the_line_before(
-    arguments: Callable[..., Any],
-) -> None:
-    """At learning rate 0 every two steps of four sequences are the whole data set once."""
-    from sharpgpt.model.huggingface import SharpnessTrainer
-
-    model, penalty_weight = gpt2(), 0.3
-    truth = dense_reference(model, batch(), penalty="top_k_mass", penalty_weight=penalty_weight)
-    trainer = SharpnessTrainer(
-        model, arguments(max_steps=4, logging_steps=2, learning_rate=0.0, eval_strategy="epoch",
-                         per_device_eval_batch_size=3),
-        train_dataset=padded_examples(), eval_dataset=padded_examples(),
-        penalty="top_k_mass", penalty_weight=penalty_weight,
-    )  # fmt: skip
-    lines = train(trainer)
-    evaluations = [line for line in trainer.state.log_history if "eval_loss" in line]
-    assert len(lines) == len(evaluations) == 2
-    expected = {
-        "ce_loss": truth.ce,
-        "penalty": truth.penalty,
-        "avg_max_prob": truth.max_prob,
-        "entropy": truth.entropy,
-        "top_k_mass": truth.top_k_mass,
-    }
-    for name, value in expected.items():
-        assert [line[name] for line in lines] == pytest.approx([value.item()] * 2, rel=1e-5), name
-        given = [line["eval_" + name] for line in evaluations]
-        assert given == pytest.approx([value.item()] * 2, rel=1e-5), name
-
-
-def test_evaluation_makes_logits_only_for_metrics(arguments: Callable[..., Any]) -> None:
-    from transformers import Trainer
-
-    from sharpgpt.model.huggingface import SharpnessTrainer
-
-    model, inputs = gpt2().eval(), batch(4)
-    with torch.no_grad():
-        expected = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-    seen: list[Any] = []
-
-    def metrics(prediction: Any) -> dict[str, float]:
-        seen.append(torch.from_numpy(prediction.predictions))
-        return {}
-
-    given = [
-        SharpnessTrainer(model, arguments(), compute_metrics=metrics),
-        Trainer(use_sharpness_loss(model, eval_logits=True), arguments(), compute_metrics=metrics),
-    ]
-    for trainer in given:
-        trainer.evaluate(padded_examples(4))
-    assert len(seen) == 2
-    for logits_BTV in seen:
-        torch.testing.assert_close(logits_BTV, expected.logits, rtol=1e-5, atol=1e-6)
-    SharpnessTrainer(model, arguments()).evaluate(padded_examples(4))
-    assert model(**inputs).logits is None
-
-
-def test_accelerates_autocast_can_lie_around_it_and_be_taken_off(
-    arguments: Callable[..., Any],
-) -> None:
-    from sharpgpt.model.huggingface import SharpnessTrainer
-
-    model = gpt2()
-    trainer = SharpnessTrainer(model, arguments(bf16=True), train_dataset=padded_examples())
-    lines = train(trainer)
-    assert lines[-1]["ce_loss"] < lines[0]["ce_loss"]
-    output = model(**batch())
-    assert output.logits is None
-    assert output.loss.item() == model.sharpness_output.loss.item()
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    assert model(**batch()).logits is None
-    assert restore(model)(**batch()).logits.shape == (8, LENGTH, VOCABULARY)
-
-
-def test_what_would_replace_the_loss_is_refused(arguments: Callable[..., Any]) -> None:
-    from sharpgpt.model.huggingface import SharpnessTrainer
-
-    with pytest.raises(ValueError, match="label_smoothing_factor"):
-        SharpnessTrainer(gpt2(), arguments(label_smoothing_factor=0.1))
-    with pytest.raises(ValueError, match="compute_loss_func"):
-        SharpnessTrainer(gpt2(), arguments(), compute_loss_func=lambda *_, **__: torch.ones(()))
-
-
-# The forward itself
+from tests.model.causal_lms import (
+    LENGTH,
+    VOCABULARY,
+    batch,
+    both_models,
+    dense_reference,
+    gpt2,
+    gradients,
+    llama,
+    relative,
+)
 
 
 @both_models

@@ -1,0 +1,161 @@
+"""HuggingFace's Trainer with the sharpness loss: theirs at weight 0, the statistics in the logs."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sharpgpt.model.huggingface import restore, use_sharpness_loss
+from sharpgpt.model.trainer import SharpnessTrainer
+from tests.model.causal_lms import (
+    LENGTH,
+    VOCABULARY,
+    batch,
+    both_models,
+    dense_reference,
+    gpt2,
+    llama,
+    padded_examples,
+    relative,
+)
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Callable[..., Any]:
+    """TrainingArguments of a short run on the CPU."""
+
+    def make(**changes: Any) -> Any:
+        from transformers import TrainingArguments
+
+        settings = {
+            "output_dir": str(tmp_path / "trainer"), "report_to": "none", "use_cpu": True,
+            "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1, "max_steps": 6,
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-2, "lr_scheduler_type": "constant", "seed": 4,
+        }  # fmt: skip
+        return TrainingArguments(**settings | changes)
+
+    return make
+
+
+def train(trainer: Any) -> list[dict[str, float]]:
+    """The lines of the training loss."""
+    trainer.train()
+    return [line for line in trainer.state.log_history if "loss" in line]
+
+
+@both_models
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_at_weight_zero_trainer_trains_as_without_us(
+    make: Callable[..., Any], accumulation: int, arguments: Callable[..., Any]
+) -> None:
+    from transformers import Trainer
+
+    settings = arguments(gradient_accumulation_steps=accumulation)
+    kwargs = {"attention_dropout": 0.1} if make is llama else {"dropout": 0.1}
+    plain, ours, patched = make(**kwargs), make(**kwargs), make(**kwargs)
+    examples = padded_examples()
+    theirs = train(Trainer(plain, settings, train_dataset=examples))
+    # A Trainer draws its seeds when it is made, so each is made just before it trains.
+    for model, make_trainer in [
+        (ours, partial(SharpnessTrainer, ours, penalty_weight=0.0)),
+        (patched, partial(Trainer, use_sharpness_loss(patched, penalty_weight=0.0))),
+    ]:
+        lines = train(make_trainer(args=settings, train_dataset=examples))
+        assert len(lines) == len(theirs) == 6
+        for line, their_line in zip(lines, theirs, strict=True):
+            assert line["loss"] == pytest.approx(their_line["loss"], rel=1e-5)
+            assert line["grad_norm"] == pytest.approx(their_line["grad_norm"], rel=1e-4)
+        assert relative(model.lm_head.weight, plain.lm_head.weight) < 1e-4
+    assert relative(plain.lm_head.weight, make(**kwargs).lm_head.weight) > 0.1  # it did train
+
+
+def test_a_positive_weight_sharpens(arguments: Callable[..., Any]) -> None:
+    entropies = []
+    for penalty_weight in (0.0, 2.0):
+        trainer = SharpnessTrainer(
+            model_init=lambda: gpt2(), args=arguments(max_steps=16),
+            train_dataset=padded_examples(), penalty="neg_entropy", penalty_weight=penalty_weight,
+        )  # fmt: skip
+        lines = train(trainer)
+        entropies.append((lines[0]["entropy"], lines[-1]["entropy"]))
+    assert entropies[0][0] == entropies[1][0]
+    assert entropies[1][1] < 0.9 * entropies[0][1]
+
+
+def test_the_logs_have_the_means_over_all_rows_since_the_line_before(
+    arguments: Callable[..., Any],
+) -> None:
+    """At learning rate 0 every two steps of four sequences are the whole data set once."""
+    model, penalty_weight = gpt2(), 0.3
+    truth = dense_reference(model, batch(), penalty="top_k_mass", penalty_weight=penalty_weight)
+    trainer = SharpnessTrainer(
+        model, arguments(max_steps=4, logging_steps=2, learning_rate=0.0, eval_strategy="epoch",
+                         per_device_eval_batch_size=3),
+        train_dataset=padded_examples(), eval_dataset=padded_examples(),
+        penalty="top_k_mass", penalty_weight=penalty_weight,
+    )  # fmt: skip
+    lines = train(trainer)
+    evaluations = [line for line in trainer.state.log_history if "eval_loss" in line]
+    assert len(lines) == len(evaluations) == 2
+    expected = {
+        "ce_loss": truth.ce,
+        "penalty": truth.penalty,
+        "avg_max_prob": truth.max_prob,
+        "entropy": truth.entropy,
+        "top_k_mass": truth.top_k_mass,
+    }
+    for name, value in expected.items():
+        assert [line[name] for line in lines] == pytest.approx([value.item()] * 2, rel=1e-5), name
+        given = [line["eval_" + name] for line in evaluations]
+        assert given == pytest.approx([value.item()] * 2, rel=1e-5), name
+
+
+def test_evaluation_makes_logits_only_for_metrics(arguments: Callable[..., Any]) -> None:
+    from transformers import Trainer
+
+    model, inputs = gpt2().eval(), batch(4)
+    with torch.no_grad():
+        expected = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    seen: list[Any] = []
+
+    def metrics(prediction: Any) -> dict[str, float]:
+        seen.append(torch.from_numpy(prediction.predictions))
+        return {}
+
+    given = [
+        SharpnessTrainer(model, arguments(), compute_metrics=metrics),
+        Trainer(use_sharpness_loss(model, eval_logits=True), arguments(), compute_metrics=metrics),
+    ]
+    for trainer in given:
+        trainer.evaluate(padded_examples(4))
+    assert len(seen) == 2
+    for logits_BTV in seen:
+        torch.testing.assert_close(logits_BTV, expected.logits, rtol=1e-5, atol=1e-6)
+    SharpnessTrainer(model, arguments()).evaluate(padded_examples(4))
+    assert model(**inputs).logits is None
+
+
+def test_accelerates_autocast_can_wrap_it_and_be_removed(
+    arguments: Callable[..., Any],
+) -> None:
+    model = gpt2()
+    trainer = SharpnessTrainer(model, arguments(bf16=True), train_dataset=padded_examples())
+    lines = train(trainer)
+    assert lines[-1]["ce_loss"] < lines[0]["ce_loss"]
+    output = model(**batch())
+    assert output.logits is None
+    assert output.loss.item() == model.sharpness_output.loss.item()
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    assert model(**batch()).logits is None
+    assert restore(model)(**batch()).logits.shape == (8, LENGTH, VOCABULARY)
+
+
+def test_what_would_replace_the_loss_is_refused(arguments: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="label_smoothing_factor"):
+        SharpnessTrainer(gpt2(), arguments(label_smoothing_factor=0.1))
+    with pytest.raises(ValueError, match="compute_loss_func"):
+        SharpnessTrainer(gpt2(), arguments(), compute_loss_func=lambda *_, **__: torch.ones(()))
