@@ -15,13 +15,18 @@ import torch
 from record import write_result
 from torch import Tensor
 
-from sharpgpt.evaluation.bootstrap import t_quantile
 from sharpgpt.evaluation.controls import PenaltyMap
 from sharpgpt.evaluation.differences import difference_at_equal_entropy, plain_difference
 from sharpgpt.evaluation.entropy_map import entropy_map
-from sharpgpt.evaluation.groups import GroupFigures, make_groups
-from sharpgpt.evaluation.rows import UNCHANGED, Sharpening, Temperature, row_figures
-from sharpgpt.evaluation.streaming import evaluate_groups
+from sharpgpt.evaluation.groups import GroupStatistics, make_groups
+from sharpgpt.evaluation.intervals import t_quantile
+from sharpgpt.evaluation.passes import collect, row_batches
+from sharpgpt.evaluation.row_statistics import (
+    UNCHANGED,
+    Sharpening,
+    Temperature,
+    row_statistics,
+)
 from sharpgpt.evaluation.temperature import GRID, fit_temperatures
 from sharpgpt.evaluation.verdict import compare
 
@@ -82,12 +87,17 @@ def twins(random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return first_VV, torch.where(is_even_V1, truth_V, wrong_V), text.view(120, 9)
 
 
-def passes(logits_VV: Tensor, blocks_BT: Tensor) -> Callable[[Sequence[Sharpening]], GroupFigures]:
+def passes(
+    logits_VV: Tensor, blocks_BT: Tensor
+) -> Callable[[Sequence[Sharpening]], GroupStatistics]:
     """Passes of a table over text."""
-    return lambda sharpenings: evaluate_groups(
-        lambda ids_BT: [logits_VV[ids_BT[:, :-1].flatten()]],
-        blocks_BT, make_groups(len(blocks_BT)), sharpenings,
-        top_k=3, batch_size=len(blocks_BT), histograms=False,
+    num_blocks = len(blocks_BT)
+    return lambda sharpenings: collect(
+        row_batches(
+            lambda ids_BT: [logits_VV[ids_BT[:, :-1].flatten()]],
+            blocks_BT, sharpenings, top_k=3, batch_size=num_blocks,
+        ),
+        make_groups(num_blocks),
     )  # fmt: skip
 
 
@@ -194,7 +204,7 @@ def cost() -> dict[str, float]:
     }
     cases: dict[str, Callable[[], object]] = {"logits": lambda: hidden_ND @ weight_VD.T}
     for name, sharpenings in ways.items():
-        cases[name] = lambda sharpenings=sharpenings: row_figures(  # type: ignore[misc]
+        cases[name] = lambda sharpenings=sharpenings: row_statistics(  # type: ignore[misc]
             logits_NV, target_N, sharpenings, top_k=5
         )
     times: dict[str, list[float]] = {name: [] for name in cases}

@@ -10,7 +10,6 @@ from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.comparison import Pair
 from sharpgpt.evaluation.saved_model import TrainingRecord, find_model, training_record
-from sharpgpt.evaluation.verdict import pair_seeds
 
 PENALTY_SETTINGS = (
     "penalty_type",
@@ -43,11 +42,11 @@ class ComparedRun:
     record: TrainingRecord | None
     """None for a foreign model: it is not known how it was trained."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What was found when it was evaluated."""
+    """The result of its evaluation."""
 
     @classmethod
     def of(cls, path: str | Path) -> "ComparedRun":
-        """The model that `path` means. Raises `UserError`."""
+        """The model of a path. Raises `UserError`."""
         folder = find_model(path)
         return cls(folder, training_record(folder))
 
@@ -58,7 +57,7 @@ class ComparedRun:
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """All that an arm's runs share: settings, and what they came to."""
+        """All that an arm's runs share: settings, and the facts that follow from them."""
         if self.record is None:
             return None
         return {
@@ -113,7 +112,7 @@ def check_baselines(baselines: Sequence[ComparedRun]) -> None:
     for run in baselines:
         if run.weight:
             raise UserError(
-                f"--baseline: {run.folder} was trained with penalty_weight {run.weight:g}; allowed "
+                f"baseline: {run.folder} was trained with penalty_weight {run.weight:g}; allowed "
                 "is a model trained with penalty_weight 0, which is what is sharpened afterwards"
             )
     _check_seeds(baselines, "baselines")
@@ -125,23 +124,24 @@ def arms_of_runs(runs: Sequence[ComparedRun]) -> list[ComparedArm]:
     Raises:
         UserError: two runs of one recipe have the same seed, as two checkpoints of one run have.
     """
-    arms: dict[str, ComparedArm] = {}
+    by_recipe: dict[str, ComparedArm] = {}
     for run in runs:
         key = str(run.folder) if run.recipe is None else repr(run.recipe)
-        arms.setdefault(key, ComparedArm("", [])).runs.append(run)
-    for arm in arms.values():
+        by_recipe.setdefault(key, ComparedArm("", [])).runs.append(run)
+    arms = [*by_recipe.values()]
+    for arm in arms:
         _check_seeds(arm.runs, "runs of the same settings")
         arm.runs.sort(key=lambda run: run.seed or 0)
-        arm.name = _arm_name(arm.runs[0], [other.runs[0] for other in arms.values()])
-    names = [arm.name for arm in arms.values()]
-    for arm, name in zip(arms.values(), names, strict=True):
-        if names.count(name) > 1 or name == BASELINE:
-            arm.name = f"{name} ({arm.runs[0].folder})"
-    return list(arms.values())
+        arm.name = _arm_name(arm.runs[0], [other.runs[0] for other in arms])
+    names = [BASELINE, *(arm.name for arm in arms)]
+    for arm in arms:
+        if names.count(arm.name) > 1:
+            arm.name = f"{arm.name} ({arm.runs[0].folder})"
+    return arms
 
 
 def _check_seeds(runs: Sequence[ComparedRun], what: str) -> None:
-    """What shares a seed is no independent evidence."""
+    """Runs that share a seed are no independent evidence."""
     seen: dict[int, ComparedRun] = {}
     for run in runs:
         if run.seed is None:
@@ -155,7 +155,7 @@ def _check_seeds(runs: Sequence[ComparedRun], what: str) -> None:
 
 
 def _arm_name(run: ComparedRun, all_arms: Sequence[ComparedRun]) -> str:
-    """Penalty and weight, and what else sets the arm apart from others with the same."""
+    """Penalty and weight, and in what else the arm differs from others with the same."""
     recipe = run.recipe
     if recipe is None:
         return run.folder.resolve().name
@@ -174,38 +174,56 @@ def _arm_name(run: ComparedRun, all_arms: Sequence[ComparedRun]) -> str:
     return ", ".join([f"{recipe['penalty_type']} {run.weight:g}", *apart])
 
 
+def pair_seeds(
+    baseline: Sequence[int | None], penalised: Sequence[int | None]
+) -> list[tuple[int, int]]:
+    """Which runs to compare: (index of a baseline run, index of a penalised run).
+
+    Runs of the same known seed, if there are any; each run is used once. Without a common seed runs
+    are paired in the order of their seeds: independent of each other, any pairing is as good.
+    """
+
+    def in_order(seeds: Sequence[int | None]) -> list[int]:
+        keys = [-1 - place if seed is None else seed for place, seed in enumerate(seeds)]
+        return sorted(range(len(seeds)), key=keys.__getitem__)
+
+    free = {place: seed for place, seed in enumerate(baseline) if seed is not None}
+    pairs = []
+    for place in in_order(penalised):
+        partner = next((one for one, seed in free.items() if seed == penalised[place]), None)
+        if partner is not None:
+            del free[partner]
+            pairs.append((partner, place))
+    return pairs or list(zip(in_order(baseline), in_order(penalised), strict=False))
+
+
 def pair_up(baselines: Sequence[ComparedRun], arms: Sequence[ComparedArm]) -> None:
     """Give every run its baseline, and every arm its notes."""
+    baseline_seeds = [run.seed for run in baselines]
     for arm in arms:
-        seeds = [
-            # A seed that is not known is nobody's.
-            [-1 - place if run.seed is None else run.seed for place, run in enumerate(runs)]
-            for runs in (baselines, arm.runs)
-        ]
-        if arm.runs[0].seed is None:
-            seeds[1] = [-1_000_000]
-        pairs = pair_seeds(*seeds)
+        seeds = [run.seed for run in arm.runs]
+        pairs = pair_seeds(baseline_seeds, seeds)
         arm.partners = {own: base for base, own in pairs}
         left_out = [run for place, run in enumerate(arm.runs) if place not in arm.partners]
         if left_out:
             names = ", ".join(str(run.folder) for run in left_out)
-            wanted = "of the same seed" if set(seeds[0]) & set(seeds[1]) else "for each"
+            has_common_seed = set(baseline_seeds) & set(seeds) - {None}
+            wanted = "of the same seed" if has_common_seed else "for each"
             arm.notes.append(f"{arm.name}: left out for want of a baseline {wanted}: {names}")
-        partners = [baselines[base] for base, _ in pairs]
-        if arm.runs[0].recipe is None or any(partner.recipe is None for partner in partners):
+        partners = [baselines[base].recipe for base, _ in pairs]
+        recipe = arm.runs[0].recipe
+        if recipe is None or None in partners:
             arm.notes.append(f"{arm.name}: it is not known how the models were trained")
-        other = [
-            f"{name} {theirs} and {ours}"
+        differing = [
+            f"{name} {partner[name]} and {value}"
             for partner in partners
-            for name, ours in (arm.runs[0].recipe or {}).items()
-            if name not in PENALTY_SETTINGS
-            and partner.recipe is not None
-            and (theirs := partner.recipe[name]) != ours
+            for name, value in (recipe or {}).items()
+            if name not in PENALTY_SETTINGS and partner is not None and partner[name] != value
         ]
-        if other:
+        if differing:
             arm.notes.append(
                 f"{arm.name} differs from the baseline not only in the penalty, so the verdict "
-                f"is not about the penalty alone: {'; '.join(dict.fromkeys(other))}"
+                f"is not about the penalty alone: {'; '.join(dict.fromkeys(differing))}"
             )
 
 

@@ -1,13 +1,7 @@
-"""The same figures by buckets of rows: where in the block, how frequent the token, how certain the
-baseline.
+"""Means of statistics by buckets of rows: position in the block, token frequency, and the entropy
+of the baseline's prediction.
 
-    position = BucketMeans(position_bounds(block_length))
-    for batch in row_batches(...):
-        position.add(positions_of(batch), {"ce": batch.rows("ce")})
-
-Rows of two models are put side by side by running both through `row_batches` at once (`zip`).
-
-Shapes: B blocks of a batch, T tokens of a block, K buckets, V vocabulary.
+Shapes: B blocks of a batch, T tokens of a block, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +11,53 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sharpgpt.evaluation.streaming import RowBatch
+from sharpgpt.evaluation.passes import RowBatch
+from sharpgpt.evaluation.validation_text import EvaluationText
 
 ENTROPY_BOUNDS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
-"""In nats, for buckets by the entropy of the baseline."""
+"""In nats."""
+
+FREQUENCY_BOUNDS = (0.2, 0.4, 0.6, 0.8)
+"""Of `frequency_ranks`: five buckets of about equal mass in the training text."""
+
+STATISTICS = ("ce", "entropy", "max_prob", "accuracy")
+"""What is averaged."""
+
+Means = list[dict[str, float | None]]
+
+
+class Buckets:
+    """The rows of a model, or of a model and its baseline, in each division into buckets."""
+
+    def __init__(self, text: EvaluationText, *, with_baseline: bool) -> None:
+        self._rank_V = torch.from_numpy(text.token_ranks)
+        self._by = {
+            "position": BucketMeans(position_bounds(text.blocks.shape[1])),
+            "frequency": BucketMeans(FREQUENCY_BOUNDS),
+        }
+        if with_baseline:
+            self._by["baseline_entropy"] = BucketMeans(ENTROPY_BOUNDS)
+
+    def add(self, batch: RowBatch, baseline: RowBatch | None) -> None:
+        """Add a batch and that of the baseline. Raises ValueError for one of other blocks."""
+        rows = {name: batch.rows(name) for name in STATISTICS}
+        if baseline is not None:
+            if not torch.equal(batch.input_ids, baseline.input_ids):
+                raise ValueError("the baseline's passes are over other blocks")
+            rows |= {f"baseline_{name}": baseline.rows(name) for name in STATISTICS}
+            self._by["baseline_entropy"].add(baseline.rows("entropy"), rows)
+        target_BT = batch.input_ids[:, 1:]
+        num_before_BT = torch.arange(1, target_BT.shape[1] + 1).expand_as(target_BT)
+        self._by["position"].add(num_before_BT, rows)
+        self._by["frequency"].add(self._rank_V[target_BT], rows)
+
+    def means(self) -> dict[str, Means]:
+        """The buckets of each division."""
+        return {name: buckets.means() for name, buckets in self._by.items()}
 
 
 class BucketMeans:
-    """Means of figures over the rows of each bucket.
+    """Means of statistics over the rows of each bucket.
 
     Bucket k holds the rows whose value is at least bounds[k - 1] and below bounds[k]; there is one
     bucket more than bounds.
@@ -36,16 +69,16 @@ class BucketMeans:
         self._num_rows = np.zeros(len(self.bounds) + 1)
         self._sums: dict[str, npt.NDArray[np.float64]] = {}
 
-    def add(self, value: Tensor, figures: Mapping[str, Tensor]) -> None:
-        """Add rows: the value that decides on the bucket, and figures of the same shape."""
+    def add(self, value: Tensor, statistics: Mapping[str, Tensor]) -> None:
+        """Add rows: the value that decides on the bucket, and statistics of the same shape."""
         bucket = torch.bucketize(value.double(), self._bounds, right=True).flatten().numpy()
-        self._num_rows += np.bincount(bucket, minlength=len(self._num_rows))
-        for name, rows in figures.items():
-            sums = np.bincount(bucket, rows.double().flatten().numpy(), len(self._num_rows))
-            self._sums.setdefault(name, np.zeros(len(self._num_rows)))
-            self._sums[name] += sums
+        size = len(self._num_rows)
+        self._num_rows += np.bincount(bucket, minlength=size)
+        for name, rows in statistics.items():
+            sums = np.bincount(bucket, rows.double().flatten().numpy(), size)
+            self._sums[name] = self._sums.get(name, np.zeros(size)) + sums
 
-    def means(self) -> list[dict[str, float | None]]:
+    def means(self) -> Means:
         """For each bucket from low to high its bounds (None at the ends), `num_rows`, and means.
 
         A bucket without rows has None for its means.
@@ -59,24 +92,5 @@ class BucketMeans:
 
 
 def position_bounds(block_length: int) -> list[float]:
-    """Bounds 1, 2, 4, 8, ... of the number of tokens that a prediction has before it."""
+    """Bounds 2, 4, 8, ... of the number of tokens that a prediction has before it."""
     return [float(2**power) for power in range(1, (block_length - 1).bit_length())]
-
-
-def positions_of(batch: RowBatch) -> Tensor:
-    """How many tokens of its block each prediction has before it, [B, T-1]: 1 to T - 1."""
-    num_blocks, block_length = batch.input_ids.shape
-    return torch.arange(1, block_length).expand(num_blocks, -1)
-
-
-def frequency_ranks(token_counts_V: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """For each token the share of all occurrences that more frequent tokens have, [V] in [0, 1].
-
-    So bounds (0.2, 0.4, 0.6, 0.8) make buckets of about equal mass, the frequent tokens first.
-    Of equally frequent tokens the lower index counts as more frequent. Without any occurrence, 0.
-    """
-    order = np.argsort(-token_counts_V, kind="stable")
-    before = np.cumsum(token_counts_V[order]) - token_counts_V[order]
-    ranks = np.empty(len(token_counts_V))
-    ranks[order] = before / max(1, token_counts_V.sum())
-    return ranks

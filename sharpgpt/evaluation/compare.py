@@ -4,7 +4,6 @@ The verdict on each arm, against the unpenalised model sharpened afterwards.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from sharpgpt.evaluation.arms import (
 )
 from sharpgpt.evaluation.comparison import Baseline, PenalisedRun, judge
 from sharpgpt.evaluation.controls import MAPS, PenaltyMap
-from sharpgpt.evaluation.evaluate import write_result
 from sharpgpt.evaluation.evaluator import Evaluator, check_different, make_names_unique
-from sharpgpt.evaluation.model_evaluation import ModelPasses, evaluate_model, finite
+from sharpgpt.evaluation.model_evaluation import ModelPasses, evaluate_model
 from sharpgpt.evaluation.options import checked_options
+from sharpgpt.evaluation.results import Result
 from sharpgpt.evaluation.saved_model import SavedModel
 from sharpgpt.evaluation.verdict import ERROR_RATE, MARGIN
 from sharpgpt.runtime.console import console_logging
@@ -32,14 +31,8 @@ from sharpgpt.runtime.console import console_logging
 Paths = str | Path | Sequence[str | Path]
 
 
-@dataclass(frozen=True)
-class ComparisonResult:
-    """What `compare` found."""
-
-    content: dict[str, Any]
-    """As in comparison.json, which docs/verdict.md explains."""
-    path: Path | None
-    """comparison.json, where an output folder was given."""
+class ComparisonResult(Result):
+    """What `compare` found: the content of comparison.json."""
 
     @property
     def arms(self) -> list[dict[str, Any]]:
@@ -103,22 +96,20 @@ def compare(
     evaluated = [run for run in baselines if run.facts]
     pairs = [arm.runs[place] for arm in arms for place in sorted(arm.pairs)]
     make_names_unique([run.facts for run in (*evaluated, *pairs)])
-    content = finite(
-        {
-            "version": 1,
-            "data": evaluator.text.to_dict(),
-            "top_k": evaluator.top_k,
-            "margin": margin,
-            "error_rate": ERROR_RATE,
-            "notes": [note for arm in arms for note in arm.notes],
-            "baseline": {"name": BASELINE, "runs": [run.facts for run in evaluated]},
-            "models": [_judged(arm, baselines, margin) for arm in arms],
-            "settings": settings_that_differ(baselines[0], arms),
-            "curves": _curves(evaluated, arms),
-            "environment": evaluator.environment("compare"),
-        }
-    )
-    return ComparisonResult(content, write_result(output, "comparison.json", content))
+    content = {
+        "version": 1,
+        "data": evaluator.text.to_dict(),
+        "top_k": evaluator.top_k,
+        "margin": margin,
+        "error_rate": ERROR_RATE,
+        "notes": [note for arm in arms for note in arm.notes],
+        "baseline": {"name": BASELINE, "runs": [run.facts for run in evaluated]},
+        "models": [_judged(arm, baselines, margin) for arm in arms],
+        "settings": settings_that_differ(baselines[0], arms),
+        "curves": _curves(evaluated, arms),
+        "environment": evaluator.environment("compare"),
+    }
+    return ComparisonResult.written(content, output, "comparison.json")
 
 
 def _listed(paths: Paths) -> list[str | Path]:
@@ -142,7 +133,7 @@ def _evaluate_pairs(
             _evaluate_run(evaluator, arm, arm.runs[number], baseline=(saved, passes))
             for arm, number in partners
         ]
-        against = Baseline(passes, own.figures, own.best, evaluator.show)
+        against = Baseline(passes, own.statistics, own.best, evaluator.show)
         for (arm, number), pair in zip(partners, against.against(runs), strict=True):
             arm.pairs[number] = pair
 
@@ -160,7 +151,7 @@ def _evaluate_run(
     is_first = not any(other.facts for other in arm.runs)
     run.facts = evaluator.facts(saved, evaluation, judge_model if is_first else None)
     return PenalisedRun(
-        evaluation.figures,
+        evaluation.statistics,
         evaluation.best,
         _trained_with(run, evaluator.text.blocks.shape[1]),
         has_full_weight=run.has_constant_weight,

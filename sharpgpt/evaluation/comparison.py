@@ -1,9 +1,11 @@
 """Penalised models against an unpenalised one that is sharpened afterwards: the differences of
 pairs of runs, and the verdict over seeds.
 
-    baseline = Baseline(passes, evaluate_model(passes).figures)
-    pairs = baseline.against([PenalisedRun(evaluation.figures, PenaltyMap("neg_entropy", 0.1))])
-    arm = judge(pairs)
+    own = evaluate_model(passes)
+    baseline = Baseline(passes, own.statistics, own.best)
+    pairs = baseline.against([PenalisedRun(evaluation.statistics, evaluation.best,
+                                           PenaltyMap("neg_entropy", 0.1))])
+    judgement = judge(pairs)
 
 All temperatures that a baseline needs are fitted together, in few passes; the maps one by one.
 docs/verdict.md has the rule.
@@ -11,7 +13,7 @@ docs/verdict.md has the rule.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sharpgpt.evaluation.controls import PenaltyMap
@@ -21,14 +23,14 @@ from sharpgpt.evaluation.differences import (
     difference_at_equal_entropy,
     plain_difference,
 )
-from sharpgpt.evaluation.groups import GroupFigures
-from sharpgpt.evaluation.rows import UNCHANGED
-from sharpgpt.evaluation.temperature import Evaluate, Fit, fit_map_weight, fit_temperatures
+from sharpgpt.evaluation.groups import GroupStatistics
+from sharpgpt.evaluation.map_weight import fit_map_weight
+from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening
+from sharpgpt.evaluation.temperature import Evaluate, Fit, fit_temperatures
 from sharpgpt.evaluation.verdict import (
     ERROR_RATE,
     MARGIN,
     TEMPERATURE,
-    Comparison,
     Verdict,
     compare,
     give_verdict,
@@ -42,14 +44,14 @@ OWN_MAPS = {
 }
 """Controls beside those that every comparison has, by penalty."""
 
-NO_TEMPERATURE_CHANGES = ("accuracy", "accuracy_top_5", "accuracy_top_k", "reciprocal_rank")
+UNCHANGED_BY_TEMPERATURE = ("accuracy", "accuracy_top_5", "accuracy_top_k", "reciprocal_rank")
 
 
 @dataclass(frozen=True)
 class PenalisedRun:
-    """Figures of a penalised model as trained and at its best temperature, and its penalty."""
+    """Statistics of a penalised model as trained and at its best temperature, and its penalty."""
 
-    figures: GroupFigures
+    statistics: GroupStatistics
     best: Fit
     trained_with: PenaltyMap | None
     """The map of its penalty at the weight of its training; None where there is no such map."""
@@ -66,7 +68,7 @@ class Pair:
     """Temperature, or weight of the map, of each control."""
     best_temperatures: Difference
     unchanged: dict[str, Difference]
-    """Of what no temperature changes: penalised minus baseline."""
+    """Of UNCHANGED_BY_TEMPERATURE: penalised minus baseline."""
     point: dict[str, float]
     """CE and entropy of the penalised run on the report half."""
     own_map: dict[str, float] | None
@@ -79,19 +81,19 @@ class Baseline:
 
     Args:
         evaluate: makes a pass of it.
-        figures: of a pass with GRID.
+        statistics: of a pass with GRID.
         best: its best temperature.
-        on_control: is told the name of each control that is fitted.
+        on_control: called with the name of each control before it is fitted.
     """
 
     def __init__(
         self,
         evaluate: Evaluate,
-        figures: GroupFigures,
+        statistics: GroupStatistics,
         best: Fit,
         on_control: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.figures = figures
+        self.statistics = statistics
         self.best = best
         self._evaluate = evaluate
         self._on_control = on_control
@@ -99,11 +101,11 @@ class Baseline:
     def against(self, runs: Sequence[PenalisedRun]) -> list[Pair]:
         """Compare each run with this model.
 
-        Raises ValueError for figures of other text.
+        Raises ValueError for statistics of other text.
         """
-        targets = [run.figures.mean("entropy", half="tuning") for run in runs]
+        targets = [run.statistics.mean("entropy", half="tuning") for run in runs]
         self._on_control(TEMPERATURE)
-        fits, self.figures = fit_temperatures(self._evaluate, self.figures, targets)
+        fits, self.statistics = fit_temperatures(self._evaluate, self.statistics, targets)
         return [
             self._pair(run, fit, target)
             for run, fit, target in zip(runs, fits, targets, strict=True)
@@ -111,70 +113,73 @@ class Baseline:
 
     def _pair(self, run: PenalisedRun, temperature: Fit, target: float) -> Pair:
         trained = run.trained_with
-        kinds = {ENTROPY_MAP: _entropy_map(trained)}
+        kinds = {
+            # On the positions that the penalty was on.
+            ENTROPY_MAP: replace(trained or PenaltyMap("neg_entropy", 0.0), penalty="neg_entropy")
+        }
         if trained is not None and trained.penalty in OWN_MAPS:
             kinds[OWN_MAPS[trained.penalty]] = trained
         controls = {
-            TEMPERATURE: difference_at_equal_entropy(run.figures, self.figures, temperature)
+            TEMPERATURE: difference_at_equal_entropy(run.statistics, self.statistics, temperature)
         }
         parameters = {TEMPERATURE: 1 / getattr(temperature.sharpening, "beta", math.nan)}
         for name, kind in kinds.items():
             self._on_control(name)
             # The entropy's map is a temperature of 1 - w to first order.
             start = 1 - parameters[TEMPERATURE] if name == ENTROPY_MAP else None
-            fit, figures = fit_map_weight(self._evaluate, self.figures, kind, target, start=start)
-            controls[name] = difference_at_equal_entropy(run.figures, figures, fit)
+            fit, mapped = fit_map_weight(self._evaluate, self.statistics, kind, target, start=start)
+            controls[name] = difference_at_equal_entropy(run.statistics, mapped, fit)
             parameters[name] = getattr(fit.sharpening, "weight", 0.0)
         own_map = None
         if trained is not None and run.has_full_weight:
             self._on_control("the penalty's own map")
-            mapped = self._evaluate([trained])
-            own_map = {name: mapped.mean(name, trained, "report") for name in ("ce", "entropy")}
+            own_map = _point(self._evaluate([trained]), trained)
         return Pair(
             controls=controls,
             parameters=parameters,
             best_temperatures=difference_at_best_temperatures(
-                run.figures, run.best, self.figures, self.best
+                run.statistics, run.best, self.statistics, self.best
             ),
             unchanged={
-                name: plain_difference(run.figures, self.figures, name)
-                for name in NO_TEMPERATURE_CHANGES
+                name: plain_difference(run.statistics, self.statistics, name)
+                for name in UNCHANGED_BY_TEMPERATURE
             },
-            point={name: run.figures.mean(name, UNCHANGED, "report") for name in ("ce", "entropy")},
+            point=_point(run.statistics, UNCHANGED),
             own_map=own_map,
         )
 
 
-def _entropy_map(trained: PenaltyMap | None) -> PenaltyMap:
-    """The map of the entropy, on the positions that the penalty was on."""
-    if trained is None:
-        return PenaltyMap("neg_entropy", 0.0)
-    return replace(trained, penalty="neg_entropy")
+def _point(statistics: GroupStatistics, at: Sharpening) -> dict[str, float]:
+    """CE and entropy on the report half."""
+    return {name: statistics.mean(name, at, "report") for name in ("ce", "entropy")}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the pairs of one arm, one for each seed, say together."""
+    """What the pairs of one arm, one for each seed, tell together."""
 
     verdict: Verdict
     pairs: tuple[Pair, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values; the comparisons beside the verdict have no call."""
-        found = self.verdict.to_dict()
+        """As in comparison.json; the comparisons beside the verdict have no call."""
+        found = asdict(self.verdict)
         for name, control in found["controls"].items():
             control["parameter"] = [pair.parameters[name] for pair in self.pairs]
-        found["best_temperatures"] = _without_call(
-            [pair.best_temperatures for pair in self.pairs], self.verdict
-        )
+        found["best_temperatures"] = self._compared([one.best_temperatures for one in self.pairs])
         found["unchanged_by_temperature"] = {
-            name: _without_call([pair.unchanged[name] for pair in self.pairs], self.verdict)
-            for name in NO_TEMPERATURE_CHANGES
+            name: self._compared([pair.unchanged[name] for pair in self.pairs])
+            for name in UNCHANGED_BY_TEMPERATURE
         }
         found["point"] = _mean([pair.point for pair in self.pairs])
         maps = [pair.own_map for pair in self.pairs if pair.own_map is not None]
         found["own_map"] = _mean(maps) if len(maps) == len(self.pairs) else None
         return found
+
+    def _compared(self, differences: Sequence[Difference]) -> dict[str, Any]:
+        rule = self.verdict
+        compared = compare(differences, margin=rule.margin, error_rate=rule.error_rate)
+        return asdict(compared) | {"call": None}
 
 
 def judge(
@@ -185,11 +190,6 @@ def judge(
         raise ValueError("pairs: expected at least one, all with the same controls")
     controls = {name: [pair.controls[name] for pair in pairs] for name in pairs[0].controls}
     return Judgement(give_verdict(controls, margin=margin, error_rate=error_rate), tuple(pairs))
-
-
-def _without_call(differences: Sequence[Difference], verdict: Verdict) -> dict[str, Any]:
-    one: Comparison = compare(differences, margin=verdict.margin, error_rate=verdict.error_rate)
-    return {**one.to_dict(), "call": None}
 
 
 def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:

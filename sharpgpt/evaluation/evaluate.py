@@ -1,28 +1,20 @@
 """`evaluate`: everything about one or more trained models on a validation split, with intervals."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import write_text
 from sharpgpt.evaluation.evaluator import Evaluator, check_different, make_names_unique
 from sharpgpt.evaluation.model_evaluation import evaluate_model
 from sharpgpt.evaluation.options import checked_options
+from sharpgpt.evaluation.results import Result
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.runtime.console import console_logging
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What `evaluate` found."""
-
-    content: dict[str, Any]
-    """As in evaluation.json, which docs/verdict.md explains."""
-    path: Path | None
-    """evaluation.json, where an output folder was given."""
+class EvaluationResult(Result):
+    """What `evaluate` found: the content of evaluation.json."""
 
     @property
     def models(self) -> list[dict[str, Any]]:
@@ -72,7 +64,7 @@ def evaluate(
         "evaluations": found,
         "environment": evaluator.environment("evaluate"),
     }
-    return EvaluationResult(content, write_result(output, "evaluation.json", content))
+    return EvaluationResult.written(content, output, "evaluation.json")
 
 
 def _facts(evaluator: Evaluator, folder: Path) -> dict[str, Any]:
@@ -80,16 +72,3 @@ def _facts(evaluator: Evaluator, folder: Path) -> dict[str, Any]:
     with evaluator.opened(folder) as (saved, passes):
         evaluation = evaluate_model(passes)
     return evaluator.facts(saved, evaluation, judge=saved)
-
-
-def write_result(folder: str | Path | None, name: str, content: Mapping[str, Any]) -> Path | None:
-    """JSON to FOLDER/NAME, atomically; the folder is made. Raises OSError.
-
-    Of a path that is no UTF-8, as Linux allows, the undecodable bytes become "?".
-    """
-    if folder is None:
-        return None
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    path = Path(folder).expanduser() / name
-    write_text(path, text.encode("utf-8", errors="replace").decode("utf-8"))
-    return path

@@ -13,21 +13,17 @@ import torch
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
-from sharpgpt.evaluation.generation_figures import generation_figures
-from sharpgpt.evaluation.model_evaluation import (
-    EvaluationText,
-    ModelEvaluation,
-    ModelPasses,
-    finite,
-)
+from sharpgpt.evaluation.generated_text import generation_metrics
+from sharpgpt.evaluation.model_evaluation import ModelEvaluation
 from sharpgpt.evaluation.options import BATCH_TOKENS, EvaluationOptions
+from sharpgpt.evaluation.passes import ModelPasses
 from sharpgpt.evaluation.saved_model import SavedModel, load_model
 from sharpgpt.evaluation.validation_text import (
+    EvaluationText,
     another_text_note,
     for_model,
     open_validation_text,
     tokenizer_of,
-    with_note,
 )
 from sharpgpt.model.build import use_one_operation_gelu
 from sharpgpt.model.head import has_linear_head
@@ -93,7 +89,7 @@ class Evaluator:
             self.top_k = _top_k(saved, options.top_k)
         _check_fits(saved, self.text)
         if options.dataset is None:
-            self.text = with_note(self.text, another_text_note(saved, self.text))
+            self.text = self.text.with_note(another_text_note(saved, self.text))
         self._num_opened += 1
         num_blocks, length = self.text.blocks.shape
         self._progress.start(f"{saved.name} ({self._num_opened} of {self._num_models})", num_blocks)
@@ -124,26 +120,23 @@ class Evaluator:
             self.show(f"{saved.name}: generating texts")
             generation = self._generation(saved, judge)
         settings = saved.settings or {}
-        found: dict[str, Any] = finite(
-            {
-                "name": saved.name,
-                "path": str(saved.folder),
-                "step": saved.step,
-                "seed": settings.get("seed"),
-                "penalty": settings.get("penalty_type"),
-                "penalty_weight": settings.get("penalty_weight"),
-                "num_parameters": sum(p.numel() for p in saved.causal_lm.parameters()),
-                "settings": {
-                    setting: value
-                    for setting, value in settings.items()
-                    if setting in KINDS and KINDS[setting] is not Kind.HOUSEKEEPING
-                }
-                or None,
-                **evaluation.to_dict(),
-                "generation": generation,
+        return {
+            "name": saved.name,
+            "path": str(saved.folder),
+            "step": saved.step,
+            "seed": settings.get("seed"),
+            "penalty": settings.get("penalty_type"),
+            "penalty_weight": settings.get("penalty_weight"),
+            "num_parameters": sum(p.numel() for p in saved.causal_lm.parameters()),
+            "settings": {
+                setting: value
+                for setting, value in settings.items()
+                if setting in KINDS and KINDS[setting] is not Kind.HOUSEKEEPING
             }
-        )
-        return found
+            or None,
+            **evaluation.to_dict(),
+            "generation": generation,
+        }
 
     def environment(self, command: str) -> dict[str, Any]:
         """What the evaluation ran on, and the command without the path of the program."""
@@ -152,7 +145,7 @@ class Evaluator:
 
     def _generation(self, saved: SavedModel, judge: SavedModel) -> dict[str, Any]:
         options = self._options
-        return generation_figures(
+        return generation_metrics(
             saved.causal_lm,
             saved.tokenizer,
             judge=judge.causal_lm,

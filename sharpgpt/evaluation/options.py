@@ -11,7 +11,7 @@ from pydantic import Field
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.flags import add_options, python_value
 from sharpgpt.config.options import Options, Text, annotations
-from sharpgpt.evaluation.verdict import MARGIN, SMALLEST_MARGIN
+from sharpgpt.evaluation.verdict import MARGIN, MIN_MARGIN
 
 BATCH_TOKENS = 8192
 """Tokens of a batch where `batch_size` is not given."""
@@ -74,8 +74,8 @@ def checked_options(
     problems = []
     if output == "":
         problems.append("output: given '', allowed is a folder")
-    if not SMALLEST_MARGIN <= margin < float("inf"):
-        problems.append(f"margin: given {margin}, allowed is at least {SMALLEST_MARGIN} nats")
+    if not MIN_MARGIN <= margin < float("inf"):
+        problems.append(f"margin: given {margin}, allowed is at least {MIN_MARGIN} nats")
     plain = {name: str(one) if isinstance(one, Path) else one for name, one in values.items()}
     return EvaluationOptions.from_dict(plain, problems=problems)
 

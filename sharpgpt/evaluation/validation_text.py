@@ -5,7 +5,7 @@ character model keeps the characters of its training text, whatever text it is g
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,10 +18,9 @@ from sharpgpt.data.load import load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
 from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from sharpgpt.data.tokens import Tokens
-from sharpgpt.evaluation.buckets import frequency_ranks
-from sharpgpt.evaluation.model_evaluation import EvaluationText
+from sharpgpt.evaluation.bits_per_byte import token_byte_lengths
+from sharpgpt.evaluation.groups import Blocks
 from sharpgpt.evaluation.saved_model import SavedModel
-from sharpgpt.evaluation.token_bytes import bytes_of_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +28,55 @@ FREQUENCY_TOKENS = 10_000_000
 """Training tokens, from the first on, that are counted for the buckets by frequency."""
 
 PIECE_TOKENS = 1 << 16
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """A validation split in one model's tokens, and what is known of it."""
+
+    name: str
+    blocks: Blocks
+    """[num_blocks, T] of token ids."""
+    token_bytes: npt.NDArray[np.int64] | None
+    """Bytes of text that each token stands for, [V]; None leaves out bits per byte."""
+    token_ranks: npt.NDArray[np.float64]
+    """`frequency_ranks` of the training text, [V]."""
+    end_of_text_id: int | None = None
+    """The token that ends a document."""
+    boundary_id: int | None = None
+    """As in `SharpnessLM`: `end_of_text_id` for a model that was trained not to look across it."""
+    sha256: str = ""
+    vocabulary: str = ""
+    """Fingerprint of the tokenizer: models are compared on the same tokens only."""
+    is_stand_in: bool = False
+    note: str = ""
+    """What the reader must know of this text; empty where nothing."""
+
+    @property
+    def num_rows(self) -> int:
+        """Predictions in all blocks."""
+        num_blocks, length = self.blocks.shape
+        return num_blocks * (length - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What evaluation.json tells of it."""
+        num_blocks, length = self.blocks.shape
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "num_blocks": num_blocks,
+            "block_length_tokens": length,
+            "num_rows": self.num_rows,
+            "is_stand_in": self.is_stand_in,
+            "note": self.note,
+        }
+
+    def with_note(self, note: str) -> "EvaluationText":
+        """With one more note, which is also logged."""
+        if not note or note in self.note:
+            return self
+        logger.warning("%s", note)
+        return replace(self, note=f"{self.note} {note}".strip())
 
 
 def open_validation_text(
@@ -75,20 +123,16 @@ def open_validation_text(
         max_seq_length=length,
         cache_dir=config.cache_dir,
     )
-    note = text.source["note"] or ""
-    if note:
-        logger.warning("%s", note)
     return EvaluationText(
         name=text.name,
         blocks=cut_blocks(text.val_tokens, length, max_blocks),
-        token_bytes=_byte_lengths(saved, tokenizer),
+        token_bytes=token_byte_lengths(saved.tokenizer, tokenizer),
         token_ranks=frequency_ranks(_counts(text.train_tokens, tokenizer.vocab_size)),
         end_of_text_id=tokenizer.end_of_text_id,
         sha256=text.source["sha256"],
         vocabulary=tokenizer.fingerprint,
         is_stand_in=bool(text.source["is_stand_in"]),
-        note=note,
-    )
+    ).with_note(text.source["note"] or "")
 
 
 def another_text_note(saved: SavedModel, text: EvaluationText) -> str:
@@ -98,16 +142,8 @@ def another_text_note(saved: SavedModel, text: EvaluationText) -> str:
     return (
         f"{saved.name} was trained on another text than what {text.name} is here (another "
         "SHA-256), so its training text may be in the validation text. Give the text it was "
-        "trained on with --data."
+        "trained on as dataset."
     )
-
-
-def with_note(text: EvaluationText, note: str) -> EvaluationText:
-    """`text` with one more note, which is also shown."""
-    if not note or note in text.note:
-        return text
-    logger.warning("%s", note)
-    return replace(text, note=f"{text.note} {note}".strip())
 
 
 def for_model(saved: SavedModel, text: EvaluationText) -> EvaluationText:
@@ -144,17 +180,21 @@ def tokenizer_of(saved: SavedModel) -> Tokenizer:
     return tokenizer
 
 
-def _byte_lengths(saved: SavedModel, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """Bytes of UTF-8 that each token stands for, [V]; the end of a text stands for none."""
-    found = bytes_of_tokens(saved.tokenizer, range(tokenizer.vocab_size))
-    lengths = np.array([len(found[id_]) for id_ in range(tokenizer.vocab_size)], dtype=np.int64)
-    if tokenizer.end_of_text_id is not None:
-        lengths[tokenizer.end_of_text_id] = 0
-    return lengths
+def frequency_ranks(token_counts_V: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """For each token the share of all occurrences that more frequent tokens have, [V] in [0, 1].
+
+    So bounds (0.2, 0.4, 0.6, 0.8) make buckets of about equal mass, the frequent tokens first.
+    Of equally frequent tokens the lower index counts as more frequent. Without any occurrence, 0.
+    """
+    order = np.argsort(-token_counts_V, kind="stable")
+    before = np.cumsum(token_counts_V[order]) - token_counts_V[order]
+    ranks = np.empty(len(token_counts_V))
+    ranks[order] = before / max(1, token_counts_V.sum())
+    return ranks
 
 
 def _counts(tokens: Tokens, vocab_size: int) -> npt.NDArray[np.int64]:
-    """How often each token stands among the first of them, [V]."""
+    """How often each token occurs among the first of them, [V]."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, min(len(tokens), FREQUENCY_TOKENS), PIECE_TOKENS):
         counts += np.bincount(tokens[start : start + PIECE_TOKENS], minlength=vocab_size)

@@ -1,10 +1,10 @@
 """The rule: is a penalised model better than the unpenalised one, sharpened afterwards?
 
 docs/verdict.md states and justifies it. In short: at equal entropy, the cross-entropy difference
-with its interval is set against a margin within which nothing is called different.
+with its interval is compared with a margin within which nothing is called different.
 
-    better                all of the interval lies below -margin, for every control
-    worse                 all of it lies above +margin, for the temperature
+    better                all of the interval is below -margin, for every control
+    worse                 all of it is above +margin, for the temperature
     not distinguishable   else
 
 The interval. With one seed it covers the text: t over pairs of groups (differences.py). With K
@@ -17,12 +17,12 @@ nu = (A + B)^2 / (A^2 / (K - 1) + B^2 / (P - 1)).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from sharpgpt.evaluation.bootstrap import Interval, t_quantile
 from sharpgpt.evaluation.differences import Difference
+from sharpgpt.evaluation.intervals import Interval, t_quantile
 
 Call = Literal["better", "worse", "not distinguishable"]
 
@@ -31,7 +31,7 @@ TEMPERATURE = "temperature"
 
 MARGIN = 0.001
 ERROR_RATE = 0.05
-SMALLEST_MARGIN = 1e-5
+MIN_MARGIN = 1e-5
 """In nats. Logits are in float32, and two that differ by a factor alone differ by less than this
 in their cross-entropies once that is undone."""
 
@@ -44,24 +44,19 @@ class Comparison:
     """
 
     call: Call
-    interval: Interval
+    estimate: float
+    low: float
+    high: float
     differences: tuple[float, ...]
     seed_error: float | None
     text_error: float
     num_pairs: int
     note: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "call": self.call,
-            **self.interval.to_dict(),
-            "differences": list(self.differences),
-            "seed_error": self.seed_error,
-            "text_error": self.text_error,
-            "num_pairs": self.num_pairs,
-            "note": self.note,
-        }
+    @property
+    def interval(self) -> Interval:
+        """The estimate between its bounds."""
+        return Interval(self.estimate, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -69,48 +64,17 @@ class Verdict:
     """The verdict on one configuration, with a comparison for each control by name."""
 
     verdict: Call
-    controls: Mapping[str, Comparison]
+    sentence: str
     margin: float
     error_rate: float
     num_seeds: int
-    sentence: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "verdict": self.verdict,
-            "sentence": self.sentence,
-            "margin": self.margin,
-            "error_rate": self.error_rate,
-            "num_seeds": self.num_seeds,
-            "controls": {name: one.to_dict() for name, one in self.controls.items()},
-        }
-
-
-def pair_seeds(baseline: Sequence[int], penalised: Sequence[int]) -> list[tuple[int, int]]:
-    """Which runs to compare: (index of a baseline run, index of a penalised run).
-
-    Runs of the same seed, if there are any; each run is used once. Without a common seed runs are
-    paired in the order of their seeds: independent of each other, any pairing is as good.
-    """
-    places: dict[int, list[int]] = {}
-    for index, seed in enumerate(baseline):
-        places.setdefault(seed, []).append(index)
-    pairs = [
-        (places[seed].pop(0), index)
-        for index, seed in sorted(enumerate(penalised), key=lambda item: item[1])
-        if places.get(seed)
-    ]
-    if pairs:
-        return pairs
-    by_seed = [sorted(range(len(seeds)), key=seeds.__getitem__) for seeds in (baseline, penalised)]
-    return list(zip(*by_seed, strict=False))
+    controls: Mapping[str, Comparison]
 
 
 def compare(
     differences: Sequence[Difference], *, margin: float = MARGIN, error_rate: float = ERROR_RATE
 ) -> Comparison:
-    """The differences of one control, one for each seed, set against the margin.
+    """The differences of one control, one for each seed, compared with the margin.
 
     Args:
         differences: penalised minus control, in nats, all of the same text.
@@ -120,8 +84,8 @@ def compare(
     Raises:
         ValueError: no differences, of different lengths, or a margin or rate that is not allowed.
     """
-    if not margin >= SMALLEST_MARGIN:
-        raise ValueError(f"margin: given {margin}, allowed is at least {SMALLEST_MARGIN} nats")
+    if not margin >= MIN_MARGIN:
+        raise ValueError(f"margin: given {margin}, allowed is at least {MIN_MARGIN} nats")
     if not 0 < error_rate < 1:
         raise ValueError(f"error_rate: given {error_rate}, allowed is between 0 and 1")
     if len({len(one.contributions) for one in differences}) != 1:
@@ -143,21 +107,23 @@ def compare(
                 t_quantile(level, degrees) * math.sqrt(both),
             )
     mean = float(estimates.mean())
-    interval = Interval(mean, mean - half_width, mean + half_width)
+    low, high = mean - half_width, mean + half_width
     note = "; ".join(dict.fromkeys(one.note for one in differences if one.note))
     call: Call = "not distinguishable"
-    if not note and interval.high < -margin:
+    if not note and high < -margin:
         call = "better"
-    elif not note and interval.low > margin:
+    elif not note and low > margin:
         call = "worse"
     return Comparison(
-        call,
-        interval,
-        tuple(map(float, estimates)),
-        None if seeds is None else math.sqrt(seeds),
-        math.sqrt(text),
-        num_pairs,
-        note,
+        call=call,
+        estimate=mean,
+        low=low,
+        high=high,
+        differences=tuple(map(float, estimates)),
+        seed_error=None if seeds is None else math.sqrt(seeds),
+        text_error=math.sqrt(text),
+        num_pairs=num_pairs,
+        note=note,
     )
 
 
@@ -182,12 +148,12 @@ def give_verdict(
     if call == "better" and any(one.call != "better" for one in comparisons.values()):
         call = "not distinguishable"
     return Verdict(
-        call,
-        comparisons,
-        margin,
-        error_rate,
-        len(main.differences),
-        _sentence(call, comparisons, error_rate),
+        verdict=call,
+        sentence=_sentence(call, comparisons, error_rate),
+        margin=margin,
+        error_rate=error_rate,
+        num_seeds=len(main.differences),
+        controls=comparisons,
     )
 
 
@@ -201,11 +167,10 @@ def _sentence(call: Call, comparisons: Mapping[str, Comparison], error_rate: flo
         "worse": "Worse than",
         "not distinguishable": "Not distinguishable from",
     }[call]
-    level = f"{100 * (1 - error_rate):g}%"
     parts = [
         f"{words} sharpening afterwards: cross-entropy at equal entropy differs by "
-        f"{main.interval.estimate:+.4f} nats from the baseline at a temperature "
-        f"({level} interval {main.interval.low:+.4f} to {main.interval.high:+.4f})"
+        f"{main.estimate:+.4f} nats from the baseline at a temperature "
+        f"({100 * (1 - error_rate):g}% interval {main.low:+.4f} to {main.high:+.4f})"
     ]
     for name, one in comparisons.items():
         if name == TEMPERATURE or one.call == main.call or main.call == "not distinguishable":
@@ -215,7 +180,7 @@ def _sentence(call: Call, comparisons: Mapping[str, Comparison], error_rate: flo
             parts.append(f"but it could not be compared with {under}: {one.note}")
             continue
         than = "from" if one.call == "not distinguishable" else "than"
-        parts.append(f"but it is {one.call} {than} {under} ({one.interval.estimate:+.4f} nats)")
+        parts.append(f"but it is {one.call} {than} {under} ({one.estimate:+.4f} nats)")
     num_seeds = len(main.differences)
     parts.append(
         "one seed, so this is about these two models and not about the penalty"

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from sharpgpt.evaluation.groups import GroupFigures, make_groups
-from sharpgpt.evaluation.rows import UNCHANGED, Sharpening
-from sharpgpt.evaluation.streaming import evaluate_groups
+from sharpgpt.evaluation.groups import GroupStatistics, make_groups
+from sharpgpt.evaluation.passes import collect, row_batches
+from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening
 
 
 def bigram_text(
@@ -39,20 +39,15 @@ def table_logits(logits_VV: Tensor) -> Callable[[Tensor], Iterable[Tensor]]:
     return lambda input_ids_BT: [logits_VV[input_ids_BT[:, :-1].flatten()]]
 
 
-def table_figures(
+def table_statistics(
     logits_VV: Tensor,
     blocks_BT: Tensor,
     sharpenings: Sequence[Sharpening] = (UNCHANGED,),
     top_k: int = 3,
-    most_groups: int = 100,
-) -> GroupFigures:
+    max_groups: int = 100,
+) -> GroupStatistics:
     """One pass of a table."""
-    return evaluate_groups(
-        table_logits(logits_VV),
-        blocks_BT,
-        make_groups(len(blocks_BT), most_groups),
-        sharpenings,
-        top_k=top_k,
-        batch_size=1000,
-        histograms=False,
+    batches = row_batches(
+        table_logits(logits_VV), blocks_BT, sharpenings, top_k=top_k, batch_size=1000
     )
+    return collect(batches, make_groups(len(blocks_BT), max_groups))

@@ -11,6 +11,7 @@ from sharpgpt.evaluation.arms import (
     ComparedRun,
     arms_of_runs,
     check_baselines,
+    pair_seeds,
     pair_up,
     settings_that_differ,
 )
@@ -99,6 +100,13 @@ def test_a_run_whose_seed_is_not_known_is_nobodys_partner_by_seed() -> None:
     [arm] = paired([run("b0", 0)], ComparedRun(Path("baseline"), None))
     assert arm.partners == {0: 0}
     assert arm.name == "baseline (baseline)", "the name of the baseline is taken"
+
+
+def test_runs_are_paired_by_seed_and_else_in_order() -> None:
+    assert pair_seeds([1, 2, 3], [3, 1, 2]) == [(0, 1), (1, 2), (2, 0)]
+    assert pair_seeds([1, 2, 3], [2, 9]) == [(1, 0)]
+    assert pair_seeds([7, 5], [2, 1, 4]) == [(1, 1), (0, 0)]
+    assert pair_seeds([1], [1, 1]) == [(0, 0)]
 
 
 def test_notes_are_those_of_the_arm() -> None:

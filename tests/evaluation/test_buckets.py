@@ -1,18 +1,12 @@
-"""Figures by buckets: every row in one, and means that add up to the whole."""
+"""Statistics by buckets: every row in one, and means that add up to the whole."""
 
-import numpy as np
 import pytest
 import torch
 
-from sharpgpt.evaluation.buckets import (
-    ENTROPY_BOUNDS,
-    BucketMeans,
-    frequency_ranks,
-    position_bounds,
-    positions_of,
-)
-from sharpgpt.evaluation.streaming import row_batches
-from tests.evaluation.tables import bigram_text, table_figures, table_logits
+from sharpgpt.evaluation.buckets import BucketMeans, Buckets, position_bounds
+from sharpgpt.evaluation.passes import row_batches
+from sharpgpt.evaluation.validation_text import EvaluationText, frequency_ranks
+from tests.evaluation.tables import bigram_text, table_logits, table_statistics
 
 
 def test_buckets_are_half_open_and_empty_ones_say_so() -> None:
@@ -31,32 +25,25 @@ def test_buckets_of_two_models_by_position_frequency_and_entropy() -> None:
     blocks_BT = bigram_text(table_VV, 50, 17, generator)
     assert position_bounds(17) == [2.0, 4.0, 8.0, 16.0]
     counts_V = torch.bincount(blocks_BT.flatten(), minlength=20).numpy()
-    ranks_V = torch.from_numpy(frequency_ranks(counts_V))
-    by = {
-        "position": BucketMeans(position_bounds(17)),
-        "frequency": BucketMeans([0.25, 0.5, 0.75]),
-        "entropy": BucketMeans(ENTROPY_BOUNDS),
-    }
+    text = EvaluationText("text", blocks_BT, None, frequency_ranks(counts_V))
+    buckets = Buckets(text, with_baseline=True)
+    penalised_VV = 1.5 * table_VV
     passes = [
-        row_batches(table_logits(table), blocks_BT, top_k=3, batch_size=7)
-        for table in (table_VV, 1.5 * table_VV)
+        row_batches(table_logits(logits_VV), blocks_BT, top_k=3, batch_size=7)
+        for logits_VV in (penalised_VV, table_VV)
     ]
-    for baseline, penalised in zip(*passes, strict=True):
-        figures = {"baseline": baseline.rows("ce"), "penalised": penalised.rows("ce")}
-        by["position"].add(positions_of(baseline), figures)
-        by["frequency"].add(ranks_V[baseline.input_ids[:, 1:]], figures)
-        by["entropy"].add(baseline.rows("entropy"), figures)
-    whole = [table_figures(table, blocks_BT).mean("ce") for table in (table_VV, 1.5 * table_VV)]
-    for means in by.values():
-        buckets = means.means()
-        assert sum(one["num_rows"] or 0 for one in buckets) == 50 * 16
-        for name, truth in zip(("baseline", "penalised"), whole, strict=True):
-            total = sum((one["num_rows"] or 0) * (one[name] or 0) for one in buckets)
+    for penalised, baseline in zip(*passes, strict=True):
+        buckets.add(penalised, baseline)
+    by = buckets.means()
+    assert [*by] == ["position", "frequency", "baseline_entropy"]
+    for division in by.values():
+        assert sum(one["num_rows"] or 0 for one in division) == 50 * 16
+        for name, logits_VV in (("ce", penalised_VV), ("baseline_ce", table_VV)):
+            total = sum((one["num_rows"] or 0) * (one[name] or 0) for one in division)
+            truth = table_statistics(logits_VV, blocks_BT).mean("ce")
             assert total / 800 == pytest.approx(truth, rel=1e-6)
-    assert [one["num_rows"] for one in by["position"].means()] == [50, 100, 200, 400, 50]
-
-
-def test_frequency_is_the_share_of_more_frequent_tokens() -> None:
-    ranks = frequency_ranks(np.array([1, 5, 0, 4]))
-    np.testing.assert_allclose(ranks, [0.9, 0.0, 1.0, 0.5])
-    assert frequency_ranks(np.zeros(3, dtype=np.int64)).tolist() == [0, 0, 0]
+    assert [one["num_rows"] for one in by["position"]] == [50, 100, 200, 400, 50]
+    [first] = row_batches(table_logits(table_VV), blocks_BT.flip(0), top_k=3, batch_size=50)
+    [second] = row_batches(table_logits(table_VV), blocks_BT, top_k=3, batch_size=50)
+    with pytest.raises(ValueError, match="over other blocks"):
+        buckets.add(first, second)

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from sharpgpt.evaluation.buckets import frequency_ranks
 from sharpgpt.evaluation.hidden_states import HiddenStates
 from sharpgpt.evaluation.model_evaluation import (
     EvaluationText,
     ModelPasses,
     evaluate_model,
     final_layer,
-    finite,
 )
-from sharpgpt.evaluation.rows import UNCHANGED
+from sharpgpt.evaluation.results import finite
+from sharpgpt.evaluation.row_statistics import UNCHANGED
 from sharpgpt.evaluation.temperature import GRID, fine_curve, temperature_curve
+from sharpgpt.evaluation.validation_text import frequency_ranks
 from sharpgpt.runtime.device import Device
-from tests.evaluation.tables import bigram_text, table_figures
+from tests.evaluation.tables import bigram_text, table_statistics
 
 CPU = Device(torch.device("cpu"), torch.float32)
 VOCAB = 12
@@ -84,9 +84,9 @@ def test_the_body_is_run_once_and_the_figures_are_the_tables(
     assert body.num_calls == math.ceil(60 / 7)
     blocks_BT = text.blocks
     assert isinstance(blocks_BT, torch.Tensor)
-    truth = table_figures(true_table, blocks_BT, GRID)
+    truth = table_statistics(true_table, blocks_BT, GRID)
     for name in ("ce", "entropy", "max_prob", "accuracy", "reciprocal_rank"):
-        assert evaluation.figures.mean(name) == pytest.approx(truth.mean(name), rel=1e-6)
+        assert evaluation.statistics.mean(name) == pytest.approx(truth.mean(name), rel=1e-6)
     assert evaluation.num_bytes is not None
     group_of_block = passes.groups.of_blocks(np.arange(60))
     for group in range(passes.groups.num_groups):  # token k stands for k bytes
@@ -102,7 +102,7 @@ def test_bits_per_byte_vary_with_the_bytes_of_the_text(
 ) -> None:
     """With as many bytes a token as each group has nats, nothing is left to vary."""
     evaluation = evaluate_model(passes)
-    constant = replace(evaluation, num_bytes=3 * evaluation.figures.sums("ce"))
+    constant = replace(evaluation, num_bytes=3 * evaluation.statistics.sums("ce"))
     interval = constant.to_dict()["figures"]["bits_per_byte"]
     assert interval["low"] == pytest.approx(interval["high"])
     assert interval["estimate"] == pytest.approx(1 / (3 * math.log(2)))
@@ -149,19 +149,19 @@ def test_with_a_baseline_its_figures_stand_in_the_buckets(
         ce = sum((row["num_rows"] or 0) * (row["baseline_ce"] or 0) for row in buckets) / total
         blocks_BT = text.blocks
         assert isinstance(blocks_BT, torch.Tensor)
-        assert ce == pytest.approx(table_figures(true_table, blocks_BT).mean("ce"), rel=1e-6)
+        assert ce == pytest.approx(table_statistics(true_table, blocks_BT).mean("ce"), rel=1e-6)
 
 
 def test_the_curve_between_the_grids_temperatures(true_table: torch.Tensor) -> None:
     """Four steps between two of the grid: within 1e-4 nats of what a pass at them gives."""
     blocks_BT = bigram_text(true_table, 40, 17, torch.Generator().manual_seed(3))
-    coarse = temperature_curve(table_figures(true_table, blocks_BT, GRID), "report")
+    coarse = temperature_curve(table_statistics(true_table, blocks_BT, GRID), "report")
     fine = fine_curve(coarse)
     assert len(fine) == 4 * (len(GRID) - 1) + 1
     between = type(GRID[0])
     chosen = [point for point in fine if 0.4 < point["temperature"] < 2.5][::3]
     at = [between(1 / point["temperature"]) for point in chosen]
-    truth = table_figures(true_table, blocks_BT, at)
+    truth = table_statistics(true_table, blocks_BT, at)
     for point, sharpening in zip(chosen, at, strict=True):
         assert point["ce"] == pytest.approx(truth.mean("ce", sharpening, "report"), abs=1e-4)
         assert point["entropy"] == pytest.approx(
@@ -182,6 +182,6 @@ def test_the_best_temperature_is_there_with_its_calibration(passes: ModelPasses)
     assert found["temperature"]["best"] == pytest.approx(1, abs=0.1)
     assert found["temperature"]["ce"] <= found["temperature"]["ce_unchanged"] + 0.01
     assert found["calibration"]["best_temperature"]["bins"]
-    assert evaluation.figures.mean("ce", UNCHANGED, "report") == pytest.approx(
+    assert evaluation.statistics.mean("ce", UNCHANGED, "report") == pytest.approx(
         found["temperature"]["ce_unchanged"]
     )

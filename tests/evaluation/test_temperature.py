@@ -7,17 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sharpgpt.evaluation.controls import PenaltyMap
-from sharpgpt.evaluation.groups import GroupFigures
-from sharpgpt.evaluation.rows import UNCHANGED, Sharpening, Temperature
+from sharpgpt.evaluation.groups import GroupStatistics
+from sharpgpt.evaluation.row_statistics import Sharpening, Temperature
 from sharpgpt.evaluation.temperature import (
     GRID,
     Fit,
-    fit_map_weight,
     fit_temperatures,
     temperature_curve,
 )
-from tests.evaluation.tables import bigram_text, table_figures, unigram_text
+from tests.evaluation.tables import bigram_text, table_statistics, unigram_text
 
 VOCABULARY = 16
 
@@ -33,17 +31,17 @@ class Passes:
     def __init__(self, logits_VV: Tensor, blocks_BT: Tensor) -> None:
         self.logits_VV, self.blocks_BT, self.number = logits_VV, blocks_BT, 0
 
-    def __call__(self, sharpenings: Sequence[Sharpening]) -> GroupFigures:
+    def __call__(self, sharpenings: Sequence[Sharpening]) -> GroupStatistics:
         self.number += 1
-        return table_figures(self.logits_VV, self.blocks_BT, sharpenings)
+        return table_statistics(self.logits_VV, self.blocks_BT, sharpenings)
 
 
 def fitted(
     logits_VV: Tensor, blocks_BT: Tensor, targets: Sequence[float | None]
-) -> tuple[list[Fit], GroupFigures, Passes]:
+) -> tuple[list[Fit], GroupStatistics, Passes]:
     passes = Passes(logits_VV, blocks_BT)
-    fits, figures = fit_temperatures(passes, passes(GRID), targets)
-    return fits, figures, passes
+    fits, statistics = fit_temperatures(passes, passes(GRID), targets)
+    return fits, statistics, passes
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.3, 12.0])
@@ -52,12 +50,12 @@ def test_the_temperature_of_a_unigram_table_is_recovered(temperature: float) -> 
     truth_V = table()[0]
     blocks_BT = unigram_text(truth_V.softmax(-1), num_blocks=2500, block_length=65)
     model_VV = (truth_V * temperature).expand(VOCABULARY, -1)
-    [fit], figures, passes = fitted(model_VV, blocks_BT, [None])
+    [fit], statistics, passes = fitted(model_VV, blocks_BT, [None])
     assert fit.converged
     assert isinstance(fit.sharpening, Temperature)
     assert fit.sharpening.temperature == pytest.approx(temperature, rel=0.005)
-    best = figures.mean("ce", fit.sharpening, "tuning")
-    assert best <= min(point.ce for point in temperature_curve(figures, "tuning"))
+    best = statistics.mean("ce", fit.sharpening, "tuning")
+    assert best <= min(point.ce for point in temperature_curve(statistics, "tuning"))
     assert passes.number <= 5
 
 
@@ -91,22 +89,24 @@ def test_the_best_temperature_is_that_of_a_dense_search() -> None:
 def test_entropies_are_matched_and_many_fits_share_passes() -> None:
     blocks_BT = bigram_text(table(), 200, 9, torch.Generator().manual_seed(3))
     targets = [0.3, 0.9, 1.2, 1.7, 2.6, None]
-    fits, figures, passes = fitted(table(4), blocks_BT, targets)
+    fits, statistics, passes = fitted(table(4), blocks_BT, targets)
     for fit, target in zip(fits[:-1], targets[:-1], strict=True):
         assert fit.converged
-        assert figures.mean("entropy", fit.sharpening, "tuning") == pytest.approx(target, abs=1e-4)
+        assert statistics.mean("entropy", fit.sharpening, "tuning") == pytest.approx(
+            target, abs=1e-4
+        )
     assert passes.number <= 4
 
 
 def test_a_rescaled_model_is_matched_by_its_factor() -> None:
     model_VV, factor = table(5), 1.37
     blocks_BT = bigram_text(table(), 100, 9, torch.Generator().manual_seed(4))
-    rescaled = table_figures(model_VV * factor, blocks_BT)
-    [fit], figures, _ = fitted(model_VV, blocks_BT, [rescaled.mean("entropy", half="tuning")])
+    rescaled = table_statistics(model_VV * factor, blocks_BT)
+    [fit], statistics, _ = fitted(model_VV, blocks_BT, [rescaled.mean("entropy", half="tuning")])
     assert isinstance(fit.sharpening, Temperature)
     assert fit.sharpening.beta == pytest.approx(factor, rel=2e-5)
     for half in ("tuning", "report"):
-        assert figures.mean("ce", fit.sharpening, half) == pytest.approx(
+        assert statistics.mean("ce", fit.sharpening, half) == pytest.approx(
             rescaled.mean("ce", half=half), abs=1e-4
         )
 
@@ -115,10 +115,10 @@ def test_a_rescaled_model_is_matched_by_its_factor() -> None:
 def test_an_entropy_out_of_reach_is_told(target: float) -> None:
     """ln 16 = 2.77 is the largest entropy, 0 the smallest."""
     blocks_BT = bigram_text(table(), 20, 9, torch.Generator().manual_seed(5))
-    [fit], figures, _ = fitted(table(), blocks_BT, [target])
+    [fit], statistics, _ = fitted(table(), blocks_BT, [target])
     assert not fit.converged
     assert "there is no temperature with entropy" in fit.note
-    assert figures.mean("ce", fit.sharpening) > 0, "the nearest was evaluated"
+    assert statistics.mean("ce", fit.sharpening) > 0, "the nearest was evaluated"
 
 
 def test_a_model_that_is_always_right_has_no_best_temperature() -> None:
@@ -138,42 +138,9 @@ def test_where_every_temperature_is_as_good_none_is_changed() -> None:
 
 def test_the_curve_is_convex_in_beta_and_its_entropy_falls() -> None:
     blocks_BT = bigram_text(table(), 60, 9, torch.Generator().manual_seed(6))
-    points = temperature_curve(table_figures(table(7), blocks_BT, GRID))
+    points = temperature_curve(table_statistics(table(7), blocks_BT, GRID))
     for before, after in itertools.pairwise(points):
         assert after.beta > before.beta
         assert after.ce_slope > before.ce_slope
         assert after.entropy < before.entropy
-    assert points[8].temperature == 1
-
-
-@pytest.mark.parametrize(
-    ("penalty", "weight"),
-    [("neg_entropy", 0.25), ("neg_entropy", -0.4), ("non_max_sum", 0.3), ("top_k_mass", 0.15)],
-)
-def test_the_weight_of_a_penalty_is_recovered(penalty: str, weight: float) -> None:
-    """A model that is the penalty's optimum is found as the baseline under the map: within 0.5%."""
-    baseline_VV = table(8)
-    blocks_BT = bigram_text(baseline_VV, 100, 9, torch.Generator().manual_seed(7))
-    optimum_VV = PenaltyMap(penalty, weight, top_k=3).log_probs(baseline_VV.log_softmax(-1))
-    optimum = table_figures(optimum_VV, blocks_BT)
-    passes = Passes(baseline_VV, blocks_BT)
-    fit, figures = fit_map_weight(
-        passes,
-        passes([UNCHANGED]),
-        PenaltyMap(penalty, 0.0, top_k=3),
-        optimum.mean("entropy", half="tuning"),
-    )
-    assert fit.converged
-    assert isinstance(fit.sharpening, PenaltyMap)
-    assert fit.sharpening.weight == pytest.approx(weight, rel=0.005)
-    assert figures.mean("ce", fit.sharpening) == pytest.approx(optimum.mean("ce"), rel=0.002)
-    assert passes.number <= 6
-
-
-def test_the_weight_of_a_model_that_is_not_sharper_is_none() -> None:
-    passes = Passes(table(), bigram_text(table(), 20, 9, torch.Generator().manual_seed(8)))
-    figures = passes([UNCHANGED])
-    target = figures.mean("entropy", half="tuning")
-    fit, _ = fit_map_weight(passes, figures, PenaltyMap("neg_entropy", 0.0), target)
-    assert fit.sharpening == UNCHANGED
-    assert fit.converged
+    assert points[8].beta == 1

@@ -15,11 +15,12 @@ from sharpgpt.evaluation.differences import (
     difference_at_equal_entropy,
     plain_difference,
 )
-from sharpgpt.evaluation.groups import GroupFigures
-from sharpgpt.evaluation.rows import UNCHANGED, Sharpening, Temperature
-from sharpgpt.evaluation.temperature import fit_map_weight, fit_temperatures
-from sharpgpt.evaluation.verdict import Verdict, compare, give_verdict, pair_seeds
-from tests.evaluation.tables import bigram_text, table_figures
+from sharpgpt.evaluation.groups import GroupStatistics
+from sharpgpt.evaluation.map_weight import fit_map_weight
+from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening, Temperature
+from sharpgpt.evaluation.temperature import fit_temperatures
+from sharpgpt.evaluation.verdict import Verdict, compare, give_verdict
+from tests.evaluation.tables import bigram_text, table_statistics
 
 VOCABULARY = 12
 COARSE = tuple(Temperature(beta) for beta in (0.5, 0.7, 1.0, 1.4, 2.0, 3.0))
@@ -35,12 +36,12 @@ class Pair:
 
     def __init__(self, penalised_VV: Tensor, baseline_VV: Tensor, blocks_BT: Tensor) -> None:
         self.baseline_VV, self.blocks_BT = baseline_VV, blocks_BT
-        self.penalised = table_figures(penalised_VV, blocks_BT)
+        self.penalised = table_statistics(penalised_VV, blocks_BT)
         self.baseline = self.of_baseline(COARSE)
         self.target = self.penalised.mean("entropy", half="tuning")
 
-    def of_baseline(self, sharpenings: Sequence[Sharpening]) -> GroupFigures:
-        return table_figures(self.baseline_VV, self.blocks_BT, sharpenings)
+    def of_baseline(self, sharpenings: Sequence[Sharpening]) -> GroupStatistics:
+        return table_statistics(self.baseline_VV, self.blocks_BT, sharpenings)
 
     def to_temperature(self) -> Difference:
         [fit], self.baseline = fit_temperatures(self.of_baseline, self.baseline, [self.target])
@@ -88,7 +89,7 @@ def test_an_improvement_is_better_and_a_harm_is_worse() -> None:
     worse = Pair(1.3 * farther_VV, closer_VV, blocks_BT).verdict()
     assert worse.verdict == "worse"
     assert worse.sentence.startswith("Worse than")
-    assert worse.to_dict()["controls"]["temperature"]["call"] == "worse"
+    assert worse.controls["temperature"].call == "worse"
 
 
 def test_without_sharpness_the_better_model_is_still_better() -> None:
@@ -99,11 +100,11 @@ def test_without_sharpness_the_better_model_is_still_better() -> None:
     fitted = []
     for model_VV in models:
 
-        def evaluate(ways: Sequence[Sharpening], model_VV: Tensor = model_VV) -> GroupFigures:
-            return table_figures(model_VV, blocks_BT, ways)
+        def evaluate(ways: Sequence[Sharpening], model_VV: Tensor = model_VV) -> GroupStatistics:
+            return table_statistics(model_VV, blocks_BT, ways)
 
-        [fit], figures = fit_temperatures(evaluate, evaluate(COARSE), [None])
-        fitted.append((figures, fit))
+        [fit], statistics = fit_temperatures(evaluate, evaluate(COARSE), [None])
+        fitted.append((statistics, fit))
     good, sharp, bad = fitted
     assert compare([difference_at_best_temperatures(*good, *bad)]).call == "better"
     same = difference_at_best_temperatures(*sharp, *good)
@@ -260,9 +261,9 @@ def test_differences_of_different_text_are_refused() -> None:
     other = Pair(table(1), table(0), chain(table(0), 20, seed=1))
     with pytest.raises(ValueError, match="different text"):
         plain_difference(first.penalised, other.baseline, "accuracy")
-    [fit], figures = fit_temperatures(first.of_baseline, first.baseline, [1.0])
+    [fit], statistics = fit_temperatures(first.of_baseline, first.baseline, [1.0])
     with pytest.raises(ValueError, match=r"the fit is for entropy 1\.0"):
-        difference_at_equal_entropy(first.penalised, figures, fit)
+        difference_at_equal_entropy(first.penalised, statistics, fit)
 
 
 def test_a_difference_of_means_over_groups_of_unequal_size() -> None:
@@ -275,13 +276,6 @@ def test_a_difference_of_means_over_groups_of_unequal_size() -> None:
         assert difference.estimate == pytest.approx(truth, rel=1e-12)
         assert difference.contributions.mean() == pytest.approx(truth, rel=1e-12)
     assert pair.baseline.sharpenings.index(UNCHANGED) == 2
-
-
-def test_runs_are_paired_by_seed_and_else_in_order() -> None:
-    assert pair_seeds([1, 2, 3], [3, 1, 2]) == [(0, 1), (1, 2), (2, 0)]
-    assert pair_seeds([1, 2, 3], [2, 9]) == [(1, 0)]
-    assert pair_seeds([7, 5], [2, 1, 4]) == [(1, 1), (0, 0)]
-    assert pair_seeds([1], [1, 1]) == [(0, 0)]
 
 
 def test_the_sentence_says_what_a_control_adds() -> None:

@@ -1,4 +1,4 @@
-"""The figures of rows of logits, as they are and sharpened in several ways: one pass, no gradient.
+"""Statistics of rows of logits, unchanged and sharpened in several ways: one pass, no gradient.
 
 For a row of logits z, shifted so that its maximum is 0, and an inverse temperature beta = 1 / T,
 with e = exp(beta z), s = sum e and p = e / s:
@@ -9,28 +9,31 @@ with e = exp(beta z), s = sum e and p = e / s:
 so entropy = ce - beta * d ce / d beta, and d entropy / d beta = -beta Var_p z: the slopes that
 temperature.py needs. Rank and accuracy are the same at every temperature.
 
-`linear_sharpness_loss` has five of these figures at T = 1. It is not used here, because it keeps no
-logits, and each further temperature would cost the matrix product again, which is the dear part.
+`linear_sharpness_loss` computes five of these at T = 1. It is not used here, because it keeps no
+logits, and each further temperature would cost the matrix product again, the expensive part.
 
-Shapes: N rows, V vocabulary, Q ways to sharpen, F figures.
+Shapes: N rows, V vocabulary, Q sharpenings, S statistics.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sharpgpt.evaluation.controls import PenaltyMap
 
-RANK_FIGURES = ("accuracy", "accuracy_top_5", "accuracy_top_k", "reciprocal_rank", "logit_std")
-"""What no temperature changes, and `logit_std`, the standard deviation of a row's logits over the
-vocabulary: where only that differs, a model was merely rescaled."""
+MEANS = ("ce", "entropy", "max_prob", "top_k_mass", "brier")
+"""`brier` is sum_i (p_i - [i = y])^2."""
 
-FIGURES = ("ce", "entropy", "max_prob", "top_k_mass", "brier", "ce_slope", "logit_variance")
-"""What depends on the temperature. `brier` is sum_i (p_i - [i = y])^2; `ce_slope` is d ce / d beta
-and `logit_variance` Var_p z, both NaN for a `PenaltyMap`."""
+SLOPES = ("ce_slope", "logit_variance")
+"""d ce / d beta and Var_p z; both are NaN for a `PenaltyMap`."""
+
+RANK_MEANS = ("accuracy", "accuracy_top_5", "accuracy_top_k", "reciprocal_rank", "logit_std")
+"""Statistics that no sharpening changes. `logit_std` is the standard deviation of a row's logits
+over the vocabulary: where only that differs, a model was merely rescaled."""
+
+STATISTICS = (*MEANS, *SLOPES, *RANK_MEANS)
 
 TILE_BYTES = 2**20
 """Logits that go through the cache of a CPU at one time."""
@@ -58,15 +61,8 @@ Sharpening = Temperature | PenaltyMap
 UNCHANGED = Temperature(1.0)
 
 
-class RowFigures(NamedTuple):
-    """Figures row by row: `ranks` [len(RANK_FIGURES), N], `figures` [Q, len(FIGURES), N]."""
-
-    ranks: Tensor
-    figures: Tensor
-
-
 @torch.no_grad()
-def row_figures(
+def row_statistics(
     logits_NV: Tensor,
     target_N: Tensor,
     sharpenings: Sequence[Sharpening],
@@ -74,8 +70,8 @@ def row_figures(
     top_k: int,
     position_N: Tensor | None = None,
     block_length: int = 0,
-) -> RowFigures:
-    """Figures of rows of logits for each way to sharpen.
+) -> Tensor:
+    """The statistics of each row under each sharpening, [Q, S, N] in the order of STATISTICS.
 
     Args:
         logits_NV: float32 or float64; a penalty's map computes in float64 either way.
@@ -99,18 +95,18 @@ def row_figures(
     num_rows, row_bytes = len(logits_NV), logits_NV.element_size() * logits_NV.shape[1]
     on_cpu = logits_NV.device.type == "cpu"
     tile = max(1, TILE_BYTES // row_bytes) if on_cpu else max(1, num_rows)
-    ranks = logits_NV.new_empty(len(RANK_FIGURES), num_rows)
-    figures = logits_NV.new_empty(len(sharpenings), len(FIGURES), num_rows)
+    found_QSN = logits_NV.new_empty(len(sharpenings), len(STATISTICS), num_rows)
+    num_ranks = len(RANK_MEANS)
     for start in range(0, num_rows, tile):
         rows = slice(start, start + tile)
         z_TV, target_T1 = logits_NV[rows], target_N[rows, None]
         z_TV = z_TV - z_TV.amax(-1, keepdim=True)
         top_z_Tk = z_TV.topk(top_k).values
-        ranks[:, rows] = _rank_figures(z_TV, target_T1, top_k)
+        found_QSN[:, -num_ranks:, rows] = _rank_statistics(z_TV, target_T1, top_k)
         log_p_TV: Tensor | None = None
         for number, sharpening in enumerate(sharpenings):
             if isinstance(sharpening, Temperature):
-                figures[number, :, rows] = _at_temperature(
+                found_QSN[number, :-num_ranks, rows] = _at_temperature(
                     z_TV, top_z_Tk, target_T1, sharpening.beta
                 )
                 continue
@@ -118,16 +114,23 @@ def row_figures(
                 log_p_TV = z_TV.double().log_softmax(-1)
             position_T = None if position_N is None else position_N[rows]
             log_q_TV = sharpening.log_probs(log_p_TV, position_T, block_length)
-            figures[number, :, rows] = _of_log_probs(log_q_TV, target_T1, top_k).to(figures.dtype)
-    return RowFigures(ranks, figures)
+            found_QSN[number, :-num_ranks, rows] = _of_log_probs(log_q_TV, target_T1, top_k).to(
+                found_QSN.dtype
+            )
+    return found_QSN
 
 
-def _rank_figures(z_TV: Tensor, target_T1: Tensor, top_k: int) -> Tensor:
-    """[len(RANK_FIGURES), T]. The rank counts from 1; of equal logits the lowest index is first."""
+def target_ranks(z_TV: Tensor, target_T1: Tensor) -> Tensor:
+    """The rank of each target, int64 [T], from 1; of equal logits the lowest index is first."""
     z_y_T1 = z_TV.gather(1, target_T1)
     columns_V = torch.arange(z_TV.shape[1], device=z_TV.device)
     before_TV = (z_TV > z_y_T1) | ((z_TV == z_y_T1) & (columns_V < target_T1))
-    rank_T = before_TV.sum(-1) + 1
+    return before_TV.sum(-1) + 1
+
+
+def _rank_statistics(z_TV: Tensor, target_T1: Tensor, top_k: int) -> Tensor:
+    """RANK_MEANS, [len(RANK_MEANS), T]."""
+    rank_T = target_ranks(z_TV, target_T1)
     hits = [(rank_T <= limit).to(z_TV.dtype) for limit in (1, 5, top_k)]
     # torch.std takes seven times as long on a CPU.
     away_TV = z_TV - z_TV.mean(-1, keepdim=True)
@@ -136,7 +139,7 @@ def _rank_figures(z_TV: Tensor, target_T1: Tensor, top_k: int) -> Tensor:
 
 
 def _at_temperature(z_TV: Tensor, top_z_Tk: Tensor, target_T1: Tensor, beta: float) -> Tensor:
-    """[len(FIGURES), T] of softmax(beta z)."""
+    """MEANS and SLOPES of softmax(beta z)."""
     e_TV = (z_TV * beta).exp_()
     sum_T = e_TV.sum(-1)
     log_sum_T = sum_T.log()
@@ -161,7 +164,7 @@ def _at_temperature(z_TV: Tensor, top_z_Tk: Tensor, target_T1: Tensor, beta: flo
 
 
 def _of_log_probs(log_q_TV: Tensor, target_T1: Tensor, top_k: int) -> Tensor:
-    """[len(FIGURES), T] of a distribution that is no temperature; the slopes are NaN."""
+    """MEANS and SLOPES of a distribution that is no temperature."""
     q_TV = log_q_TV.exp()
     log_q_y_T = log_q_TV.gather(1, target_T1).flatten()
     top_Tk = q_TV.topk(top_k).values

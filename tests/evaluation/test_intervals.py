@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from sharpgpt.evaluation.bootstrap import bootstrap_means, mean_intervals, t_interval, t_quantile
-from tests.evaluation.tables import bigram_text, table_figures
+from sharpgpt.evaluation.intervals import bootstrap_means, mean_intervals, t_quantile
+from sharpgpt.evaluation.row_statistics import MEANS, RANK_MEANS
+from tests.evaluation.tables import bigram_text, table_statistics
 
 
 @pytest.mark.parametrize(
@@ -31,16 +32,6 @@ def test_quantiles_of_t_between_and_beyond_the_tables() -> None:
     for level, degrees in ((0.0, 3), (1.0, 3), (0.9, 0.5)):
         with pytest.raises(ValueError, match="there is no t"):
             t_quantile(level, degrees)
-
-
-def test_the_interval_of_a_few_values() -> None:
-    interval = t_interval(np.array([1.0, 2.0, 4.0]))
-    half_width = 4.30265 * np.std([1, 2, 4], ddof=1) / math.sqrt(3)
-    assert interval.estimate == pytest.approx(7 / 3)
-    assert interval.low == pytest.approx(7 / 3 - half_width, rel=1e-5)
-    assert interval.to_dict()["high"] == pytest.approx(7 / 3 + half_width, rel=1e-5)
-    with pytest.raises(ValueError, match="values: given 1"):
-        t_interval(np.array([1.0]))
 
 
 def test_the_bootstrap_is_the_mean_of_resampled_groups() -> None:
@@ -93,13 +84,13 @@ def test_the_bootstrap_of_few_groups_covers_the_truth_too(num_groups: int) -> No
     assert misses <= 42
 
 
-def test_intervals_of_all_figures_of_a_pass() -> None:
+def test_intervals_of_all_statistics_of_a_pass() -> None:
     table_VV = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
-    figures = table_figures(
+    statistics = table_statistics(
         table_VV, bigram_text(table_VV, 300, 9, torch.Generator().manual_seed(1))
     )
-    intervals = mean_intervals(figures, half="report")
-    assert intervals.keys() == figures.means().keys()
+    intervals = mean_intervals(statistics, half="report")
+    assert list(intervals) == [*MEANS, *RANK_MEANS]
     for name, interval in intervals.items():
-        assert interval.estimate == pytest.approx(figures.mean(name, half="report"))
+        assert interval.estimate == pytest.approx(statistics.mean(name, half="report"))
         assert interval.low < interval.estimate < interval.high, name

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sharpgpt.data.tokenizer import CharTokenizer
-from sharpgpt.evaluation import generation_figures as module
-from sharpgpt.evaluation.generation_figures import Decoding, generation_figures, written
+from sharpgpt.evaluation import generated_text as module
+from sharpgpt.evaluation.generated_text import Decoding, generation_metrics, written
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.runtime.device import Device
 
@@ -52,7 +52,7 @@ def figures(model: nn.Module, **changes: Any) -> dict[str, Any]:
         "num_tokens": 50, "window": WINDOW, "temperatures": (0.5, 1.0), "top_ps": (0.9,),
         "seed": 1, "validation_ids": None, "device": CPU,
     }  # fmt: skip
-    return generation_figures(model, TOKENIZER, **(how | changes))
+    return generation_metrics(model, TOKENIZER, **(how | changes))
 
 
 def texts_of(model: nn.Module, way: Decoding, count: int, num_tokens: int = 50) -> Tensor:

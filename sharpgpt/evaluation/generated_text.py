@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from sharpgpt.evaluation.diversity import distinct_n, self_bleu, seq_rep_n, zipf_coefficient
 from sharpgpt.evaluation.generation import generate_ids
-from sharpgpt.evaluation.streaming import head_logits, model_hidden
+from sharpgpt.evaluation.logits import head_logits, model_hidden
 from sharpgpt.runtime.device import Device
 
 NUM_SAMPLES = 2
@@ -52,7 +52,7 @@ class Decoding:
         return f"top-p {self.top_p:g}" if self.top_p < 1 else f"temperature {self.temperature:g}"
 
 
-def generation_figures(
+def generation_metrics(
     causal_lm: nn.Module,
     tokenizer: Any,
     *,

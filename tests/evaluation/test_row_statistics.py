@@ -1,17 +1,18 @@
-"""The figures of rows against their definitions, dense and in float64."""
+"""The statistics of rows against their definitions, dense and in float64."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from sharpgpt.evaluation.controls import PenaltyMap
-from sharpgpt.evaluation.rows import (
-    FIGURES,
-    RANK_FIGURES,
+from sharpgpt.evaluation.row_statistics import (
+    MEANS,
+    SLOPES,
+    STATISTICS,
     UNCHANGED,
     Sharpening,
     Temperature,
-    row_figures,
+    row_statistics,
 )
 from sharpgpt.sharpness import linear_sharpness_loss
 
@@ -61,7 +62,7 @@ def dense_ranks(logits_NV: Tensor, target_N: Tensor, k: int) -> dict[str, Tensor
 
 @pytest.mark.parametrize("vocab_size", [7, 65, 127, 50257])
 @pytest.mark.parametrize("kind", ["usual", "peaked", "flat", "ties"])
-def test_every_figure_is_its_definition(vocab_size: int, kind: str) -> None:
+def test_every_statistic_is_its_definition(vocab_size: int, kind: str) -> None:
     generator = torch.Generator().manual_seed(vocab_size)
     num_rows, k = 23, 3
     logits_NV = torch.randn(num_rows, vocab_size, generator=generator)
@@ -73,28 +74,29 @@ def test_every_figure_is_its_definition(vocab_size: int, kind: str) -> None:
     elif kind == "ties":
         logits_NV = logits_NV.round()
     sharpenings = SHARPENINGS if vocab_size < 1000 else SHARPENINGS[:2]
-    rows = row_figures(logits_NV, target_N, sharpenings, top_k=k)
+    rows = row_statistics(logits_NV, target_N, sharpenings, top_k=k)
     for number, sharpening in enumerate(sharpenings):
         for name, truth_N in dense(logits_NV, target_N, sharpening, k).items():
-            figure_N = rows.figures[number, FIGURES.index(name)].double()
+            found_N = rows[number, STATISTICS.index(name)].double()
             # A slope is a sum of products with logits, whose size is that of its rounding error.
             scale = logits_NV.abs().amax() ** {"ce_slope": 1, "logit_variance": 2}.get(name, 0)
             atol = 2e-6 * max(1.0, float(scale))
-            torch.testing.assert_close(figure_N, truth_N, rtol=3e-6, atol=atol, equal_nan=True)
+            torch.testing.assert_close(found_N, truth_N, rtol=3e-6, atol=atol, equal_nan=True)
     for name, truth_N in dense_ranks(logits_NV, target_N, k).items():
-        figure_N = rows.ranks[RANK_FIGURES.index(name)].double()
-        torch.testing.assert_close(figure_N, truth_N, rtol=1e-6, atol=1e-7)
+        found_N = rows[-1, STATISTICS.index(name)].double()
+        torch.testing.assert_close(found_N, truth_N, rtol=1e-6, atol=1e-7)
 
 
-def test_in_float64_the_figures_are_exact() -> None:
+def test_in_float64_the_statistics_are_exact() -> None:
     generator = torch.Generator().manual_seed(0)
     logits_NV = 3 * torch.randn(40, 33, generator=generator, dtype=torch.float64)
     target_N = torch.randint(33, (40,), generator=generator)
-    rows = row_figures(logits_NV, target_N, SHARPENINGS, top_k=4)
+    rows = row_statistics(logits_NV, target_N, SHARPENINGS, top_k=4)
     for number, sharpening in enumerate(SHARPENINGS):
         truth = torch.stack(list(dense(logits_NV, target_N, sharpening, 4).values()))
+        assert len(truth) == len([*MEANS, *SLOPES])
         torch.testing.assert_close(
-            rows.figures[number], truth, rtol=1e-10, atol=1e-11, equal_nan=True
+            rows[number, : len(truth)], truth, rtol=1e-10, atol=1e-11, equal_nan=True
         )
 
 
@@ -104,8 +106,8 @@ def test_slopes_are_derivatives_and_entropy_follows_from_them() -> None:
     target_N = torch.randint(20, (9,), generator=generator)
     beta, step = 1.3, 1e-5
     around = [Temperature(beta + sign * step) for sign in (-1, 0, 1)]
-    low, at, high = row_figures(logits_NV, target_N, around, top_k=1).figures
-    place = {name: FIGURES.index(name) for name in FIGURES}
+    low, at, high = row_statistics(logits_NV, target_N, around, top_k=1)
+    place = {name: STATISTICS.index(name) for name in STATISTICS}
     ce, entropy = place["ce"], place["entropy"]
     slope, variance = at[place["ce_slope"]], at[place["logit_variance"]]
     torch.testing.assert_close((high[ce] - low[ce]) / (2 * step), slope, rtol=1e-6, atol=1e-8)
@@ -114,19 +116,19 @@ def test_slopes_are_derivatives_and_entropy_follows_from_them() -> None:
     torch.testing.assert_close(at[ce] - beta * slope, at[entropy], rtol=1e-10, atol=1e-12)
 
 
-def test_the_fused_loss_gives_the_same_where_it_gives_a_figure() -> None:
+def test_the_fused_loss_has_the_same_statistics() -> None:
     generator = torch.Generator().manual_seed(2)
     hidden_ND = torch.randn(30, 8, generator=generator)
     weight_VD = torch.randn(257, 8, generator=generator)
     target_N = torch.randint(257, (30,), generator=generator)
     fused = linear_sharpness_loss(hidden_ND, weight_VD, target_N, top_k=5, per_row=True).rows
     assert fused is not None
-    rows = row_figures(hidden_ND @ weight_VD.T, target_N, [UNCHANGED], top_k=5)
+    rows = row_statistics(hidden_ND @ weight_VD.T, target_N, [UNCHANGED], top_k=5)
     for name in ("ce", "entropy", "max_prob", "top_k_mass"):
         torch.testing.assert_close(
-            rows.figures[0, FIGURES.index(name)], getattr(fused, name), rtol=1e-5, atol=2e-6
+            rows[0, STATISTICS.index(name)], getattr(fused, name), rtol=1e-5, atol=2e-6
         )
-    torch.testing.assert_close(rows.ranks[0], fused.accuracy)
+    torch.testing.assert_close(rows[0, STATISTICS.index("accuracy")], fused.accuracy)
 
 
 def test_a_map_changes_penalised_positions_only() -> None:
@@ -135,23 +137,23 @@ def test_a_map_changes_penalised_positions_only() -> None:
     position_N = torch.arange(4).repeat(2)  # blocks of five tokens
     late = PenaltyMap("neg_entropy", 0.3, positions="2:N-2")
     everywhere = PenaltyMap("neg_entropy", 0.3)
-    figures = row_figures(
+    ce_QN = row_statistics(
         logits_NV,
         target_N,
         [UNCHANGED, late, everywhere],
         top_k=2,
         position_N=position_N,
         block_length=5,
-    ).figures[:, FIGURES.index("ce")]
+    )[:, STATISTICS.index("ce")]
     penalised_N = position_N >= 2
-    torch.testing.assert_close(figures[1][penalised_N], figures[2][penalised_N])
-    torch.testing.assert_close(figures[1][~penalised_N], figures[0][~penalised_N])
-    assert not torch.isclose(figures[2], figures[0]).any()
+    torch.testing.assert_close(ce_QN[1][penalised_N], ce_QN[2][penalised_N])
+    torch.testing.assert_close(ce_QN[1][~penalised_N], ce_QN[0][~penalised_N])
+    assert not torch.isclose(ce_QN[2], ce_QN[0]).any()
 
 
 def test_what_is_not_allowed_is_said() -> None:
     with pytest.raises(ValueError, match="top_k: given 12, allowed is 1 to the vocabulary size"):
-        row_figures(torch.zeros(1, 11), torch.zeros(1).long(), [UNCHANGED], top_k=12)
+        row_statistics(torch.zeros(1, 11), torch.zeros(1).long(), [UNCHANGED], top_k=12)
     with pytest.raises(ValueError, match="beta: given 0"):
         Temperature(0)
     with pytest.raises(ValueError, match="penalty: given 'own'"):
