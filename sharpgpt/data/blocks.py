@@ -19,12 +19,11 @@ that is resumed, or spread over other ranks and workers, sees the same samples. 
 function too (permutation.py), so memory does not grow with the number of tokens.
 """
 
-import atexit
 import functools
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -168,8 +167,7 @@ def validation_blocks(
     return ValidationBlocks(tokens, kept * stride, block_length)
 
 
-class _End(NamedTuple):
-    error: BaseException | None
+_END: Any = object()
 
 
 def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
@@ -183,42 +181,15 @@ def prefetched(items: Iterable[Item], num_workers: int) -> Iterator[Item]:
     if num_workers == 0:
         yield from items
         return
-    results: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
-    free_places = threading.Semaphore(max(2, num_workers))
-    stopped = threading.Event()
-
-    def produce() -> None:
-        try:
-            iterator = iter(items)
-            while True:
-                free_places.acquire()
-                if stopped.is_set():
-                    return
-                results.put(next(iterator))
-        except StopIteration:
-            results.put(_End(None))
-        except BaseException as error:  # the consumer raises it
-            results.put(_End(error))
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-
-    def stop() -> None:
-        stopped.set()
-        free_places.release()
-        thread.join()
-
-    # A daemon thread that is inside torch while Python shuts down can crash it.
-    atexit.register(stop)
-    thread.start()
+    iterator = iter(items)
+    # Its thread is joined before Python shuts down: a daemon thread inside torch could crash then.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    ahead = deque(thread.submit(next, iterator, _END) for _ in range(max(2, num_workers)))
     try:
-        while True:
-            result = results.get()
-            if isinstance(result, _End):
-                if result.error is not None:
-                    raise result.error
-                return
-            free_places.release()
-            yield result
+        while (item := ahead.popleft().result()) is not _END:
+            ahead.append(thread.submit(next, iterator, _END))
+            yield item
     finally:
-        stop()
-        atexit.unregister(stop)
+        for future in ahead:  # shutdown(cancel_futures=True) fails while Python shuts down
+            future.cancel()
+        thread.shutdown()

@@ -1,7 +1,7 @@
-"""`sharpgpt inspect`: what prepared data holds, and whether it is what was written.
+"""`sharpgpt inspect`: what prepared data holds, and whether it is unchanged since it was written.
 
-It reads a piece of the tokens at a time, so the data may be of any size. What a manifest says may
-come from a stranger: it is shown without control characters.
+It reads the tokens piece by piece, so the data may be of any size. What a manifest says is not
+trusted: it is printed without control characters.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from sharpgpt.data.tokenizer import Tokenizer
 
 NUM_COMMONEST = 20
 COUNTED_TOKENS = 1 << 26
-"""Of larger splits so many tokens are counted, in pieces spread evenly."""
+"""Of larger splits this many tokens are counted, in pieces spread evenly."""
 PIECE_TOKENS = 1 << 20
 SHOWN_CHARACTERS = 300
 SEARCHED_TOKENS = 1 << 16
-"""Where no end-of-text token is found in so many tokens, a document is cut there."""
+"""A document without an end-of-text token in so many tokens is cut there."""
 
 
 def inspect_data(
@@ -32,7 +32,7 @@ def inspect_data(
     with_hashes: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> str:
-    """The text of `sharpgpt inspect`; `progress` is told the bytes hashed.
+    """The text of `sharpgpt inspect`; `progress` receives the number of bytes of each hashed part.
 
     Raises:
         UserError: there is no prepared data at `path`, or it is damaged.
@@ -44,12 +44,12 @@ def inspect_data(
             "nanoGPT's or llm.c's .bin files"
         )
     tokenizer = data_tokenizer(data)
-    num_train, num_val = _count(data.train), _count(data.val)
+    counts = {"training": _count(data.train), "validation": _count(data.val)}
     lines = _facts(data)
     if data.manifest is None:
-        lines += _estimates(data, tokenizer, num_train, num_val)
+        lines += _estimates(data, tokenizer, counts)
     lines += ["", *_documents(data, tokenizer, num_documents), ""]
-    lines += [*_commonest(data.train, num_train, tokenizer), ""]
+    lines += [*_commonest(data.train, counts["training"], tokenizer), ""]
     if data.manifest is None:
         lines.append("hashes        none are kept in this form; sizes and headers fit")
     elif with_hashes:
@@ -84,7 +84,7 @@ def _facts(data: PreparedData) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """At most 1,000 characters, those that could steer a terminal as escapes."""
+    """At most 1,000 characters, with escapes for those that could control a terminal."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text[:1000]
@@ -92,29 +92,23 @@ def _printable(text: str) -> str:
 
 
 def _estimates(
-    data: PreparedData,
-    tokenizer: Tokenizer,
-    train: npt.NDArray[np.int64],
-    val: npt.NDArray[np.int64],
+    data: PreparedData, tokenizer: Tokenizer, counts: dict[str, npt.NDArray[np.int64]]
 ) -> list[str]:
-    """What the tokens themselves tell where no manifest does; `train` and `val` count them."""
+    """Without a manifest: numbers of documents and bytes, estimated from the tokens."""
     end_id = data.end_of_text_id
     assert end_id is not None  # both forms are GPT-2's
     lines = []
-    for name, tokens, counts in (("training", data.train, train), ("validation", data.val, val)):
-        counted = int(counts.sum())
+    for name, tokens in (("training", data.train), ("validation", data.val)):
+        counted = int(counts[name].sum())
         if counted:
             about = "" if counted == len(tokens) else "about "
-            number = round(int(counts[end_id]) * len(tokens) / counted)
+            number = round(int(counts[name][end_id]) * len(tokens) / counted)
             lines.append(f"{name:<14}{about}{number:,} end-of-text tokens, one a document")
     first = data.train[:SEARCHED_TOKENS]
     text = first[first != end_id]
     if len(text):
-        num_bytes = len(tokenizer.decode(text).encode())
-        lines.append(
-            f"{'compression':<14}{num_bytes / len(first):.3f} bytes a token, in the first "
-            f"{len(first):,}"
-        )
+        ratio = len(tokenizer.decode(text).encode()) / len(first)
+        lines.append(f"compression   {ratio:.3f} bytes a token, in the first {len(first):,}")
     return lines
 
 
@@ -132,8 +126,8 @@ def _documents(data: PreparedData, tokenizer: Tokenizer, num_documents: int) -> 
         length = int(ends[0]) if len(ends) else len(ids)
         text = tokenizer.decode(ids[: min(length, SHOWN_CHARACTERS)])
         more = " ..." if length > SHOWN_CHARACTERS or len(text) > SHOWN_CHARACTERS else ""
-        is_whole = len(ends) or start + length == len(data.train)
-        size = f"{'' if is_whole else 'at least '}{length:,} tokens"
+        is_complete = len(ends) or start + length == len(data.train)
+        size = f"{'' if is_complete else 'at least '}{length:,} tokens"
         lines.append(f"document {number}    {size}: {text[:SHOWN_CHARACTERS]!r}{more}")
         if not len(ends):
             break
@@ -142,7 +136,7 @@ def _documents(data: PreparedData, tokenizer: Tokenizer, num_documents: int) -> 
 
 
 def _count(tokens: ShardedTokens) -> npt.NDArray[np.int64]:
-    """[vocab_size]: how often each id stands in all tokens, or in COUNTED_TOKENS spread over them.
+    """[vocab_size]: how often each id occurs in all tokens, or in COUNTED_TOKENS spread over them.
 
     Raises `UserError` for an id outside the vocabulary.
     """
@@ -168,10 +162,9 @@ def _commonest(
         for token in order.tolist()
         if counts[token]
     ]
-    used = int((counts > 0).sum())
     of = "all" if total == len(tokens) else f"{total:,} spread over all"
     return [
         f"commonest     {', '.join(shares)}",
-        f"used          {used:,} of {tokens.vocab_size:,} tokens of the vocabulary (in {of} "
-        "training tokens)",
+        f"used          {np.count_nonzero(counts):,} of {tokens.vocab_size:,} tokens of the "
+        f"vocabulary (in {of} training tokens)",
     ]

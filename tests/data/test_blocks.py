@@ -166,7 +166,7 @@ def test_capped_validation_blocks_are_spread_evenly() -> None:
 
 
 def num_prefetch_threads() -> int:
-    return sum(thread.name == "prefetch" for thread in threading.enumerate())
+    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 5])
@@ -199,7 +199,7 @@ def test_prefetched_runs_on_a_thread_a_few_items_ahead(num_workers: int, num_ahe
     assert enough.wait(10)
     assert not threading.Event().wait(0.05)  # time in which it must not go further
     assert len(made) == 1 + num_ahead
-    assert threads == {"prefetch" if num_workers else threading.current_thread().name}
+    assert threads == {"prefetch_0" if num_workers else threading.current_thread().name}
     iterator.close()  # type: ignore[attr-defined]
 
 
