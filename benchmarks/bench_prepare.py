@@ -34,7 +34,7 @@ from record import REPOSITORY, spread, write_result
 
 from sharpgpt.data.manifest import read_manifest
 from sharpgpt.data.prepare.encoding import Gpt2Encoder, gpt2_coding
-from sharpgpt.data.sources.standin import standin_text
+from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
 from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
 
 REPETITIONS = 3

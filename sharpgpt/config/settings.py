@@ -75,9 +75,10 @@ class TrainingConfig(Options):
     """gpt2: byte-pair encoding, 50257 tokens. char: a token for each distinct character."""
 
     dataset: Housekeeping[Text] = "tinyshakespeare"
-    """tinyshakespeare, openwebtext, fineweb-edu, or org/name of a dataset on the HuggingFace hub;
-    the path of a text file, of .jsonl or .parquet files, of a folder of such files, of a folder
-    that sharpgpt prepare wrote, or of the .bin files of nanoGPT or llm.c (docs/data.md)."""
+    """A short name such as tinyshakespeare or openwebtext (sharpgpt prepare --help lists them), or
+    org/name of a dataset on the HuggingFace hub; the path of a text file, of .jsonl or .parquet
+    files, of a folder of such files, of a folder that sharpgpt prepare wrote, or of the .bin files
+    of nanoGPT or llm.c (docs/data.md)."""
 
     max_seq_length: Fixed[Annotated[int, Field(ge=2, le=MAX_COUNT)]] = 1024
     """Tokens in a block, the context length T. Each block predicts its T - 1 later tokens."""

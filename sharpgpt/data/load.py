@@ -14,8 +14,8 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE, unknown_dataset
 from sharpgpt.data.sources.files import existing_path, open_file
-from sharpgpt.data.sources.standin import STANDIN_NAME
 from sharpgpt.data.sources.tinyshakespeare import SHA256, URL, load_tinyshakespeare
+from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME
 from sharpgpt.data.text import SourceText, read_text
 from sharpgpt.data.tokenizer import Tokenizer, load_tokenizer
 from sharpgpt.data.tokens import ArrayTokens, Tokens

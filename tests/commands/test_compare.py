@@ -11,7 +11,7 @@ import torch
 
 from sharpgpt.commands.main import main
 from sharpgpt.config import TrainingConfig
-from sharpgpt.data.sources.standin import standin_text
+from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
 from sharpgpt.training.train import train
 from tests.bigram_models import BLOCK, save_model, save_text, table, wte_of
 

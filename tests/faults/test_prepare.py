@@ -17,7 +17,7 @@ import pytest
 
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.pipeline import prepare
-from sharpgpt.data.sources.standin import standin_text
+from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = {"shard_tokens": 400_000, "val_fraction": 0.05, "commit_seconds": 0.02}

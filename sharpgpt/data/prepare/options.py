@@ -12,6 +12,7 @@ from pydantic import Field
 
 from sharpgpt.config.flags import add_options, flag_parser, read_flags
 from sharpgpt.config.options import Options, Text
+from sharpgpt.data.sources.aliases import DATASET_NAMES
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -20,8 +21,8 @@ class PrepareOptions(Options):
     """What to prepare, and how. Raises `ConfigError` with every problem of its values."""
 
     dataset: Text
-    """tinyshakespeare, openwebtext, fineweb-edu, or org/name of a dataset on the HuggingFace hub;
-    or the path of a file or folder, or a glob, of .txt, .jsonl (both also .gz and .zst) or .parquet
+    """A short name (--help lists them), or org/name of a dataset on the HuggingFace hub; or the
+    path of a file or folder, or a glob, of .txt, .jsonl (both also .gz and .zst) or .parquet
     (docs/data.md)."""
 
     output: Text
@@ -80,7 +81,8 @@ def prepare_parser(prog: str) -> argparse.ArgumentParser:
         usage="%(prog)s --dataset NAME|PATH --output FOLDER [--OPTION VALUE ...]",
         description="Turn texts into shards of tokens, which training reads from the disk.\n"
         "Stopped at any moment, the same command continues where it was.",
-        epilog="sharpgpt inspect FOLDER shows what was made; train on it with --dataset FOLDER.",
+        epilog=f"Short names of datasets: {', '.join(DATASET_NAMES)}.\n"
+        "sharpgpt inspect FOLDER shows what was made; train on it with --dataset FOLDER.",
     )
     add_options(parser, PrepareOptions)
     return parser

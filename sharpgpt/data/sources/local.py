@@ -31,8 +31,8 @@ from sharpgpt.data.sources.files import (
 )
 from sharpgpt.data.sources.readers import count_parquet_documents
 from sharpgpt.data.sources.split import OPENWEBTEXT_NUM_DOCUMENTS, nanogpt_split
-from sharpgpt.data.sources.standin import STANDIN_NAME
 from sharpgpt.data.sources.tinyshakespeare import is_tinyshakespeare
+from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME
 
 _SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})(\..+)$")
 

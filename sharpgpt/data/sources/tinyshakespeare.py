@@ -15,7 +15,7 @@ from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.download import DownloadError, cache_folder, download
 from sharpgpt.data.sources.file_sources import SingleTextSource, refuse_options
 from sharpgpt.data.sources.files import DataFile
-from sharpgpt.data.sources.standin import STANDIN_NAME, standin_text
+from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME, standin_text
 from sharpgpt.data.text import SourceText, read_text
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"

@@ -21,7 +21,7 @@ from sharpgpt.data.prepare.encoding import (
     gpt2_coding,
     probe_text,
 )
-from sharpgpt.data.sources.standin import standin_text
+from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
 from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
 
 CODES = [code for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]

@@ -14,6 +14,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data import text as text_files
 from sharpgpt.data.load import load_data
 from sharpgpt.data.sources import file_sources
+from sharpgpt.data.sources.aliases import DATASET_NAMES
 from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, State
 from sharpgpt.data.sources.open import open_source
 from sharpgpt.data.tokenizer import Gpt2Tokenizer, load_tokenizer
@@ -267,7 +268,7 @@ def test_what_is_neither_name_nor_path_gets_the_allowed_and_the_nearest(
         open_source(dataset.replace("FOLDER", str(tmp_path)))
     message = str(caught.value).replace(str(tmp_path), "FOLDER")
     assert message.startswith("dataset: given ")
-    assert "allowed is tinyshakespeare, openwebtext, fineweb-edu, a dataset of the Hugg" in message
+    assert f"allowed is {', '.join(DATASET_NAMES)}, a dataset of the Hugg" in message
     assert message.endswith(remedy)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources import local as local_files
+from sharpgpt.data.sources.aliases import DATASET_NAMES
 from sharpgpt.data.sources.documents import DocumentSource
 from sharpgpt.data.sources.open import open_source
 from sharpgpt.data.sources.split import nanogpt_validation_documents
@@ -100,7 +101,7 @@ def test_one_text_is_a_single_text_wherever_it_is_found(tmp_path: Path) -> None:
         assert source.facts["split"] == {"rule": "end", "val_fraction": 0.1}
 
 
-@pytest.mark.parametrize("name", ["tinyshakespeare", "openwebtext", "fineweb-edu"])
+@pytest.mark.parametrize("name", [*DATASET_NAMES, "shakespeare-standin"])
 def test_other_data_never_go_under_a_known_name(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, {"a.txt": "mine", "b.txt": "too"})
     assert open_source(str(tmp_path / name)).name == f"{name}-own"

@@ -10,7 +10,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data.load import load_text
 from sharpgpt.data.sources import download as download_module
 from sharpgpt.data.sources import tinyshakespeare as sources
-from sharpgpt.data.sources.standin import STANDIN_SHA256
+from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_SHA256
 
 CONTENT = b"First Citizen:\nA small TinyShakespeare.\n" * 50
 

