@@ -1,4 +1,4 @@
-"""A source of documents of one's own: numbers, counted. docs/data.md says how it is used."""
+"""A user-defined source of documents: numbers, counted. docs/data.md explains how to use it."""
 
 import hashlib
 from collections.abc import Iterator
