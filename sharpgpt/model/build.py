@@ -8,8 +8,6 @@ function in one (differences of 5e-7 in float32). Models are built with the latt
 former in their config, so that a checkpoint loads everywhere under the original name.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -162,27 +160,15 @@ def _from_config(config: Any) -> nn.Module:
         return cast(nn.Module, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
-    with _one_operation_gelu(config):
-        model = cast(Any, GPT2LMHeadModel)(config)
+    model = cast(Any, GPT2LMHeadModel)(config)
+    use_one_operation_gelu(model)
     # HuggingFace picks the loss by class name, which torch.compile cannot trace.
     model.loss_type = "ForCausalLM"
     return cast(nn.Module, model)
 
 
-@contextlib.contextmanager
-def _one_operation_gelu(config: Any) -> Iterator[None]:
-    """Build `gelu_new` as `gelu_pytorch_tanh` within the block; the config keeps its name."""
-    original = config.activation_function
-    if original == "gelu_new":
-        config.activation_function = "gelu_pytorch_tanh"
-    try:
-        yield
-    finally:
-        config.activation_function = original
-
-
 def use_one_operation_gelu(causal_lm: nn.Module) -> None:
-    """Replace `gelu_new` in a loaded model by `gelu_pytorch_tanh`; the config keeps its name."""
+    """Replace `gelu_new` in a model by `gelu_pytorch_tanh`; the config keeps its name."""
     from transformers.activations import ACT2FN, NewGELUActivation
 
     for module in causal_lm.modules():

@@ -100,8 +100,7 @@ def linear_sharpness_loss(
     penalty_factor_N = loss_factor_N if penalty_mask is None else loss_factor_N * penalty_mask
     penalty_factor_N = penalty_factor_N * penalty_weight
     layer = [hidden_ND, weight_VD, *([] if bias is None else [bias])]
-    operator = linear_sharpness_rows if reduction == "none" else linear_sharpness
-    loss, statistics_6N, *_ = operator(
+    loss, statistics_6N, _ = linear_sharpness(
         layer,
         target_N.masked_fill(~valid_N, 0),
         loss_factor_N,
@@ -111,6 +110,7 @@ def linear_sharpness_loss(
         product_dtype=product_dtype,
         chunk_size=chunk_size or default_chunk_size(*shape, hidden_ND.device.type),
         needs=[torch.is_grad_enabled() and tensor.requires_grad for tensor in layer],
+        loss_per_row=reduction == "none",
     )
     with torch.no_grad():
         counted_6N = statistics_6N.detach() * valid_N
@@ -147,19 +147,23 @@ def linear_sharpness(
     product_dtype: torch.dtype,
     chunk_size: int,
     needs: Sequence[bool],
+    loss_per_row: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """(loss, statistics [6, N], gradients of `layer`: empty where `needs` is false).
 
-    `layer` is hidden, weight and, if there is one, bias. The loss is the sum over rows of
-    loss_factor * ce + penalty_factor * penalty.
+    `layer` is hidden, weight and, if there is one, bias. The loss of a row is
+    loss_factor * ce + penalty_factor * penalty. With `loss_per_row` the losses are returned, [N],
+    and the backward pass computes the gradients, else their sum.
     """
     hidden_ND, weight_VD, *biases = layer
-    need_hidden, need_weight, need_bias = (*needs, False)[:3]
+    need_hidden, need_weight, need_bias = (
+        need and not loss_per_row for need in (*needs, False)[:3]
+    )
     device = hidden_ND.device
     num_rows, vocab_size = hidden_ND.shape[0], weight_VD.shape[0]
     sum_dtype = loss_factor_N.dtype
     statistics_6N = torch.empty(len(STATISTICS), num_rows, dtype=sum_dtype, device=device)
-    grad_hidden_ND = torch.empty_like(hidden_ND if need_hidden else hidden_ND[:0])
+    grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else hidden_ND.new_empty(0)
     # What many chunks add to stays in the dtype of sums until the end.
     grad_weight_VD, grad_bias_V = (
         torch.zeros(shape if need else 0, dtype=sum_dtype, device=device)
@@ -197,7 +201,7 @@ def linear_sharpness(
                     top_k=top_k,
                     vocab_size=vocab_size,
                     factors=RowFactors(loss_factor_N[place], penalty_factor_N[place])
-                    if any(needs)
+                    if need_hidden or need_weight or need_bias
                     else None,
                 )
             if need_bias:
@@ -208,7 +212,10 @@ def linear_sharpness(
             if need_weight:
                 _add_product(grad_weight_VD, gradient_CV.T, hidden_CD)
     ce_N, penalty_N = statistics_6N[0], statistics_6N[1]
-    loss = torch.dot(loss_factor_N, ce_N) + torch.dot(penalty_factor_N, penalty_N)
+    if loss_per_row:
+        loss = loss_factor_N * ce_N + penalty_factor_N * penalty_N
+    else:
+        loss = torch.dot(loss_factor_N, ce_N) + torch.dot(penalty_factor_N, penalty_N)
     sums = [grad_weight_VD, grad_bias_V]
     cast = [total.to(tensor.dtype) for total, tensor in zip(sums, layer[1:], strict=False)]
     return loss, statistics_6N, [grad_hidden_ND, *cast]
@@ -241,98 +248,43 @@ def _add_product(out_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
 def _(
     layer: Sequence[Tensor], target_N: Tensor, loss_factor_N: Tensor, _: Tensor, **settings: Any
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    loss_per_row = settings["loss_per_row"]
     gradients = [
-        torch.empty_like(tensor if need else tensor[:0])
+        torch.empty_like(tensor) if need and not loss_per_row else tensor.new_empty(0)
         for tensor, need in zip(layer, settings["needs"], strict=True)
     ]
     statistics_6N = loss_factor_N.new_empty(len(STATISTICS), len(target_N))
-    return loss_factor_N.new_empty(()), statistics_6N, gradients
+    return loss_factor_N.new_empty(target_N.shape if loss_per_row else ()), statistics_6N, gradients
 
 
-# torch passes these arguments by name.
-def _keep_gradients(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:  # noqa: ARG001
-    ctx.needs = keyword_only_inputs["needs"]
-    ctx.save_for_backward(*output[2])
+def _save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    """Keep the gradients, or the inputs that they will be computed from."""
+    layer, *rows = inputs
+    ctx.settings = keyword_only_inputs
+    ctx.save_for_backward(*([*layer, *rows] if ctx.settings["loss_per_row"] else output[2]))
     ctx.set_materialize_grads(False)
 
 
-def _scale_gradients(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
     """Multiply the gradients by the upstream gradient.
 
     They are as large as the weight. The usual upstream gradient, 1, needs no copy where looking at
-    it is free: on a CPU, in eager mode.
+    it is free: on a CPU, in eager mode. The gradients of a loss per row take one more pass, in
+    which each row is weighted by its upstream gradient.
     """
-    if grad_loss is None:
-        return [None] * len(ctx.needs), None, None, None
-    is_one = type(grad_loss) is Tensor and grad_loss.device.type == "cpu" and grad_loss.item() == 1
-    gradients = [
-        (gradient if is_one else gradient * grad_loss.to(gradient.dtype)) if need else None
-        for gradient, need in zip(ctx.saved_tensors, ctx.needs, strict=True)
-    ]
-    return gradients, None, None, None
-
-
-linear_sharpness.register_autograd(_scale_gradients, setup_context=_keep_gradients)
-
-
-@torch.library.custom_op("sharpgpt::linear_sharpness_rows", mutates_args=())
-def linear_sharpness_rows(
-    layer: Sequence[Tensor],
-    target_N: Tensor,
-    loss_factor_N: Tensor,
-    penalty_factor_N: Tensor,
-    *,
-    penalty: str,
-    top_k: int,
-    product_dtype: torch.dtype,
-    chunk_size: int,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
-    """(loss [N], statistics [6, N]); the backward pass computes the gradients."""
-    _, statistics_6N, _ = linear_sharpness(
-        layer,
-        target_N,
-        loss_factor_N,
-        penalty_factor_N,
-        penalty=penalty,
-        top_k=top_k,
-        product_dtype=product_dtype,
-        chunk_size=chunk_size,
-        needs=[False] * len(needs),
-    )
-    loss_N = loss_factor_N * statistics_6N[0] + penalty_factor_N * statistics_6N[1]
-    return loss_N, statistics_6N
-
-
-@linear_sharpness_rows.register_fake
-def _(
-    _: Sequence[Tensor], target_N: Tensor, loss_factor_N: Tensor, *__: Tensor, **___: Any
-) -> tuple[Tensor, Tensor]:
-    statistics_6N = loss_factor_N.new_empty(len(STATISTICS), len(target_N))
-    return torch.empty_like(loss_factor_N), statistics_6N
-
-
-def _keep_inputs(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:  # noqa: ARG001
-    ctx.settings = keyword_only_inputs
-    ctx.save_for_backward(*inputs[0], *inputs[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients_of_rows(ctx: Any, grad_loss_N: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    """One more pass, in which each row is weighted by its upstream gradient."""
     needs = ctx.settings["needs"]
-    if grad_loss_N is None:
+    if grad_loss is None:
         return [None] * len(needs), None, None, None
-    *layer, target_N, loss_factor_N, penalty_factor_N = ctx.saved_tensors
-    *_, gradients = linear_sharpness(
-        layer,
-        target_N,
-        loss_factor_N * grad_loss_N,
-        penalty_factor_N * grad_loss_N,
-        **ctx.settings,
-    )
+    gradients = ctx.saved_tensors
+    if ctx.settings["loss_per_row"]:
+        *layer, target_N, loss_factor_N, penalty_factor_N = gradients
+        factors = (loss_factor_N * grad_loss, penalty_factor_N * grad_loss)
+        settings = ctx.settings | {"loss_per_row": False}
+        *_, gradients = linear_sharpness(layer, target_N, *factors, **settings)
+    elif type(grad_loss) is not Tensor or grad_loss.device.type != "cpu" or grad_loss.item() != 1:
+        gradients = [gradient * grad_loss.to(gradient.dtype) for gradient in gradients]
     kept = [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
     return kept, None, None, None
 
 
-linear_sharpness_rows.register_autograd(_gradients_of_rows, setup_context=_keep_inputs)
+linear_sharpness.register_autograd(_backward, setup_context=_save)

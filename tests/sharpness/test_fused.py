@@ -334,12 +334,12 @@ def test_an_ignored_upstream_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -
     hidden_ND, weight_VD, target_N = problem(11, 8, 127)
     detached = fused.linear_sharpness
 
-    def deaf(*arguments: Any, **settings: Any) -> Any:
+    def ignoring(*arguments: Any, **settings: Any) -> Any:
         loss, *rest = detached(*arguments, **settings)
         loss.register_hook(torch.ones_like)
         return (loss, *rest)
 
-    monkeypatch.setattr(fused, "linear_sharpness", deaf)
+    monkeypatch.setattr(fused, "linear_sharpness", ignoring)
     with pytest.raises(AssertionError):
         assert_as_reference(hidden_ND, weight_VD, target_N, 1e-5)
 
@@ -430,8 +430,8 @@ def test_compiled_equals_eager_without_a_graph_break(reduction: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("operator", [fused.linear_sharpness, fused.linear_sharpness_rows])
-def test_the_operators_are_registered_soundly(operator: Any) -> None:
+@pytest.mark.parametrize("loss_per_row", [False, True])
+def test_the_operator_is_registered_soundly(loss_per_row: bool) -> None:
     hidden_ND, weight_VD, target_N = problem(5, 8, 65)
     factor_N = torch.full((5,), 0.2, dtype=torch.float64)
     arguments = (
@@ -446,10 +446,11 @@ def test_the_operators_are_registered_soundly(operator: Any) -> None:
         "product_dtype": torch.float64,
         "chunk_size": 2,
         "needs": [True, True],
+        "loss_per_row": loss_per_row,
     }
     # test_autograd_registration and the rest of torch's own checks, aliasing and fakes among them
     torch.library.opcheck(
-        operator,
+        fused.linear_sharpness,
         arguments,
         settings,
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
