@@ -1,4 +1,4 @@
-"""The published GPT-2 shapes, known without a network (source: config.json of each on the hub)."""
+"""The published GPT-2 sizes, available offline (source: config.json of each on the hub)."""
 
 from dataclasses import dataclass
 
@@ -22,4 +22,4 @@ GPT2_POSITIONS = 1024
 GPT2_VOCABULARY = 50257
 
 MAX_LAYERS = 10_000
-"""An architecture with more is refused: it would be built for hours, however narrow it is."""
+"""More layers are refused: building them would take hours at any width."""

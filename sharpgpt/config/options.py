@@ -1,7 +1,7 @@
 """`Options`: the base of a dataclass of checked options, and the messages about bad values.
 
-A subclass states each option once: its annotation is what is allowed (pydantic checks it), the
-docstring under it is what it means. `--help`, the comments in YAML and every error message are made
+A subclass defines each option once: its annotation says what is allowed (pydantic checks it), the
+docstring under it what it means. `--help`, the comments in YAML and every error message are made
 from these two. All problems are collected and raised as one `ConfigError`.
 """
 
@@ -75,11 +75,11 @@ class Options:
 
     @classmethod
     def broken_rules(cls, values: Mapping[str, Any]) -> Iterable[tuple[Sequence[str], str]]:  # noqa: ARG003
-        """(the options concerned, the problem) for each rule between options that is broken."""
+        """(the options concerned, the problem) for each broken rule between options."""
         return ()
 
     def check(self) -> None:
-        """Raise `ConfigError` with every rule between options that the values break by now."""
+        """Raise `ConfigError` with every rule between options that the current values break."""
         if problems := [problem for _, problem in self.broken_rules(vars(self))]:
             raise ConfigError(problems)
 
@@ -94,7 +94,7 @@ class Options:
     def from_dict(cls, values: Mapping[Any, Any], *, problems: Iterable[str] = ()) -> Self:
         """The options with these values.
 
-        `problems` are those found where the values come from; the error lists them first.
+        `problems` were found while the values were read; the error lists them first.
         """
         found = list(problems)
         try:

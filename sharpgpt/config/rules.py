@@ -44,7 +44,7 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
     if config.resume == "auto" and config.run_name is None:
         yield (
             ("resume", "run_name"),
-            "resume: given 'auto' without run_name; auto continues a run by its name, so set "
+            "resume: given 'auto' without run_name; auto finds the run by its name, so set "
             "run_name too",
         )
     if config.document_boundaries == "respect" and config.tokenizer == "char":

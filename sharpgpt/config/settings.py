@@ -1,9 +1,9 @@
 """`TrainingConfig`: every setting of a run, its meaning and its range.
 
-The docstring under a setting is the only place where its meaning is written: `--help`, the
-comments in `config.yaml` and the comments in a run's own `config.yaml` are all made from it.
-A value is checked when it is assigned; rules between settings when the configuration is made,
-read or used (`check`). Nothing here imports torch.
+To add a setting, write it here: its type with its kind (kinds.py), its default, and a docstring,
+from which `--help` and the comments in every `config.yaml` are made. A value is checked when it is
+assigned; rules between settings (rules.py) when the configuration is made, read or used (`check`).
+Nothing here imports torch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ ImportPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
 PenaltyType = Annotated[BuiltInPenalty, Field(description=FORMULAS)] | ImportPath
 
 MAX_COUNT = 10**12
-"""No count is larger: products of several stay numbers that a float holds."""
+"""The largest count: products of several counts stay within the range of a float."""
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 CountOrNone = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -47,7 +47,7 @@ SECTIONS = {
     "run_name": "Run folder",
     "use_wandb": "Weights & Biases",
 }
-"""The first setting of each section, in the order in which `--help` and YAML files show them."""
+"""The first setting of each section of `--help` and YAML files, and the title of the section."""
 
 
 class TrainingConfig(Options):
@@ -85,7 +85,7 @@ class TrainingConfig(Options):
 
     document_boundaries: Mathematics[Literal["ignore", "respect"]] = "ignore"
     """respect: no token attends to another document of its block. ignore is faster, and what GPT-2
-    and nanoGPT do. The end-of-text token tells documents apart, so a single text has none."""
+    and nanoGPT do. The end-of-text token separates documents, so a single text has only one."""
 
     cache_dir: Housekeeping[Text | None] = None
     """Where downloads are kept; null means ~/.cache/sharpgpt."""
@@ -101,11 +101,11 @@ class TrainingConfig(Options):
     below 0 flattens (the confidence penalty of Pereyra et al. 2017)."""
 
     top_k: Mathematics[Count] = 5
-    """k of the top-k mass: of the top_k_mass penalty and of the logged top_k_mass."""
+    """k of the top-k mass, in the top_k_mass penalty and in the logged top_k_mass."""
 
     loss: Rounding[Literal["fused", "reference"]] = "fused"
     """fused: one pass in chunks that never holds the logits. reference: the same from dense logits,
-    slow and memory-hungry, to check the other."""
+    slow and memory-hungry, for checking the fused loss."""
 
     penalty_positions: Mathematics[Text] = "0:N-2"
     """Penalised positions of a block of N tokens, first:last, inclusive, each written as a number,
@@ -115,7 +115,7 @@ class TrainingConfig(Options):
     """Steps over which the penalty weight rises linearly from 0 to penalty_weight."""
 
     penalty_schedule: Mathematics[Literal["constant", "linear", "cosine"]] = "constant"
-    """Course of the weight after its warm-up: constant, or a linear or cosine path to
+    """Penalty weight after its warm-up: constant, or a linear or cosine schedule to
     penalty_final_ratio * penalty_weight at the last step."""
 
     penalty_final_ratio: Mathematics[NonNegative] = 0.0
@@ -128,7 +128,7 @@ class TrainingConfig(Options):
     """Micro-batches in one optimizer step; their gradients equal those of one large batch."""
 
     num_epochs: Mathematics[Annotated[float, Field(gt=0, le=MAX_COUNT)]] = 10
-    """Passes over the training text; max_steps wins over it."""
+    """Passes over the training text; max_steps overrides it."""
 
     max_steps: Mathematics[Count | None] = None
     """Optimizer steps; null trains for num_epochs."""
@@ -160,22 +160,22 @@ class TrainingConfig(Options):
     """Adam's epsilon."""
 
     max_grad_norm: Mathematics[NonNegative] = 1.0
-    """Gradients are scaled down to this global norm; 0 clips nothing."""
+    """Gradient clipping: gradients are scaled down to this global norm; 0 turns it off."""
 
     on_nonfinite: Policy[Literal["stop", "skip"]] = "stop"
     """A loss or gradient that is not finite: stop saves the weights before that step and ends the
-    run; skip leaves the step out, counts it (train/num_skipped_steps) and goes on."""
+    run; skip skips the step, counts it (train/num_skipped_steps) and continues."""
 
     max_skipped_steps: Policy[Count] = 10
-    """So many steps skipped in a row end the run, with on_nonfinite skip."""
+    """With on_nonfinite skip: this many skipped steps in a row end the run."""
 
     on_spike: Policy[Literal["log", "rollback"]] = "log"
-    """A loss spike: log counts it (train/num_loss_spikes) and goes on; rollback also returns to the
-    newest checkpoint and passes over the batches since."""
+    """A loss spike: log counts it (train/num_loss_spikes) and continues; rollback also returns to
+    the newest checkpoint and skips the batches since then."""
 
     spike_threshold: Policy[Positive] = 10
-    """A loss is a spike from this many spreads above the median of the last 100 steps' losses on,
-    the spread their median absolute deviation from it, at least 0.02."""
+    """A loss is a spike if it is this many spreads above the median loss of the last 100 steps; the
+    spread is the median absolute deviation from that median, at least 0.02."""
 
     seed: Mathematics[Annotated[int, Field(ge=0, lt=2**32)]] = 42
     """Seed of the weights, the order of the blocks, dropout and the samples."""
@@ -197,10 +197,10 @@ class TrainingConfig(Options):
     """Steps between validations; 0 validates at the end only."""
 
     eval_max_blocks: Records[Count | None] = None
-    """At most so many validation blocks, always the same ones; null takes the whole split."""
+    """Maximum number of validation blocks, always the same ones; null takes the whole split."""
 
     log_interval: Records[Count] = 10
-    """Steps between log lines; train/* figures are means over all rows since the last one."""
+    """Steps between log lines; train/* metrics are means over all rows since the last one."""
 
     generate_interval: Records[CountOrNone] = 500
     """Steps between samples; 0 samples at the end only."""
@@ -228,14 +228,14 @@ class TrainingConfig(Options):
     beside them."""
 
     keep_every_steps: Housekeeping[CountOrNone] = 0
-    """Checkpoints of steps divisible by this are kept for good; 0 for none."""
+    """Checkpoints of steps divisible by this are never deleted; 0 for none."""
 
     background_saving: Housekeeping[bool] = True
-    """Write checkpoints while training goes on, from a copy in host memory (12 bytes a parameter,
-    kept between checkpoints). false: no copy, and training waits for the disk."""
+    """Write checkpoints while training continues, from a copy in host memory (12 bytes per
+    parameter, kept between checkpoints). false: no copy, and training waits for the disk."""
 
     run_name: Housekeeping[Text | None] = None
-    """Name of the run and of its folder; null makes one from the time and the settings."""
+    """Name of the run and of its folder; null derives one from the time and the settings."""
 
     output_dir: Housekeeping[Text] = "./outputs"
     """The run folder is output_dir/run_name."""
@@ -244,14 +244,15 @@ class TrainingConfig(Options):
     """Checkpoints go to checkpoint_dir/run_name; null means the run folder's checkpoints/."""
 
     resume: Housekeeping[Text | None] = None
-    """auto continues run_name's newest undamaged checkpoint, or starts. A path, of a checkpoint, of
-    a run folder, or RUN/best, continues from there: its own run, or another as a new run."""
+    """auto continues from run_name's newest undamaged checkpoint, or starts without one. A path (of
+    a checkpoint, a run folder, or RUN/best) continues from there: that run if run_name names
+    it, else a new run."""
 
     allow_config_change: Housekeeping[bool] = False
-    """Resume although settings that change the mathematics differ from the checkpoint's."""
+    """Resume even if settings that change the mathematics differ from the checkpoint's."""
 
     use_wandb: Housekeeping[bool] = True
-    """Track the run in Weights & Biases. metrics.jsonl is written in any case."""
+    """Track the run in Weights & Biases. metrics.jsonl is always written."""
 
     wandb_project: Housekeeping[Text] = "gpt2-entropy-regularization"
     """W&B project."""
@@ -260,7 +261,7 @@ class TrainingConfig(Options):
     """W&B team or user; null is your default."""
 
     wandb_mode: Housekeeping[Literal["auto", "online", "offline", "disabled"]] = "auto"
-    """auto is online when there is an API key and W&B can be reached, else offline."""
+    """auto is online if there is an API key and W&B is reachable, else offline."""
 
     @classmethod
     def broken_rules(cls, values: Mapping[str, Any]) -> Iterable[tuple[Sequence[str], str]]:

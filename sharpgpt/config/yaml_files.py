@@ -12,17 +12,17 @@ from sharpgpt.config.options import ConfigError, Options, descriptions, nearest
 from sharpgpt.core.files import write_text
 
 UNREADABLE = (ValueError, TypeError, OverflowError, LookupError, AttributeError)
-"""What yaml raises for a value it cannot make: the date 2026-13-01, `!!bool ""`, 5000 digits."""
+"""What yaml raises for a value that it cannot build: 2026-13-01, `!!bool ""`, 5000 digits."""
 
 MAX_ALIASES = 20
-"""In one file. So few cannot multiply into more than some thousand settings."""
+"""In one file: too few to multiply into more than some thousand settings."""
 
 
 class _SettingsLoader(yaml.SafeLoader):
-    """The safe loader with two habits of YAML 1.1 left off.
+    """The safe loader without two habits of YAML 1.1.
 
-    It lets the later of two equal keys win without a word, and reads 5:30 as 330 (base 60) but
-    6e-4 as a text.
+    YAML 1.1 silently takes the later of two equal keys, and reads 5:30 as 330 (base 60) but 6e-4 as
+    a text.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own way
@@ -55,7 +55,7 @@ class _SettingsLoader(yaml.SafeLoader):
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the setting {key!r} stands twice", problem_mark=key_node.start_mark
+                    problem=f"the setting {key!r} appears twice", problem_mark=key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -75,14 +75,14 @@ _SettingsLoader.add_implicit_resolver(
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `ConfigError` for a file that is missing or no mapping."""
+    """The mapping in a YAML file. Raises `ConfigError` if the file is missing or not a mapping."""
     path = Path(path)
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _SettingsLoader)
     except FileNotFoundError:
         folder = path.parent
         names = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
-        there = f"; in {folder} there are {', '.join(names)}" if names else ""
+        there = f"; {folder} contains {', '.join(names)}" if names else ""
         suggestion = nearest(str(path), names)
         raise ConfigError([f"{path}: no such file{there}{suggestion}"]) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -104,13 +104,13 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise ConfigError(
-            [f"{path}: holds a {type(settings).__name__}, allowed are lines `name: value`"]
+            [f"{path}: contains a {type(settings).__name__}, allowed are lines `name: value`"]
         )
     return {str(name): value for name, value in settings.items()}
 
 
 def read_value(text: str) -> Any:
-    """The value that `text` has as a setting in a file; `text` itself where that is none."""
+    """The value that `text` has in a settings file; `text` itself if it is not valid YAML."""
     try:
         return yaml.load(text, _SettingsLoader)
     except (yaml.YAMLError, RecursionError, *UNREADABLE):

@@ -70,7 +70,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
 
 def test_config_yaml_is_the_defaults_written_out() -> None:
     text = (REPOSITORY / "config.yaml").read_text(encoding="utf-8")
-    assert text == commented_yaml(TrainingConfig()), "make config.yaml anew: see CONTRIBUTING.md"
+    assert text == commented_yaml(TrainingConfig()), "regenerate config.yaml: see CONTRIBUTING.md"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_misspelt_keyword_names_the_nearest_setting() -> None:
     assert copy.deepcopy(TrainingConfig(seed=3)) == TrainingConfig(seed=3)
 
 
-def test_a_long_number_that_is_none_is_read_at_once(tmp_path: Path) -> None:
+def test_a_long_text_that_starts_like_a_number_is_read_fast(tmp_path: Path) -> None:
     """Found in review: it took time by the square of its length, hours for a file of 1 MB."""
     path = tmp_path / "long.yaml"
     path.write_text(f"run_name: {'1' * 1_000_000}x\n", encoding="utf-8")
@@ -187,8 +187,8 @@ def test_all_problems_in_one_message() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("penalty_weight: 0.1\npenalty_weight: 0.2\n", "stands twice"),
-        ("- a\n- b\n", "holds a list"),
+        ("penalty_weight: 0.1\npenalty_weight: 0.2\n", "appears twice"),
+        ("- a\n- b\n", "contains a list"),
         ("a: [1\n", "line 2"),
         ("key: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
         ("\ttab: 1\n", "line 1"),
@@ -198,7 +198,7 @@ def test_all_problems_in_one_message() -> None:
         ("seed: " + 5000 * "1" + "\n", "a value cannot be read"),
     ],
 )
-def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> None:
+def test_files_that_are_not_settings(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -207,7 +207,7 @@ def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> 
     assert "bad.yaml" in str(caught.value)
 
 
-def test_a_missing_file_names_those_that_are_there(tmp_path: Path) -> None:
+def test_a_missing_file_names_the_files_that_exist(tmp_path: Path) -> None:
     (tmp_path / "quick_test.yaml").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"did you mean .*quick_test\.yaml"):
         TrainingConfig.from_yaml(tmp_path / "quicktest.yaml")
