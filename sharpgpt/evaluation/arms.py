@@ -41,8 +41,12 @@ class ComparedRun:
     folder: Path
     record: TrainingRecord | None
     """None for a foreign model: it is not known how it was trained."""
+    baseline: "ComparedRun | None" = None
+    """What it is compared with."""
     facts: dict[str, Any] = field(default_factory=dict)
     """The result of its evaluation."""
+    pair: Pair | None = None
+    """The result of its comparison with the baseline."""
 
     @classmethod
     def of(cls, path: str | Path) -> "ComparedRun":
@@ -79,7 +83,7 @@ class ComparedRun:
         return None if self.settings is None else float(self.settings.get("penalty_weight", 0.0))
 
     @property
-    def has_constant_weight(self) -> bool:
+    def has_full_weight(self) -> bool:
         """Whether the penalty had its full weight when the training ended."""
         if self.record is None:
             return False
@@ -96,13 +100,10 @@ class ComparedRun:
 
 @dataclass
 class ComparedArm:
-    """Runs that differ in nothing but their seed, and the pairs that were made of them."""
+    """Runs that differ in nothing but their seed."""
 
     name: str
     runs: list[ComparedRun]
-    partners: dict[int, int] = field(default_factory=dict)
-    """Place of a run -> place of its baseline."""
-    pairs: dict[int, Pair] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What the reader must know of this arm."""
 
@@ -198,20 +199,20 @@ def pair_seeds(
 
 
 def pair_up(baselines: Sequence[ComparedRun], arms: Sequence[ComparedArm]) -> None:
-    """Give every run its baseline, and every arm its notes."""
+    """Give every run its baseline, leave out runs without one, and give every arm its notes."""
     baseline_seeds = [run.seed for run in baselines]
     for arm in arms:
         seeds = [run.seed for run in arm.runs]
-        pairs = pair_seeds(baseline_seeds, seeds)
-        arm.partners = {own: base for base, own in pairs}
-        left_out = [run for place, run in enumerate(arm.runs) if place not in arm.partners]
-        if left_out:
+        for base, own in pair_seeds(baseline_seeds, seeds):
+            arm.runs[own].baseline = baselines[base]
+        if left_out := [run for run in arm.runs if run.baseline is None]:
             names = ", ".join(str(run.folder) for run in left_out)
             has_common_seed = set(baseline_seeds) & set(seeds) - {None}
             wanted = "of the same seed" if has_common_seed else "for each"
             arm.notes.append(f"{arm.name}: left out for want of a baseline {wanted}: {names}")
-        partners = [baselines[base].recipe for base, _ in pairs]
         recipe = arm.runs[0].recipe
+        arm.runs = [run for run in arm.runs if run.baseline is not None]
+        partners = [run.baseline.recipe for run in arm.runs if run.baseline is not None]
         if recipe is None or None in partners:
             arm.notes.append(f"{arm.name}: it is not known how the models were trained")
         differing = [

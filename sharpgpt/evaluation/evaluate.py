@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.evaluation.evaluator import Evaluator, check_different, make_names_unique
+from sharpgpt.evaluation.evaluator import Evaluator, check_different
 from sharpgpt.evaluation.model_evaluation import evaluate_model
 from sharpgpt.evaluation.options import checked_options
-from sharpgpt.evaluation.results import Result
+from sharpgpt.evaluation.results import Result, make_names_unique
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.runtime.console import console_logging
 

@@ -205,18 +205,6 @@ def check_different(folders: Sequence[Path], given: Sequence[str | Path]) -> Non
         seen[real] = name
 
 
-def make_names_unique(found: Sequence[dict[str, Any]]) -> None:
-    """Add the step to the name of models of one name, or take the path for it."""
-    for distinct in (
-        lambda one: f"{one['name']}, step {one['step']:,}" if one["step"] is not None else None,
-        lambda one: one["path"],
-    ):
-        names = [one["name"] for one in found]
-        for one, name in zip(found, names, strict=True):
-            if names.count(name) > 1:
-                one["name"] = distinct(one) or name
-
-
 def _check_fits(saved: SavedModel, text: EvaluationText) -> None:
     """Raise `UserError` unless the model can read the blocks of `text`."""
     if tokenizer_of(saved).fingerprint != text.vocabulary:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -38,3 +38,15 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def make_names_unique(found: Sequence[dict[str, Any]]) -> None:
+    """Add the step to the name of models of one name, or take the path for it."""
+    for distinct in (
+        lambda one: f"{one['name']}, step {one['step']:,}" if one["step"] is not None else None,
+        lambda one: one["path"],
+    ):
+        names = [one["name"] for one in found]
+        for one, name in zip(found, names, strict=True):
+            if names.count(name) > 1:
+                one["name"] = distinct(one) or name

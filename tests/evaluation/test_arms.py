@@ -8,6 +8,7 @@ import pytest
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.arms import (
+    ComparedArm,
     ComparedRun,
     arms_of_runs,
     check_baselines,
@@ -40,6 +41,10 @@ def paired(baselines: list[ComparedRun], *runs: ComparedRun) -> list[Any]:
     return arms
 
 
+def partners(arm: ComparedArm) -> list[str]:
+    return [str(run.baseline.folder) for run in arm.runs if run.baseline is not None]
+
+
 def test_runs_that_differ_in_the_seed_alone_are_one_arm() -> None:
     [arm] = paired(
         [run("b1", 1), run("b2", 2)],
@@ -48,7 +53,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_arm() -> None:
     )
     assert arm.name == "non_max_sum 0.1"
     assert [str(one.folder) for one in arm.runs] == ["p1", "p2"]
-    assert (arm.partners, arm.notes) == ({0: 0, 1: 1}, [])
+    assert (partners(arm), arm.notes) == (["b1", "b2"], [])
 
 
 @pytest.mark.parametrize(
@@ -92,13 +97,13 @@ def test_what_shares_a_seed_is_no_second_piece_of_evidence() -> None:
 def test_a_run_whose_seed_is_not_known_is_nobodys_partner_by_seed() -> None:
     foreign = ComparedRun(Path("foreign"), None)
     [arm] = paired([foreign, run("b0", 0)], run("p0", 0, 0.1))
-    assert arm.partners == {0: 1}
+    assert partners(arm) == ["b0"]
     [arm] = paired([foreign], run("p0", 0, 0.1), run("p5", 5, 0.1))
-    assert arm.partners == {0: 0}
+    assert partners(arm) == ["foreign"]
     assert "left out for want of a baseline for each: p5" in arm.notes[0]
     assert "it is not known how the models were trained" in arm.notes[1]
     [arm] = paired([run("b0", 0)], ComparedRun(Path("baseline"), None))
-    assert arm.partners == {0: 0}
+    assert partners(arm) == ["b0"]
     assert arm.name == "baseline (baseline)", "the name of the baseline is taken"
 
 
@@ -128,8 +133,8 @@ def test_notes_are_those_of_the_arm() -> None:
 def test_whether_the_training_ended_with_its_weight(
     settings: dict[str, Any], step: int, expected: bool
 ) -> None:
-    assert run("p", 1, 0.1, step=step, **settings).has_constant_weight is expected
-    assert not ComparedRun(Path("foreign"), None).has_constant_weight
+    assert run("p", 1, 0.1, step=step, **settings).has_full_weight is expected
+    assert not ComparedRun(Path("foreign"), None).has_full_weight
 
 
 def test_settings_that_differ_stand_side_by_side() -> None:
