@@ -4,6 +4,7 @@ All take sequences of token ids. Sequences of different lengths, or sets of diff
 not be compared: all but seq-rep depend on how much text there is.
 """
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,22 @@ Tokens = Sequence[int]
 
 def _ngrams(sequence: Tokens, n: int) -> Iterator[tuple[int, ...]]:
     return zip(*(sequence[start:] for start in range(n)), strict=False)
+
+
+def diversity(sequences: Sequence[Tokens]) -> dict[str, float | None]:
+    """All metrics of this file, None where they are no number.
+
+    For one sequence those that depend on how much text there is are None too: they would not
+    compare with those of a set.
+    """
+    is_set = len(sequences) > 1
+    found = {f"distinct_{n}": distinct_n(sequences, n) if is_set else math.nan for n in (1, 2, 3)}
+    found |= {
+        "seq_rep_4": seq_rep_n(sequences, 4),
+        "self_bleu": self_bleu(sequences),
+        "zipf": zipf_coefficient(sequences) if is_set else math.nan,
+    }
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
 def distinct_n(sequences: Sequence[Tokens], n: int) -> float:

@@ -13,7 +13,7 @@ import torch
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
-from sharpgpt.evaluation.generated_text import generation_metrics
+from sharpgpt.evaluation.generated_text import TextPlan, generation_metrics
 from sharpgpt.evaluation.model_evaluation import ModelEvaluation
 from sharpgpt.evaluation.options import BATCH_TOKENS, EvaluationOptions
 from sharpgpt.evaluation.passes import ModelPasses
@@ -32,10 +32,6 @@ from sharpgpt.runtime.device import choose_device
 from sharpgpt.runtime.environment import describe_environment
 
 logger = logging.getLogger(__name__)
-
-TEMPERATURES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2)
-TOP_PS = (0.9,)
-"""How texts are generated for the curves of quality against diversity."""
 
 
 class Evaluator:
@@ -145,20 +141,15 @@ class Evaluator:
 
     def _generation(self, saved: SavedModel, judge: SavedModel) -> dict[str, Any]:
         options = self._options
-        return generation_metrics(
-            saved.causal_lm,
-            saved.tokenizer,
-            judge=judge.causal_lm,
-            judge_name=judge.name,
+        plan = TextPlan(
             prompt_ids=_prompt_ids(saved, options.prompt, self.text),
             num_texts=options.num_texts,
             num_tokens=options.num_tokens,
-            window=min(saved.max_length, judge.max_length),
-            temperatures=TEMPERATURES,
-            top_ps=TOP_PS,
             seed=options.seed,
-            validation_ids=_validation_ids(self.text, options.num_texts, options.num_tokens),
-            device=self.device,
+        )
+        validation_ids = _validation_ids(self.text, options.num_texts, options.num_tokens)
+        return generation_metrics(
+            saved, plan, judge=judge, validation_ids=validation_ids, device=self.device
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpgpt.data.tokenizer import Tokenizer
+from sharpgpt.model.head import evaluating
 from sharpgpt.runtime.device import seeded
 
 
@@ -30,48 +31,40 @@ def generate_ids(
 
     Where the texts outgrow `window` (the positions of the model, at least 2), the later half of the
     window becomes the context of what follows. Temperature 0 takes the most probable token. Once
-    every text holds `end_id`, all end; what a row has after its first one counts for nothing. The
-    tokens `never` are not drawn. Nothing else bends the distribution: what the model's
-    generation_config.json may ask for (a repetition penalty, say) is left out. Global random states
-    and the model are left as they were, however this ends.
+    every text has `end_id`, all end; what follows the first one in a row has no meaning. The tokens
+    `never` are not drawn. Nothing else changes the distribution: what the model's
+    generation_config.json may set (a repetition penalty, say) is ignored. Global random states and
+    the model are left as they were, however this ends.
     """
     assert window >= 2, "a context and a token to follow it"
     model = cast(Any, causal_lm)
     text_ids = torch.tensor([list(prompt_ids)] * num_texts, device=model.device)
-    prompt_length = len(prompt_ids)
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         # top_k=0: HuggingFace would otherwise keep the 50 most probable tokens only.
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     from transformers.generation.configuration_utils import GenerationConfig
 
-    was_training = model.training
     # With the same weights; the model itself may be written to a checkpoint at this moment.
     plain = copy.copy(model)
     plain.generation_config = GenerationConfig()
-    try:
-        plain.eval()
-        with seeded(seed, text_ids.device):
-            while (length := text_ids.shape[1]) < max_length:
-                context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
-                num_new = min(window - context.shape[1], max_length - length)
-                longer = plain.generate(
-                    context,
-                    attention_mask=torch.ones_like(context),
-                    max_new_tokens=num_new,
-                    eos_token_id=end_id,
-                    pad_token_id=0 if end_id is None else end_id,
-                    suppress_tokens=list(never) or None,
-                    **sampling,
-                )
-                new_ids = longer[:, context.shape[1] :]
-                text_ids = torch.cat([text_ids, new_ids], dim=1)
-                if end_id is not None and bool(
-                    (text_ids[:, prompt_length:] == end_id).any(dim=1).all()
-                ):
+    with evaluating(plain), seeded(seed, text_ids.device):
+        while (length := text_ids.shape[1]) < max_length:
+            context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
+            longer = plain.generate(
+                context,
+                attention_mask=torch.ones_like(context),
+                max_new_tokens=min(window - context.shape[1], max_length - length),
+                eos_token_id=end_id,
+                pad_token_id=0 if end_id is None else end_id,
+                suppress_tokens=list(never) or None,
+                **sampling,
+            )
+            text_ids = torch.cat([text_ids, longer[:, context.shape[1] :]], dim=1)
+            if end_id is not None:
+                is_end = text_ids[:, len(prompt_ids) :] == end_id
+                if bool(is_end.any(dim=1).all()):
                     break
-    finally:
-        model.train(was_training)
     return text_ids
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharpgpt.model.head import evaluating
 from sharpgpt.model.lm import document_mask
 from sharpgpt.runtime.device import Device
 
@@ -23,21 +24,17 @@ def model_hidden(
 ) -> Tensor:
     """The last hidden states of the model's body, [B, T, D], in the arithmetic of `device`.
 
-    `boundary_id` is as in `SharpnessLM`. The model is in evaluation mode meanwhile and left in the
-    mode in which it was.
+    `boundary_id` is as in `SharpnessLM`. The model is in evaluation mode meanwhile.
     """
     model = cast(Any, causal_lm)
     input_ids_BT = input_ids_BT.to(device.torch_device)
     attention = {}
     if boundary_id is not None:
         attention["attention_mask"] = document_mask(input_ids_BT, boundary_id)
-    was_training = model.training
-    model.eval()
-    with device.autocast():
+    with evaluating(causal_lm), device.autocast():
         hidden_BTD: Tensor = model.base_model(input_ids=input_ids_BT, use_cache=False, **attention)[
             0
         ]
-    model.train(was_training)
     return hidden_BTD
 
 

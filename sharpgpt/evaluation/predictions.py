@@ -1,8 +1,8 @@
-"""What a model expects at each place of one text: the figures of every token, and its candidates.
+"""What a model predicts at each place of one text: statistics of every token, and its candidates.
 
 A text longer than the model's window is read in windows that overlap by about half: of every window
 after the first only the later predictions count, so each of them has at least half a window of text
-before it. The last position of the window is left out, because training never asks it for anything.
+before it. The last position of the window is left out, because training never uses it.
 
 Shapes: n tokens of the text, R = n - 1 rows, row i predicts token i + 1; C tokens of context at
 most, D width, V vocabulary, k candidates.
@@ -15,10 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sharpgpt.evaluation.logits import head_logits
+from sharpgpt.evaluation.row_statistics import STATISTICS, UNCHANGED, row_statistics, target_ranks
 from sharpgpt.sharpness.rows import first_largest
 
-CHUNK_LOGITS = 1 << 22
-"""Logits held at a time (16 MiB in float32), or those of one row where that is more."""
+CHUNK_BYTES = 2**24
+"""Logits held at a time, or those of one row where that is more."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,20 @@ class TokenPredictions:
     """A model's predictions of tokens 1 to n - 1 of a text, [R] each, on the CPU."""
 
     ce: Tensor
-    """-ln p of the token that stands in the text, nats."""
+    """-ln p of the text's token, nats."""
     entropy: Tensor
     """Nats."""
     max_prob: Tensor
     rank: Tensor
-    """1 for the likeliest token; of equally likely ones the lower id comes first."""
+    """1 for the most probable token; of equally probable ones the lower id comes first."""
     candidate_ids: Tensor
-    """The k likeliest tokens, likeliest first, [R, k]."""
+    """The k most probable tokens, most probable first, [R, k]."""
     candidate_probs: Tensor
     """Their probabilities, [R, k]."""
 
     @property
     def all_finite(self) -> bool:
-        """Whether no figure is NaN or infinite, as those of a model that diverged are."""
+        """Whether nothing is NaN or infinite, as after a training that diverged."""
         return bool((self.ce.isfinite() & self.entropy.isfinite()).all())
 
 
@@ -73,17 +75,16 @@ def predict_tokens(
         num_candidates: k, at most V.
     """
     model = cast(Any, causal_lm)
-    head = model.get_output_embeddings()
-    rows_per_chunk = max(1, CHUNK_LOGITS // head.weight.shape[0])
     chunks: list[tuple[Tensor, ...]] = []
     for start, first_row, end in _windows(len(ids_n), context_length(window)):
         hidden_1CD = model.base_model(input_ids=ids_n[None, start:end], use_cache=False)[0]
-        hidden_SD = hidden_1CD[0, first_row - start :]
-        target_S = ids_n[first_row + 1 : end + 1]
-        for row in range(0, len(target_S), rows_per_chunk):
-            chunk = slice(row, row + rows_per_chunk)
-            rows = _rows(head(hidden_SD[chunk]).float(), target_S[chunk], num_candidates)
-            chunks.append(tuple(column.cpu() for column in rows))
+        target_S, done = ids_n[first_row + 1 : end + 1], 0
+        for logits_NV in head_logits(
+            causal_lm, hidden_1CD[0, first_row - start :], chunk_bytes=CHUNK_BYTES
+        ):
+            target_N = target_S[done : done + len(logits_NV)]
+            done += len(logits_NV)
+            chunks.append(tuple(one.cpu() for one in _rows(logits_NV, target_N, num_candidates)))
     return TokenPredictions(*(torch.cat(column) for column in zip(*chunks, strict=True)))
 
 
@@ -98,23 +99,14 @@ def _windows(num_tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _rows(logits_NV: Tensor, target_N: Tensor, num_candidates: int) -> tuple[Tensor, ...]:
-    """The columns of `TokenPredictions` for some rows; overwrites the logits."""
-    target_N1 = target_N[:, None]
+    """The columns of `TokenPredictions` for some rows."""
+    [statistics_SN] = row_statistics(logits_NV, target_N, [UNCHANGED], top_k=1)
     candidate_Nk = _largest(logits_NV, num_candidates)
-    target_logit_N1 = logits_NV.gather(1, target_N1)
-    column_V = torch.arange(logits_NV.shape[1], device=logits_NV.device)
-    is_before_NV = logits_NV > target_logit_N1
-    is_before_NV |= (logits_NV == target_logit_N1) & (column_V < target_N1)
-    log_probs_NV = logits_NV.sub_(logits_NV.logsumexp(-1, keepdim=True))
-    log_p_Nk = log_probs_NV.gather(1, candidate_Nk)
+    log_p_Nk = logits_NV.gather(1, candidate_Nk) - logits_NV.logsumexp(-1, keepdim=True)
     order_Nk = log_p_Nk.argsort(dim=-1, descending=True, stable=True)
-    ce_N = -log_probs_NV.gather(1, target_N1).flatten()
-    probs_NV = log_probs_NV.exp_()
     return (
-        ce_N,
-        torch.special.entr(probs_NV).sum(-1),
-        probs_NV.amax(-1),
-        1 + is_before_NV.sum(-1),
+        *(statistics_SN[STATISTICS.index(name)] for name in ("ce", "entropy", "max_prob")),
+        target_ranks(logits_NV, target_N[:, None]),
         candidate_Nk.gather(1, order_Nk),
         log_p_Nk.gather(1, order_Nk).exp(),
     )

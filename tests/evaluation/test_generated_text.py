@@ -1,9 +1,10 @@
-"""The figures of generated texts, against tables of which every figure is known."""
+"""The metrics of generated texts, against tables of which every metric is known."""
 
 import functools
 import itertools
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from sharpgpt.data.tokenizer import CharTokenizer
 from sharpgpt.evaluation import generated_text as module
-from sharpgpt.evaluation.generated_text import Decoding, generation_metrics, written
+from sharpgpt.evaluation.generated_text import Decoding, TextPlan, Texts, generation_metrics
+from sharpgpt.evaluation.saved_model import SavedModel
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.runtime.device import Device
 
@@ -46,23 +48,42 @@ def bigram_model(seed: int = 0, scale: float = 1.0) -> tuple[nn.Module, Tensor]:
     return model, logits_VV.double().log_softmax(-1)
 
 
-def figures(model: nn.Module, **changes: Any) -> dict[str, Any]:
-    how = {
-        "judge": model, "judge_name": "itself", "prompt_ids": [0], "num_texts": 3,
-        "num_tokens": 50, "window": WINDOW, "temperatures": (0.5, 1.0), "top_ps": (0.9,),
-        "seed": 1, "validation_ids": None, "device": CPU,
-    }  # fmt: skip
-    return generation_metrics(model, TOKENIZER, **(how | changes))
+DECODINGS = (Decoding(0), Decoding(0.5), Decoding(1.0), Decoding(1.0, 0.9))
+
+
+def saved(model: nn.Module, tokenizer: Any = TOKENIZER) -> SavedModel:
+    return SavedModel(Path("itself"), model, tokenizer, WINDOW, None, None, None)
+
+
+def metrics(
+    model: nn.Module,
+    *,
+    judge: nn.Module | None = None,
+    validation: Tensor | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    how = {"prompt_ids": [0], "num_texts": 3, "num_tokens": 50, "seed": 1, "decodings": DECODINGS}
+    return generation_metrics(
+        saved(model),
+        TextPlan(**(how | changes)),
+        judge=saved(judge or model),
+        validation_ids=torch.arange(0) if validation is None else validation,
+        device=CPU,
+    )
+
+
+def texts(model: nn.Module, tokenizer: Any = TOKENIZER, **plan: Any) -> Texts:
+    how = {"prompt_ids": [0], "num_texts": 3, "num_tokens": 50, "seed": 1}
+    return Texts(saved(model, tokenizer), TextPlan(**(how | plan)), WINDOW, CPU)
 
 
 def texts_of(model: nn.Module, way: Decoding, count: int, num_tokens: int = 50) -> Tensor:
-    tokens = module._Tokens(num_tokens, WINDOW, torch.tensor([[0]]), 1 << 20)
-    return written(model, tokens, way, count, 1, CPU)
+    return texts(model, num_texts=count, num_tokens=num_tokens).written(way)
 
 
 def test_the_perplexity_of_a_uniform_judge_is_the_vocabulary() -> None:
     model, _ = bigram_model()
-    found = figures(model, judge=empty_model(), validation_ids=torch.arange(150) % 16)
+    found = metrics(model, judge=empty_model(), validation=torch.arange(150) % 16)
     for row in [*found["ways"], found["text"]]:
         assert row["perplexity"] == pytest.approx(len(CHARACTERS), rel=1e-5)
 
@@ -73,15 +94,14 @@ def test_the_perplexity_is_that_of_the_table(num_tokens: int) -> None:
     model, _ = bigram_model(0)
     judge, log_p_VV = bigram_model(1, scale=2)
     validation = torch.randint(16, (3 * num_tokens,), generator=torch.Generator().manual_seed(5))
-    found = figures(model, judge=judge, num_tokens=num_tokens, validation_ids=validation)
+    found = metrics(model, judge=judge, num_tokens=num_tokens, validation=validation)
 
     def expected(ids_SL: Tensor) -> float:
         before_SL = torch.cat([torch.zeros(len(ids_SL), 1, dtype=torch.long), ids_SL[:, :-1]], 1)
         return math.exp(-log_p_VV[before_SL, ids_SL].mean())
 
-    ways = (Decoding(0), Decoding(0.5), Decoding(1), Decoding(1, 0.9))
-    for row, way in zip(found["ways"], ways, strict=True):
-        ids_SL = texts_of(model, way, 1 if way == Decoding(0) else 3, num_tokens)
+    for row, way in zip(found["ways"], DECODINGS, strict=True):
+        ids_SL = texts_of(model, way, 3, num_tokens)
         assert row["decoding"] == way.name
         assert row["perplexity"] == pytest.approx(expected(ids_SL), rel=1e-5), way
     text_SL = validation.view(3, num_tokens)
@@ -124,8 +144,8 @@ def test_the_entropy_along_the_position_is_that_of_the_table() -> None:
     ids_SL = texts_of(model, Decoding(1.0), 3)
     before_SL = torch.cat([torch.zeros(3, 1, dtype=torch.long), ids_SL[:, :-1]], 1)
     entropy_L = -(log_p_VV.exp() * log_p_VV).sum(-1)[before_SL].mean(0)
-    rows = figures(model)["entropy_by_position"]
-    assert rows == figures(model, temperatures=(0.5,), top_ps=())["entropy_by_position"]
+    rows = metrics(model)["entropy_by_position"]
+    assert rows == metrics(model, decodings=(Decoding(0.5),))["entropy_by_position"]
     assert [rows[0]["from"], rows[-1]["below"]] == [1, 51]
     for row, after in itertools.pairwise(rows):
         assert row["below"] == after["from"]
@@ -146,8 +166,8 @@ def test_a_judge_that_looks_back_sees_half_a_window_at_least(
         model.transformer.wpe.weight.mul_(50)
         model.transformer.wte.weight.mul_(50)
     ids_SL = torch.randint(16, (3, 40), generator=torch.Generator().manual_seed(0))
-    tokens = module._Tokens(40, WINDOW, torch.tensor([[0, 3]]), 1 << 20)
-    text_SL = torch.cat([tokens.prompt.repeat(3, 1), ids_SL], 1)
+    judged = texts(model, prompt_ids=[0, 3], num_tokens=40)
+    text_SL = torch.cat([torch.tensor([[0, 3]]).repeat(3, 1), ids_SL], 1)
     starts = [0] * 16 + [min(42, 24 + (place - 16) // 8 * 8) - WINDOW for place in range(16, 42)]
     total = 0.0
     for place in range(2, 42):
@@ -156,24 +176,24 @@ def test_a_judge_that_looks_back_sees_half_a_window_at_least(
         target_S = text_SL[:, place]
         total += float(torch.nn.functional.cross_entropy(logits_SV, target_S, reduction="sum"))
     assert min(place - start for place, start in enumerate(starts[16:], 16)) >= WINDOW // 2
-    nll = module._mean_nll(model, tokens, ids_SL, CPU)
+    nll = judged.mean_nll(model, ids_SL)
     assert nll == pytest.approx(total / 120, rel=1e-5)
 
     small = functools.partial(module.head_logits, chunk_bytes=3 * 4 * 16)
     monkeypatch.setattr(module, "head_logits", small)
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
-    assert module._mean_nll(model, tokens, ids_SL, CPU) == pytest.approx(nll, rel=1e-6)
+    assert judged.mean_nll(model, ids_SL) == pytest.approx(nll, rel=1e-6)
 
 
-def test_greedy_is_one_text_without_the_figures_of_a_set() -> None:
+def test_greedy_is_one_text_without_the_metrics_of_a_set() -> None:
     model, log_p_VV = bigram_model()
-    found = figures(model)
+    found = metrics(model)
     greedy, *others = found["ways"]
     assert greedy["decoding"] == "greedy"
-    set_figures = ("distinct_1", "distinct_2", "distinct_3", "self_bleu", "zipf")
-    assert [greedy[name] for name in set_figures] == [None] * 5
+    set_metrics = ("distinct_1", "distinct_2", "distinct_3", "self_bleu", "zipf")
+    assert [greedy[name] for name in set_metrics] == [None] * 5
     assert greedy["seq_rep_4"] > 0.5
-    assert all(row[name] is not None for row in others for name in set_figures)
+    assert all(row[name] is not None for row in others for name in set_metrics)
     samples = [sample for sample in found["samples"] if sample["decoding"] == "greedy"]
     text, token = [], 0
     for _ in range(50):
@@ -187,11 +207,11 @@ def test_the_seed_decides_and_nothing_else_is_disturbed() -> None:
     model.train()
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    found = figures(model)
+    found = metrics(model)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
-    assert figures(model) == found
-    assert figures(model, seed=2) != found
+    assert metrics(model) == found
+    assert metrics(model, seed=2) != found
     json.dumps(found, allow_nan=False)
     assert {key: found[key] for key in ("prompt", "num_texts", "num_tokens", "judge", "text")} == {
         "prompt": "\n", "num_texts": 3, "num_tokens": 50, "judge": "itself", "text": None,
@@ -205,9 +225,9 @@ def test_the_end_of_text_is_never_drawn() -> None:
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(1)
         model.transformer.wte.weight[7].fill_(1)
-    for way in (Decoding(0), Decoding(1.0)):
+    for way, count in ((Decoding(0), 1), (Decoding(1.0), 4)):
         ids_SL = texts_of(model, way, 4)
-        assert ids_SL.shape == (4, 50)
+        assert ids_SL.shape == (count, 50)
         assert not (ids_SL == 7).any()
     model.generation_config.eos_token_id = [7, 8]
     assert not (texts_of(model, Decoding(1.0), 20) == 8).any()
@@ -216,8 +236,8 @@ def test_the_end_of_text_is_never_drawn() -> None:
 def test_what_pads_the_vocabulary_is_never_drawn() -> None:
     """As the rows 50257 to 50303 of a GPT-2 with a round number of them."""
     model, _ = bigram_model()
-    tokens = module._Tokens(200, WINDOW, torch.tensor([[0]]), 13)
-    ids_SL = written(model, tokens, Decoding(2.0), 4, 1, CPU)
+    tokenizer = CharTokenizer(CHARACTERS[:13]).to_huggingface(WINDOW)
+    ids_SL = texts(model, tokenizer, num_texts=4, num_tokens=200).written(Decoding(2.0))
     assert sorted(ids_SL.unique().tolist()) == list(range(13))
 
 
@@ -237,7 +257,7 @@ def test_a_judge_that_gives_no_number_gives_null() -> None:
     judge = empty_model()
     with torch.no_grad():
         judge.transformer.ln_f.bias.fill_(math.nan)
-    found = figures(model, judge=judge)
+    found = metrics(model, judge=judge)
     assert [row["perplexity"] for row in found["ways"]] == [None] * 4
     json.dumps(found, allow_nan=False)
 
@@ -246,7 +266,7 @@ def test_a_model_that_diverged_writes_nothing() -> None:
     model = empty_model()
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(math.nan)
-    found = figures(model, judge=empty_model(), validation_ids=torch.arange(150) % 16)
+    found = metrics(model, judge=empty_model(), validation=torch.arange(150) % 16)
     assert (found["ways"], found["samples"], found["entropy_by_position"]) == ([], [], [])
     assert found["text"]["perplexity"] == pytest.approx(16)
     json.dumps(found, allow_nan=False)

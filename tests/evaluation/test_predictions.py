@@ -1,10 +1,12 @@
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 import torch
 
 from sharpgpt.evaluation import predictions
+from sharpgpt.evaluation.logits import head_logits
 from sharpgpt.evaluation.predictions import (
     TokenPredictions,
     context_length,
@@ -19,7 +21,7 @@ VOCABULARY, WINDOW = 67, 12
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A model with logits of a few units, so that every figure differs from row to row."""
+    """A model with logits of a few units, so that every statistic differs from row to row."""
     causal_lm = create_gpt2_model(
         n_layer=1, n_head=2, n_embd=16, vocab_size=VOCABULARY, max_seq_length=WINDOW, seed=3
     ).eval()
@@ -41,7 +43,7 @@ def dense_logits(model: Any, context_C: torch.Tensor) -> torch.Tensor:
     return cast(torch.Tensor, model(input_ids=context_C[None]).logits[0, -1])
 
 
-def test_figures_are_those_of_the_reference_loss(model: Any) -> None:
+def test_statistics_are_those_of_the_reference_loss(model: Any) -> None:
     ids_n = text(WINDOW)
     got = predicted(model, ids_n)
     logits_RV = torch.stack([dense_logits(model, ids_n[: i + 1]) for i in range(len(ids_n) - 1)])
@@ -83,17 +85,17 @@ def test_a_prediction_does_not_know_what_follows(model: Any) -> None:
 def test_logits_are_held_a_chunk_at_a_time(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ids_n = text(40)
     whole = predicted(model, ids_n)
-    most_rows = 0
+    num_rows = []
 
-    def counting(_: Any, __: Any, logits: torch.Tensor) -> None:
-        nonlocal most_rows
-        most_rows = max(most_rows, len(logits))
+    def watched(causal_lm: Any, hidden_ND: torch.Tensor, **how: Any) -> Iterator[torch.Tensor]:
+        for logits_CV in head_logits(causal_lm, hidden_ND, **how):
+            num_rows.append(len(logits_CV))
+            yield logits_CV
 
-    monkeypatch.setattr(predictions, "CHUNK_LOGITS", 2 * VOCABULARY)
-    handle = model.get_output_embeddings().register_forward_hook(counting)
+    monkeypatch.setattr(predictions, "CHUNK_BYTES", 2 * 4 * VOCABULARY)
+    monkeypatch.setattr(predictions, "head_logits", watched)
     chunked = predicted(model, ids_n)
-    handle.remove()
-    assert most_rows == 2
+    assert max(num_rows) == 2
     torch.testing.assert_close(chunked.ce, whole.ce)
     assert chunked.candidate_ids.tolist() == whole.candidate_ids.tolist()
 
