@@ -1,13 +1,14 @@
 """A checkpoint folder is a HuggingFace model: transformers alone loads it and writes with it."""
 
 import argparse
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sharpgpt.commands.sample import add_arguments, sample
+from sharpgpt.commands.sample import add_arguments, run
 from sharpgpt.config import TrainingConfig
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.training.train import train
@@ -32,8 +33,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def sampled(checkpoint: Path, *words: Any) -> str:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    out = io.StringIO()
-    sample(parser.parse_args([str(word) for word in (checkpoint, *words)]), out)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run(parser.parse_args([str(word) for word in (checkpoint, *words)])) == 0
     return out.getvalue()
 
 

@@ -2,7 +2,6 @@
 configuration, against the unpenalised model sharpened afterwards, as comparison.json and .html."""
 
 import argparse
-from pathlib import Path
 
 from sharpgpt.evaluation import compare as comparison
 from sharpgpt.evaluation.options import add_flags, flag_problems, flag_values
@@ -44,8 +43,8 @@ def problems(arguments: argparse.Namespace) -> list[str]:
     return flag_problems(arguments, margin=arguments.margin)
 
 
-def compare(arguments: argparse.Namespace) -> Path:
-    """Compare, write the files, print the verdicts; returns the path of the page."""
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, write the files, print the verdicts and the path of the page."""
     result = comparison.compare(
         arguments.runs,
         baseline=arguments.baseline,
@@ -59,4 +58,5 @@ def compare(arguments: argparse.Namespace) -> Path:
     for arm in result.arms:
         print(f"{arm['name']}: {arm['sentence']}")
     print(f"Statistics {result.path}")
-    return write_comparison(result.content, result.path.parent)
+    print(write_comparison(result.content, result.path.parent))
+    return 0

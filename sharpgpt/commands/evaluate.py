@@ -46,8 +46,8 @@ def problems(arguments: argparse.Namespace) -> list[str]:
     return flag_problems(arguments)
 
 
-def evaluate(arguments: argparse.Namespace) -> Path:
-    """Evaluate, write both files, print the main statistics; returns the path of the page."""
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, write both files, print the main statistics and the path of the page."""
     output = arguments.output or _default_output(arguments.checkpoints)
     options = flag_values(arguments)
     result = evaluation.evaluate(arguments.checkpoints, output=output, **options)
@@ -55,7 +55,8 @@ def evaluate(arguments: argparse.Namespace) -> Path:
     for model in result.models:
         print(statistics_text(model))
     print(f"Statistics {result.path}")
-    return write_evaluation(result.content, result.path.parent)
+    print(write_evaluation(result.content, result.path.parent))
+    return 0
 
 
 def _default_output(checkpoints: list[str]) -> Path:

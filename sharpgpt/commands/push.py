@@ -77,8 +77,8 @@ def problems(arguments: argparse.Namespace) -> list[str]:
     return found
 
 
-def push(arguments: argparse.Namespace) -> str:
-    """Publish, or write the folder of --dry_run; returns where it is.
+def run(arguments: argparse.Namespace) -> int:
+    """Publish, or write the folder of --dry_run, and print where it is.
 
     Raises:
         UserError: the checkpoint is none or damaged, a file of figures is not about it, there is no
@@ -95,8 +95,9 @@ def push(arguments: argparse.Namespace) -> str:
         folder = Path(arguments.dry_run).expanduser()
         publication.write(folder)
         print(f"Nothing was published; this is what would be: {folder}")
-        return ""
-    return upload(publication, private=arguments.private)
+    else:
+        print(upload(publication, private=arguments.private))
+    return 0
 
 
 @dataclass(frozen=True)

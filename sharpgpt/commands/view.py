@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from sharpgpt.commands.flags import add_device, broken, usable_device
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.predictions import (
     TokenPredictions,
@@ -44,35 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="view.html", help="the page, or a folder for view.html [view.html]"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps [cpu]")
+    add_device(parser)
 
 
 def problems(arguments: argparse.Namespace) -> list[str]:
     """What is wrong with the flags, all of it."""
     rules = {
-        "text": (bool(arguments.text), "a file or at least two tokens of text"),
-        "max_tokens": (arguments.max_tokens >= 2, "at least 2"),
-        "num_candidates": (1 <= arguments.num_candidates <= 50, "1 to 50"),
-        "output": (bool(arguments.output), "a file or a folder"),
+        "TEXT": (bool(arguments.text), "a file or at least two tokens of text"),
+        "--max_tokens": (arguments.max_tokens >= 2, "at least 2"),
+        "--num_candidates": (1 <= arguments.num_candidates <= 50, "1 to 50"),
+        "--output": (bool(arguments.output), "a file or a folder"),
     }
-    return [
-        f"{'TEXT' if name == 'text' else f'--{name}'}: given {getattr(arguments, name)!r}, "
-        f"allowed is {allowed}"
-        for name, (is_good, allowed) in rules.items()
-        if not is_good
-    ]
+    return broken(arguments, rules)
 
 
-def view(arguments: argparse.Namespace) -> Path:
-    """Write the page and return its path.
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and print its path.
 
-    The models are loaded one after the other, so that one at a time is in memory.
+    The models are loaded one after the other, so that only one is in memory.
 
     Raises:
-        UserError: a text or a model that cannot be read, models whose tokenizers cut the text
-            differently, a device that is not there.
+        UserError: a text or a model that cannot be read, models whose tokenizers split the text
+            differently, an unavailable device.
     """
-    device = _device(arguments.device)
+    device = torch.device(usable_device(arguments.device))
     for run in arguments.runs:
         find_model(run)  # a wrong name shows before any model is read
     output = Path(arguments.output).expanduser()
@@ -102,7 +98,8 @@ def view(arguments: argparse.Namespace) -> Path:
         models=[read.model for read in reads],
         notes=notes,
     )
-    return write_view(page, output / "view.html" if output.is_dir() else output)
+    print(write_view(page, output / "view.html" if output.is_dir() else output))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -273,18 +270,6 @@ def _check_same_tokens(reads: Sequence[Read]) -> None:
             f"tokens{example}, and a view compares token by token; give runs with the same "
             "tokenizer, or view each by itself"
         )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--device: given {name!r}, which cannot be used here ({reason}); cpu always can"
-        ) from None
-    return device
 
 
 def _name(folder: Path) -> str:

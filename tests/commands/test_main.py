@@ -53,6 +53,27 @@ def test_help_needs_no_torch(command_environment: dict[str, str]) -> None:
     assert "--penalty_weight NUM" in done.stdout
 
 
+def test_the_commands_are_listed_without_torch_and_each_has_a_help(
+    command_environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys, contextlib; from sharpgpt.commands.main import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print('heavy:', {'torch', 'numpy', 'pydantic', 'rich'} & set(sys.modules))"
+    )
+    done = command("-c", code, environment=command_environment)
+    assert "heavy: set()" in done.stdout
+    for name in cli.COMMANDS:
+        assert f"\n    {name} " in done.stdout
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: sharpgpt {name} ")
+    with pytest.raises(SystemExit) as ended:
+        main(["trian"])
+    assert ended.value.code == 2
+
+
 def test_the_exit_codes_are_said_where_they_are_looked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

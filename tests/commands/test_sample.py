@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import io
 import json
 import shutil
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sharpgpt.commands.sample import add_arguments, problems, sample
+from sharpgpt.commands.sample import add_arguments, problems, run
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.saved_model import find_model, load_model
@@ -37,8 +38,8 @@ def flags(*words: Any) -> argparse.Namespace:
 
 
 def sampled(*words: Any) -> str:
-    out = io.StringIO()
-    sample(flags(*words), out)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run(flags(*words)) == 0
     return out.getvalue()
 
 
