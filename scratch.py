@@ -16,8 +16,8 @@ for weight in (0.0, 0.3):
 
 # %% What did the penalty do? (A temperature below 1 would raise max p as well.)
 for weight, result in results.items():
-    figures = {name: round(value, 4) for name, value in result.metrics.items() if "val/" in name}
-    print(weight, figures)
+    metrics = {name: round(value, 4) for name, value in result.metrics.items() if "val/" in name}
+    print(weight, metrics)
 
 # %% The penalties of one distribution, and how they fall as it sharpens.
 import torch

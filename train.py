@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sharpgpt.runtime.signals import end_at_signals
 
-if __name__ == "__main__":  # before the imports that take a moment: Ctrl-C is no traceback
+if __name__ == "__main__":  # before the slow imports: Ctrl-C gives no traceback
     end_at_signals()
 
 from sharpgpt.commands.main import train_command

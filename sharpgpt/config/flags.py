@@ -64,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser, options: type[Options]) -> None
             group.add_argument(f"--{name}", nargs="?", const=True, metavar="BOOL", help=text)
             add_negation(group, f"--no_{name}", of=name, help=argparse.SUPPRESS)
         elif get_origin(hint) is tuple:
-            metavar = tuple(f"{name[0].upper()}{i + 1}" for i in range(2))
+            metavar = tuple(f"{name[0].upper()}{i + 1}" for i, _ in enumerate(get_args(hint)))
             group.add_argument(f"--{name}", nargs="+", metavar=metavar, help=text)
         else:
             group.add_argument(f"--{name}", metavar=_metavar(hint), help=text)

@@ -133,16 +133,10 @@ class Options:
 
 
 @cached
-def full_annotations(cls: type) -> dict[str, Any]:
-    """The annotation of each option as it is written."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-
-
-@cached
 def annotations(cls: type) -> dict[str, Any]:
-    """What each option allows, as an annotation; labels (members of an Enum) are left out."""
-    return {name: _without_labels(hint) for name, hint in full_annotations(cls).items()}
+    """What each option allows, as an annotation without labels (members of an Enum)."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: _without_labels(hints[field.name]) for field in dataclasses.fields(cls)}
 
 
 def _without_labels(hint: Any) -> Any:

@@ -7,17 +7,19 @@ is ignored.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from sharpgpt.config.kinds import Kind
-from sharpgpt.config.options import full_annotations, shown
+from sharpgpt.config.options import shown
 from sharpgpt.config.settings import TrainingConfig
 
 __all__ = ["FACTS", "KINDS", "Changes", "Kind", "changes"]
 
 KINDS: dict[str, Kind] = {
-    name: next(label for label in get_args(hint) if isinstance(label, Kind))
-    for name, hint in full_annotations(TrainingConfig).items()
+    name: label
+    for name, hint in get_type_hints(TrainingConfig, include_extras=True).items()
+    for label in get_args(hint)
+    if isinstance(label, Kind)
 }
 """`dataset` and `dtype` are housekeeping because `FACTS` compares what they stand for."""
 

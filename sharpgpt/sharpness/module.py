@@ -1,4 +1,4 @@
-"""The fused loss as a module: settings once, tensors at each call."""
+"""The fused loss as a torch module that keeps its settings."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from sharpgpt.sharpness.output import SharpnessOutput
 
 
 class LinearSharpnessLoss(nn.Module):
-    """`linear_sharpness_loss` with its settings kept; it has no parameters of its own.
+    """`linear_sharpness_loss` as a module that keeps the settings; it has no parameters.
 
-    The output layer's weight stays where it is, so that it can be tied to the embedding:
+    The weight of the output layer is an argument, so that it can be tied to the embedding:
 
         criterion = LinearSharpnessLoss(penalty="neg_entropy", penalty_weight=0.01)
         criterion(hidden_ND, lm_head.weight, target_N).loss.backward()

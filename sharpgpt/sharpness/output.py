@@ -8,7 +8,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class SharpnessRows(NamedTuple):
-    """The statistics row by row, [N] each, detached; ignored rows hold 0."""
+    """The statistics row by row, [N] each, detached; 0 in ignored rows."""
 
     ce: Tensor
     penalty: Tensor
@@ -19,12 +19,12 @@ class SharpnessRows(NamedTuple):
 
 
 class SharpnessOutput(NamedTuple):
-    """`loss` carries the gradient; all else is detached and a mean over the valid rows.
+    """`loss` has the gradient; the rest are means over the valid rows, detached.
 
-    loss = ce + penalty_weight * penalty, reduced as asked ([N] for reduction "none"). A row outside
+    loss = ce + penalty_weight * penalty, reduced ([N] for reduction "none"). A row outside
     the penalty mask contributes 0 to `penalty`, so the identity holds for the means too. Losses and
     entropy are in nats; `accuracy` is the share of rows whose most probable token is the target.
-    `rows` is None unless asked for.
+    `rows` is None unless requested.
     """
 
     loss: Tensor

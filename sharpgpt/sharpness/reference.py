@@ -1,6 +1,6 @@
-"""The definition of the sharpness loss: dense logits, autograd, any dtype; slow, obviously right.
+"""The definition of the sharpness loss: dense logits, autograd, any dtype; slow and simple.
 
-Everything faster is tested against this file. In plain torch, for rows that are not ignored:
+Every faster implementation is tested against this file. In plain torch, for valid rows:
 
     log_p = logits.log_softmax(-1)
     loss  = (-log_p[target] + penalty_weight * mask * penalty(log_p.exp())).mean()
@@ -38,24 +38,24 @@ def sharpness_loss(
     Args:
         logits_NV: scores before the softmax, any floating dtype; half precisions are computed in
             float32.
-        target_N: int64 token of each row; rows with `ignore_index` count for nothing.
+        target_N: int64 token of each row; rows with `ignore_index` are ignored.
         penalty: a name in `PENALTIES`, or the import path of a `Penalty`.
         penalty_weight: number, or 0-d tensor when it changes from step to step. The number 0.0
             leaves the penalty out of the graph: plain cross-entropy, bit for bit.
         top_k: k of the top-k mass, penalty and statistic, in 1..V.
-        penalty_mask: boolean [N]; the penalty counts where it is true. None is everywhere.
+        penalty_mask: boolean [N]; the penalty applies where it is true. None is everywhere.
         ignore_index: the target that marks a row as ignored.
         reduction: mean and sum over the valid rows, none for a loss of shape [N]. The mean of no
             valid rows is 0, with zero gradients.
-        normalizer: what the mean divides by in place of the number of valid rows, such as the rows
-            of all micro-batches of a step.
-        per_row: return the statistics row by row too.
+        normalizer: divisor of the mean instead of the number of valid rows, such as the rows of
+            all micro-batches of a step.
+        per_row: also return the statistics row by row.
 
     Returns:
-        `SharpnessOutput`; its statistics are means over the valid rows whatever the reduction.
+        `SharpnessOutput`; its statistics are means over the valid rows for every reduction.
 
     Raises:
-        ValueError: unknown penalty or reduction, shapes that do not fit, top_k outside 1..V.
+        ValueError: unknown penalty or reduction, shapes that do not match, top_k outside 1..V.
     """
     check_arguments(
         logits_NV.shape,

@@ -19,10 +19,10 @@ entries, and only the entropy one more pass over the tile. These factors are the
 penalty (`penalties.FastPenalty`). A penalty without one, known by its value and g = d value / d p
 alone, takes the softmax Jacobian as it is: dz = r (p - e_y) + r w p (g - sum(p g)).
 
-A tile is small enough to stay in the processor's cache over these passes. The k largest entries
-are found without a pass of their own: the largest entry of each block of BLOCK columns is needed
-for the maximum anyway, and the k largest entries of a row lie in the k blocks with the largest
-maxima (of equal ones the first), so only those k blocks are searched.
+A tile is small enough to stay in the processor's cache during these passes. Finding the k largest
+entries takes no extra pass: the maximum of each block of BLOCK columns is needed for the maximum
+of the row anyway, and the k largest entries are in the k blocks with the largest maxima (of equal
+ones the first), so only those k blocks are searched.
 
 Shapes: T rows of a tile, V vocabulary, W columns of the buffer: V rounded up to whole blocks, the
 columns from V on filled with PADDING.
@@ -43,7 +43,7 @@ STATISTICS = ("ce", "penalty", "max_prob", "entropy", "top_k_mass", "accuracy")
 
 
 class RowFactors(NamedTuple):
-    """What each row weighs: [T] each. `loss` is r; `penalty` is r times the penalty's weight."""
+    """Weights of the rows, [T] each. `loss` is r; `penalty` is r times the penalty's weight."""
 
     loss: Tensor
     penalty: Tensor
@@ -68,13 +68,13 @@ def tile_statistics(
 
     Args:
         logits_TW: float32 or float64, contiguous; overwritten, with d loss / d logits if `factors`.
-        scratch_2TW: room for two tiles, of the same dtype; overwritten. None allocates it, which is
-            right for a compiler: it needs no room for what it fuses.
-        target_T: int64 in 0..V-1; rows that do not count have factor 0 and any target.
+        scratch_2TW: buffer for two tiles, of the same dtype; overwritten. None allocates it, which
+            is right for a compiler: fused operations need no buffer.
+        target_T: int64 in 0..V-1; ignored rows have factor 0 and any target.
         penalty: as `find_penalty` takes it.
         top_k: k, in 1..V.
         vocab_size: V.
-        factors: what each row weighs, or None when no gradient is wanted.
+        factors: weights of the rows, or None for no gradient.
     """
     block_max_TB = in_blocks(logits_TW).amax(-1)
     top_index_Tk = top_k_indices(logits_TW, block_max_TB, top_k)
@@ -84,7 +84,7 @@ def tile_statistics(
     # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
     max_place_T1 = top_e_Tk.argmax(-1, keepdim=True)
     max_index_T1 = top_index_Tk.gather(1, max_place_T1)
-    # What lies outside is summed by itself, so 1 - max p and 1 - S keep their digits near p = 1.
+    # The other entries are summed separately, so 1 - max p and 1 - S are exact near p = 1.
     outside_top_T = e_TW.scatter_(1, top_index_Tk, 0).sum(-1)
     e_TW.scatter_(1, top_index_Tk, top_e_Tk)
     outside_max_T = outside_top_T + top_e_Tk.scatter(1, max_place_T1, 0).sum(-1)
@@ -122,7 +122,7 @@ def tile_statistics(
         if factors is not None:
             _write_gradient(z_TW, e_TW, factors, sum_T=sum_T, fast=fast)
             z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
-            # p - 1 loses its digits where the target is the largest entry and p is near 1.
+            # p - 1 would lose digits where the target is the largest entry and p is near 1.
             ce_at_max_T = torch.where(hit_T1.flatten(), -rest_T, max_prob_T)
             at_max_T = fast.shift if fast.inside is None else fast.inside
             exact_T = factors.loss * ce_at_max_T + factors.penalty * max_prob_T * at_max_T

@@ -1,17 +1,19 @@
 """Every setting says what its change means to a run that is resumed."""
 
-from typing import get_args
+from dataclasses import fields
+from typing import get_args, get_type_hints
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.kinds import Kind
-from sharpgpt.config.options import full_annotations
 from sharpgpt.config.resume_rules import FACTS, KINDS, changes
 
 
 def test_every_setting_is_labelled_with_one_kind() -> None:
-    for name, hint in full_annotations(TrainingConfig).items():
-        labels = [label for label in get_args(hint) if isinstance(label, Kind)]
-        assert labels == [KINDS[name]], name
+    hints = get_type_hints(TrainingConfig, include_extras=True)
+    for field in fields(TrainingConfig):  # type: ignore[arg-type]
+        labels = [label for label in get_args(hints[field.name]) if isinstance(label, Kind)]
+        assert labels == [KINDS[field.name]], field.name
+    assert len(KINDS) == len(fields(TrainingConfig))  # type: ignore[arg-type]
     assert not set(FACTS) & set(KINDS)
 
 

@@ -1,8 +1,4 @@
-"""`PrepareOptions`: everything that `sharpgpt prepare` can be told, and its flags.
-
-As in `TrainingConfig`, the docstring under an option is the only place where its meaning is
-written, and every value is checked by its annotation. Nothing here imports torch.
-"""
+"""`PrepareOptions`: the options of `sharpgpt prepare` and their flags. Imports no torch."""
 
 import argparse
 from collections.abc import Sequence
@@ -45,15 +41,15 @@ class PrepareOptions(Options):
     each file into the cache."""
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Part for validation; null means 0.1 of a single text, nanoGPT's split of OpenWebText, and
+    """Fraction for validation; null means 0.1 of a single text, nanoGPT's split of OpenWebText, and
     0.005 of the documents of anything else."""
 
     max_documents: Count | None = None
-    """Stop after so many documents, of training and validation together."""
+    """Stop after this many documents, of training and validation together."""
 
     max_tokens: Count | None = None
-    """Stop after the document with which the tokens, of training and validation together, reach
-    this number: documents stay whole, so there is a little more."""
+    """Stop after the document with which the tokens of training and validation together reach this
+    number. Documents stay whole, so the total is slightly larger."""
 
     shard_tokens: Count = 100_000_000
     """Tokens in a shard file."""
@@ -64,14 +60,14 @@ class PrepareOptions(Options):
 
     num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None
     """Processes that tokenize; null takes one for each processor, at most 4. 0 tokenizes in the
-    main process. The result is the same for all."""
+    main process. The result is always the same."""
 
     cache_dir: Text | None = None
     """Where downloads are kept; null means the hub's cache, and ~/.cache/sharpgpt for
     tinyshakespeare."""
 
     commit_seconds: Annotated[float, Field(ge=0)] = 5.0
-    """Seconds between commits, the most that is lost when the process is killed."""
+    """Seconds between commits: the most work that is lost when the process is killed."""
 
 
 def prepare_parser(prog: str) -> argparse.ArgumentParser:

@@ -1,0 +1,58 @@
+"""The rules between settings, and the positions that are penalised."""
+
+from typing import Any
+
+import pytest
+
+from sharpgpt.config import ConfigError, TrainingConfig, penalised_positions
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"n_embd": 100},
+            "n_embd: given 100 with n_head 12, allowed is a multiple",
+        ),
+        ({"max_seq_length": 2048}, "allowed for gpt2 is at most 1024"),
+        ({"top_k": 50258}, "at most the vocabulary size, 50257"),
+        ({"penalty_positions": "0:N-1"}, "penalty_positions"),
+        ({"run_name": "../elsewhere"}, "plain folder name"),
+        ({"resume": "auto"}, "set run_name too"),
+        ({"device": "gpu"}, "allowed is one of auto, cpu, mps, cuda"),
+    ],
+)
+def test_rules_between_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig.from_dict(settings)
+    assert message in str(caught.value)
+    with pytest.raises(ConfigError):
+        TrainingConfig(**settings)
+
+
+def test_settings_may_disagree_while_they_are_being_assigned() -> None:
+    config = TrainingConfig()
+    config.n_embd = 100
+    with pytest.raises(ConfigError):
+        config.check()
+    config.n_head = 10
+    config.check()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0:N-2", (0, 62)),
+        ("N/2:N-2", (32, 62)),
+        ("5:5", (5, 5)),
+        (" 0 : N/4 ", (0, 16)),
+    ],
+)
+def test_penalised_positions(text: str, expected: tuple[int, int]) -> None:
+    assert penalised_positions(text, 64) == expected
+
+
+@pytest.mark.parametrize("text", ["", "5", "N:0", "0:N", "a:b", "3:2", "0:N/0", "1-2:3", "-1:5"])
+def test_positions_outside_the_block(text: str) -> None:
+    with pytest.raises(ValueError, match="given"):
+        penalised_positions(text, 64)
