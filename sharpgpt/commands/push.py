@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.download import is_offline
+from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
@@ -210,14 +210,10 @@ def upload(publication: Publication, *, private: bool) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 
     repo_id = publication.repo_id
-    for is_set, name in (
-        (is_offline(), "SHARPGPT_OFFLINE"),
-        (constants.HF_HUB_OFFLINE, "HF_HUB_OFFLINE"),
-    ):
-        if is_set:
-            raise UserError(
-                f"{repo_id}: nothing was published, for {name} is set; unset it, or use --dry_run"
-            )
+    if variable := offline_variable():
+        raise UserError(
+            f"{repo_id}: nothing was published, for {variable} is set; unset it, or use --dry_run"
+        )
     token = get_token()
     if not token:
         raise UserError(

@@ -95,15 +95,12 @@ def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str
         if end > MAX_PIECE_BYTES:
             end = _forced_cut(data)
         piece = data[:end]
-        if offset == 0:
-            _refuse_utf16(piece, name)
-        text = _decoded(piece, name, offset, num_lines if start == 0 else None)
+        text = decoded(piece, name, offset, num_lines if start == 0 else None)
         num_lines += piece.count(b"\n")
         data = data[end:]
         searched = PIECE_BYTES - 1
-        text = text.replace("\r\n", "\n")
-        yield text.removeprefix("\ufeff") if offset == 0 else text, offset + end
         offset += end
+        yield text.replace("\r\n", "\n"), offset
 
 
 def _forced_cut(data: bytes) -> int:
@@ -114,23 +111,23 @@ def _forced_cut(data: bytes) -> int:
     return end - 1 if data[end - 1 : end + 1] == b"\r\n" else end
 
 
-def _refuse_utf16(data: bytes, name: str) -> None:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+def decoded(data: bytes, name: str, offset: int, num_lines: int | None) -> str:
+    """The text of `data`, which is at `offset`, after `num_lines` lines if that is known.
+
+    A byte order mark at offset 0 is removed. Raises `UserError` for anything but UTF-8 text.
+    """
+    if offset == 0 and data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(
             f"{name}: UTF-16 text, allowed is UTF-8; convert it: "
             f"iconv -f UTF-16 -t UTF-8 {shlex.quote(name)} > converted.txt"
         )
-
-
-def _decoded(data: bytes, name: str, offset: int, num_lines: int | None) -> str:
-    """The text of `data`, which is at `offset`, after `num_lines` lines if that is known."""
     if (nul := data.find(b"\0")) >= 0:
         raise UserError(
             f"{name}: a binary file (a NUL at byte offset {offset + nul}), allowed is UTF-8 text; "
             "extract the text from it first"
         )
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = ""
         if num_lines is not None:
@@ -140,3 +137,4 @@ def _decoded(data: bytes, name: str, offset: int, num_lines: int | None) -> str:
             f"{offset + error.start}{line}), allowed is UTF-8; convert it, from Latin-1 for "
             f"example: iconv -f ISO-8859-1 -t UTF-8 {shlex.quote(name)} > converted.txt"
         ) from None
+    return text.removeprefix("\ufeff") if offset == 0 else text

@@ -27,6 +27,15 @@ def is_offline() -> bool:
     return os.environ.get("SHARPGPT_OFFLINE", "") not in ("", "0")
 
 
+def offline_variable() -> str | None:
+    """The environment variable with which the user forbids the HuggingFace hub, or None."""
+    from huggingface_hub import constants
+
+    if is_offline():
+        return "SHARPGPT_OFFLINE"
+    return "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None
+
+
 def default_cache_dir() -> Path:
     """$SHARPGPT_CACHE, else $XDG_CACHE_HOME/sharpgpt, else ~/.cache/sharpgpt."""
     if given := os.environ.get("SHARPGPT_CACHE"):

@@ -13,16 +13,9 @@ from typing import Any
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, SourceOptions, State
-from sharpgpt.data.sources.files import (
-    FORMATS_IN_WORDS,
-    DataFile,
-    content_from,
-    position,
-    reading,
-)
-from sharpgpt.data.sources.readers import read_documents
+from sharpgpt.data.sources.files import FORMATS_IN_WORDS, DataFile
+from sharpgpt.data.sources.readers import read_documents, stored_text_pieces
 from sharpgpt.data.sources.split import Split, hash_split, single_text_cut, text_val_fraction
-from sharpgpt.data.text import text_pieces
 from sharpgpt.data.tokenizer import PIECE_CHARACTERS, separable_pieces
 
 BATCH_CHARACTERS = 1 << 20
@@ -202,32 +195,29 @@ class SingleTextSource(_FileSource):
         num_characters = start["num_characters"] if start else self._counted()
         cut = single_text_cut(num_characters, self._val_fraction)
         character, offset = start.get("character", 0), start.get("offset", 0)
-        with self._file.open() as raw, reading(self._file):
-            stream = content_from(raw, self._file, offset)
-            for text, end in text_pieces(stream, self._file.name, offset):
-                num_train = cut - character
-                character += len(text)
-                after = {
-                    "offset": end,
-                    "character": character,
-                    "num_characters": num_characters,
-                    "bytes_read": position(raw, self._file, end),
-                }
-                if num_train >= len(text):
-                    yield Piece(text, False, character == cut), after
-                    continue
-                if num_train > 0:
-                    yield Piece(text[:num_train], False, True), None
-                yield Piece(text[max(num_train, 0) :], True, character == num_characters), after
+        for text, end, bytes_read in stored_text_pieces(self._file, offset):
+            num_train = cut - character
+            character += len(text)
+            after = {
+                "offset": end,
+                "character": character,
+                "num_characters": num_characters,
+                "bytes_read": bytes_read,
+            }
+            if num_train >= len(text):
+                yield Piece(text, False, character == cut), after
+                continue
+            if num_train > 0:
+                yield Piece(text[:num_train], False, True), None
+            yield Piece(text[max(num_train, 0) :], True, character == num_characters), after
 
     def _counted(self) -> int:
         """The characters of the whole text, which determine the cut."""
         num_characters = 0
         has_text = False
-        with self._file.open() as raw, reading(self._file):
-            for text, _ in text_pieces(content_from(raw, self._file, 0), self._file.name):
-                num_characters += len(text)
-                has_text = has_text or bool(text.strip())
+        for text, _, _ in stored_text_pieces(self._file):
+            num_characters += len(text)
+            has_text = has_text or bool(text.strip())
         if not has_text:
             raise self._no_text()
         return num_characters

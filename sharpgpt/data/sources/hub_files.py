@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
 from sharpgpt.data.sources.documents import SourceOptions
-from sharpgpt.data.sources.download import is_offline
+from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.data.sources.files import BUFFER_BYTES, DataFile, format_of, open_file
 from sharpgpt.data.sources.readers import count_parquet_documents
 
@@ -178,14 +178,8 @@ class _Guarded(io.RawIOBase):
 
 def require_online(repo: str) -> None:
     """Raise `UnreachableError` if the user forbids the network."""
-    from huggingface_hub import constants
-
-    for is_set, name in (
-        (is_offline(), "SHARPGPT_OFFLINE"),
-        (constants.HF_HUB_OFFLINE, "HF_HUB_OFFLINE"),
-    ):
-        if is_set:
-            raise UnreachableError(_unreachable(repo, f"{name} is set", "unset it"))
+    if variable := offline_variable():
+        raise UnreachableError(_unreachable(repo, f"{variable} is set", "unset it"))
 
 
 def _unreachable(repo: str, reason: str, remedy: str) -> str:

@@ -20,7 +20,7 @@ from sharpgpt.data.sources.files import (
     position,
     reading,
 )
-from sharpgpt.data.text import text_pieces
+from sharpgpt.data.text import decoded, text_pieces
 
 Place = dict[str, int]
 """Where in a file to resume; {} is its beginning."""
@@ -65,22 +65,26 @@ def read_text(file: DataFile, place: Place) -> Iterator[Read]:
         return
     start = place.get("offset", 0)
     sha256 = functools.cache(functools.partial(_text_sha256, file))
-    with file.open() as raw, reading(file):
-        stream = content_from(raw, file, start)
-        # One piece behind: a piece is known to be the last when none follows it.
-        text, end = "", start
-        for next_text, next_end in text_pieces(stream, file.name, start):
-            if end > start:
-                yield Read(text, False, sha256, {"offset": end}, position(raw, file, end))
-            text, end = next_text, next_end
+    # One piece behind: a piece is known to be the last when none follows it.
+    text, end, bytes_read = "", start, 0
+    for next_text, next_end, next_bytes_read in stored_text_pieces(file, start):
+        if end > start:
+            yield Read(text, False, sha256, {"offset": end}, bytes_read)
+        text, end, bytes_read = next_text, next_end, next_bytes_read
     yield Read(text, True, sha256, {"offset": end, "end": 1}, file.num_bytes or 0)
+
+
+def stored_text_pieces(file: DataFile, start: int = 0) -> Iterator[tuple[str, int, int]]:
+    """`text_pieces` of a file with, in addition, how many of its stored bytes are read."""
+    with file.open() as raw, reading(file):
+        for text, end in text_pieces(content_from(raw, file, start), file.name, start):
+            yield text, end, position(raw, file, end)
 
 
 def _text_sha256(file: DataFile) -> bytes:
     digest = hashlib.sha256()
-    with file.open() as raw, reading(file):
-        for text, _ in text_pieces(content_from(raw, file, 0), file.name):
-            digest.update(text.encode())
+    for text, _, _ in stored_text_pieces(file):
+        digest.update(text.encode())
     return digest.digest()
 
 
@@ -100,26 +104,16 @@ def read_json_lines(file: DataFile, column: str, place: Place) -> Iterator[Read]
                     f"{file.name}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB; "
                     f"allowed is one JSON object a line.{_ARRAY_REMEDY}"
                 )
-            text = _json_text(line, file.name, number, offset, column)
+            decoded_line = decoded(line, file.name, offset, number - 1)
+            text = _json_text(decoded_line, file.name, number, column)
             offset += len(line)
             if text is not None:
                 after = {"offset": offset, "line": number}
                 yield _whole(text, after, position(raw, file, offset))
 
 
-def _json_text(data: bytes, name: str, number: int, offset: int, column: str) -> str | None:
+def _json_text(line: str, name: str, number: int, column: str) -> str | None:
     """The text of a line, None for an empty line."""
-    if offset == 0:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{name}: UTF-16 text, allowed is UTF-8; convert it with iconv")
-        data = data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        line = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name}: not UTF-8 text (0x{data[error.start]:02x} at byte offset "
-            f"{offset + error.start}, line {number}), allowed is UTF-8"
-        ) from None
     if not line.strip():
         return None
     try:
@@ -168,7 +162,10 @@ def read_parquet(file: DataFile, column: str, place: Place) -> Iterator[Read]:
             group_rows = parquet.metadata.row_group(group).num_rows
             skipped = first_row if group == first_group else 0
             if group >= first_group and skipped < group_rows:
-                for row, text in _row_group_texts(parquet, group, column, skipped, file.name):
+                texts = _row_group_texts(
+                    parquet, group, column=column, skipped=skipped, name=file.name
+                )
+                for row, text in texts:
                     after = {"row_group": group, "row": row + 1}
                     share = (rows_before + row + 1) / num_rows
                     yield _whole(text, after, int(share * (file.num_bytes or 0)))
@@ -212,7 +209,7 @@ def _is_string(type_: Any) -> bool:
 
 
 def _row_group_texts(
-    parquet: Any, group: int, column: str, skipped: int, name: str
+    parquet: Any, group: int, *, column: str, skipped: int, name: str
 ) -> Iterator[tuple[int, str]]:
     """(row, text) for the rows of a row group but for the first `skipped`."""
     metadata = parquet.metadata.row_group(group)
