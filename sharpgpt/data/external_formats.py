@@ -54,6 +54,13 @@ class TokenFiles:
         return digest.hexdigest()
 
 
+def llmc_header(num_tokens: int) -> bytes:
+    """The header of a shard in llm.c's format."""
+    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    header[:3] = MAGIC, 1, num_tokens
+    return header.tobytes()
+
+
 def find_token_files(path: str | Path) -> TokenFiles | None:
     """The token files that `path` names: a folder, one file, or a glob. None where there are none.
 

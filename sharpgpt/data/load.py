@@ -65,7 +65,7 @@ def load_text(dataset: str, cache_dir: str | Path | None = None, *, url: str = U
     """The text that the setting `dataset` names: "tinyshakespeare" or a path, `~` allowed.
 
     A text file is UTF-8; its byte order mark is removed and CR LF becomes LF. `cache_dir` is where
-    downloads are kept, None for `default_cache_dir()`; `url` is where TinyShakespeare is downloaded
+    downloads are kept, None for `cache_folder()`; `url` is where TinyShakespeare is downloaded
     from. Raises `UserError` for a name that is unknown, and for a path that is missing, unreadable,
     empty, binary or not UTF-8.
     """

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpgpt.core.files import make_readable, sync_folder
-from sharpgpt.data.external_formats import HEADER_BYTES, MAGIC
+from sharpgpt.data.external_formats import HEADER_BYTES, llmc_header
 from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
 
 MAX_HEADER_TOKENS = (1 << 31) - 1
@@ -185,19 +185,16 @@ class ShardWriter:
         assert self._file is not None
         final, partial = self._paths()
         if self.form == "llm.c":
-            header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
-            header[:3] = MAGIC, 1, self._num_tokens
             self._file.seek(0)
-            self._file.write(header.tobytes())
+            self._file.write(llmc_header(self._num_tokens))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
-        digest = sha256_of(partial)
+        entry = ShardEntry(file=final.name, num_tokens=self._num_tokens, sha256=sha256_of(partial))
         make_readable(partial)
         os.replace(partial, final)
         sync_folder(self.folder)
-        entry = ShardEntry(file=final.name, num_tokens=self._num_tokens, sha256=digest)
         self.entries.append(entry)
         self._num_tokens = 0
 

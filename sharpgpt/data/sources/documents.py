@@ -73,4 +73,4 @@ class SourceOptions:
     nanoGPT's split for OpenWebText, and 0.005 of the documents otherwise."""
     cache_dir: str | Path | None = None
     """Where downloads are kept; None is the cache of the HuggingFace hub ($HF_HOME), and for
-    TinyShakespeare `default_cache_dir()`."""
+    TinyShakespeare `cache_folder()`."""

@@ -36,17 +36,13 @@ def offline_variable() -> str | None:
     return "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None
 
 
-def default_cache_dir() -> Path:
-    """$SHARPGPT_CACHE, else $XDG_CACHE_HOME/sharpgpt, else ~/.cache/sharpgpt."""
-    if given := os.environ.get("SHARPGPT_CACHE"):
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """`cache_dir`, else $SHARPGPT_CACHE, else $XDG_CACHE_HOME/sharpgpt, else ~/.cache/sharpgpt."""
+    given = cache_dir or os.environ.get("SHARPGPT_CACHE")
+    if given:
         return user_path(given)
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "sharpgpt"
-
-
-def cache_folder(cache_dir: str | Path | None) -> Path:
-    """The setting `cache_dir`, None for `default_cache_dir()`."""
-    return default_cache_dir() if cache_dir is None else user_path(cache_dir)
 
 
 def download(url: str, *, num_bytes: int, sha256: str) -> bytes:
