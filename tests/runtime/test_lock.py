@@ -22,7 +22,8 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from sharpgpt.runs.folder import run_lock
-run_lock(Path(sys.argv[1])).acquire()
+lock = run_lock(Path(sys.argv[1]))
+lock.acquire()
 print("locked", flush=True)
 time.sleep(60)
 """
@@ -94,7 +95,7 @@ def test_what_cannot_be_locked_is_not_left_locked(
 
     lock = run_lock(tmp_path)
     with monkeypatch.context() as moment:
-        moment.setattr(os, "pwrite", full)
+        moment.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space"):
             lock.acquire()
     with run_lock(tmp_path):
@@ -110,12 +111,11 @@ def test_without_flock_the_file_is_the_lock(tmp_path: Path) -> None:
     lock.release()
     dead = subprocess.Popen(["true"])
     dead.wait()
-    holder = {"pid": dead.pid, "host": socket.gethostname()}
-    (tmp_path / LOCK_FILE).write_text(json.dumps(holder), encoding="utf-8")
+    (tmp_path / LOCK_FILE).write_text(f"{dead.pid}\n{socket.gethostname()}\n", encoding="utf-8")
     lock.acquire()
     lock.release()
-    for holder in ({"pid": 1, "host": "elsewhere"}, {"pid": True, "host": socket.gethostname()}):
-        (tmp_path / LOCK_FILE).write_text(json.dumps(holder), encoding="utf-8")
+    for holder in ("1\nelsewhere\n", f"True\n{socket.gethostname()}\n", '{"pid": 1, "host": 2}'):
+        (tmp_path / LOCK_FILE).write_text(holder, encoding="utf-8")
         with pytest.raises(FolderInUseError, match="If that process is gone, delete"):
             run_lock(tmp_path).acquire()
 
