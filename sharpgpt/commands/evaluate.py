@@ -11,18 +11,7 @@ from sharpgpt.evaluation.options import add_flags, flag_problems, flag_values
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import number
-
-SHOWN = {
-    "ce": "cross-entropy, nats",
-    "perplexity": "perplexity",
-    "bits_per_byte": "bits per byte",
-    "accuracy": "accuracy",
-    "accuracy_top_5": "accuracy, 5 guesses",
-    "reciprocal_rank": "mean reciprocal rank",
-    "entropy": "entropy, nats",
-    "max_prob": "largest probability",
-    "brier": "Brier score",
-}
+from sharpgpt.report.statistics import intervals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +59,10 @@ def _default_output(checkpoints: list[str]) -> Path:
 def statistics_text(found: Mapping[str, Any]) -> str:
     """The main statistics of one model for a terminal, with their 95% intervals."""
     lines = [str(found["name"])]
-    for name, label in SHOWN.items():
-        if interval := found["figures"].get(name):
-            estimate, low, high = (number(interval[part]) for part in ("estimate", "low", "high"))
-            lines.append(f"  {label:<24}{estimate:>9}   95% {low} to {high}")
+    for statistic, *interval in intervals(found):
+        if statistic.is_main:
+            estimate, low, high = map(number, interval)
+            lines.append(f"  {statistic.words:<24}{estimate:>9}   95% {low} to {high}")
     temperature, calibration = found["temperature"], found["calibration"]
     if note := temperature["note"]:
         lines.append(f"  {note}")

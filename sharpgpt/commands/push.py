@@ -1,5 +1,5 @@
 """`sharpgpt push`: publish a checkpoint on the HuggingFace hub: weights, configuration, tokenizer
-and a model card; what only training needs stays here."""
+and a model card, without the training state."""
 
 import argparse
 import contextlib
@@ -26,8 +26,8 @@ PUBLISHED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt",
 )  # fmt: skip
-"""What is needed to load the model. Everything else in the folder stays where it is, above all the
-training state: it is twice the size of the weights and names paths of this machine."""
+"""What loading the model needs. Nothing else in the folder is published, above all not the training
+state: it is twice the size of the weights and contains paths of this machine."""
 
 MAX_JSON_BYTES = 100 * 2**20
 
@@ -35,13 +35,13 @@ MAX_JSON_BYTES = 100 * 2**20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sharpgpt push`."""
     parser.add_argument("checkpoint", help="checkpoint, or run folder (its newest checkpoint)")
-    parser.add_argument("repo_id", help="NAME or ORG/NAME on the hub; made if it is not there")
+    parser.add_argument("repo_id", help="NAME or ORG/NAME on the hub; created if it does not exist")
     parser.add_argument(
         "--private", action="store_true", help="only you can see it [everyone can see it]"
     )
-    parser.add_argument("--evaluation", help="evaluation.json, whose figures the card shows")
+    parser.add_argument("--evaluation", help="evaluation.json, whose metrics the card shows")
     parser.add_argument(
-        "--comparison", help="comparison.json, whose figures and verdict the card shows"
+        "--comparison", help="comparison.json, whose metrics and verdict the card shows"
     )
     parser.add_argument(
         "--dry_run",
@@ -66,13 +66,13 @@ def problems(arguments: argparse.Namespace) -> list[str]:
     for name in ("evaluation", "comparison"):
         path = getattr(arguments, name)
         if path is not None and not Path(path).expanduser().is_file():
-            found.append(f"--{name}: given {path!r}, which is no file; give {name}.json")
+            found.append(f"--{name}: given {path!r}, which is not a file; give {name}.json")
     if arguments.dry_run is not None:
         folder = Path(arguments.dry_run).expanduser()
         if not arguments.dry_run or (folder.exists() and not _is_empty(folder)):
             found.append(
                 f"--dry_run: given {arguments.dry_run!r}, allowed is a folder that is empty or "
-                "not there yet"
+                "does not exist"
             )
     return found
 
@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Publish, or write the folder of --dry_run, and print where it is.
 
     Raises:
-        UserError: the checkpoint is none or damaged, a file of figures is not about it, there is no
-            token or no network, or the hub refuses.
+        UserError: there is no checkpoint or it is damaged, a file of metrics is not about it,
+            there is no token or no network, or the hub refuses.
     """
     publication = prepare_publication(
         arguments.checkpoint,
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Publication:
-    """What is published under a name, and what is not."""
+    """What is published in a repository, and what is not."""
 
     repo_id: str
     files: Mapping[str, Path]
@@ -111,7 +111,7 @@ class Publication:
     card: str
 
     def summary(self) -> str:
-        """In words."""
+        """Sizes of the files, as text."""
         sizes = {name: path.stat().st_size for name, path in self.files.items()}
         lines = [f"  {name:<30}{size:>14,} bytes" for name, size in sizes.items()]
         lines.append(f"  {CARD:<30}{len(self.card.encode()):>14,} bytes, made by this command")
@@ -139,52 +139,46 @@ def prepare_publication(
     comparison: str | Path | None = None,
 ) -> Publication:
     """Verify the checkpoint and make its card. Raises `UserError` as `push` does."""
+    from huggingface_hub.utils import filter_repo_objects
+
     folder = find_model(checkpoint)
     if (folder / MANIFEST).is_file():
         verify_files(folder)
     facts = read_facts(folder)
-    run, data, arm = _figures(facts, evaluation, comparison)
+    run, data, arm = _results(facts, {"comparison": comparison, "evaluation": evaluation})
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    chosen = {
-        name
-        for pattern in PUBLISHED
-        for name in names
-        if Path(name).match(pattern) and not (folder / name).is_symlink()
-    }
+    own = [name for name in names if not (folder / name).is_symlink()]
+    chosen = list(filter_repo_objects(own, allow_patterns=list(PUBLISHED)))
     return Publication(
         repo_id=repo_id,
-        files={name: folder / name for name in names if name in chosen},
-        left_out=[name for name in names if name not in chosen and name != CARD],
+        files={name: folder / name for name in chosen},
+        left_out=[name for name in names if name not in (*chosen, CARD)],
         card=model_card(facts, repo_id=repo_id, evaluation=run, data=data, arm=arm),
     )
 
 
-def _figures(
-    facts: ModelFacts, evaluation: str | Path | None, comparison: str | Path | None
+def _results(
+    facts: ModelFacts, paths: Mapping[str, str | Path | None]
 ) -> tuple[Json | None, Json | None, Json | None]:
-    """(EVALUATION, DATA, ARM) of the checkpoint; --evaluation wins for the figures."""
+    """(EVALUATION, DATA, ARM) of the checkpoint in these files, by flag; the last file wins."""
     run = data = arm = None
-    if comparison is not None:
-        content = _read_json(comparison, "comparison")
-        arm, run = arm_of(content, facts)
+    for flag, path in paths.items():
+        if path is None:
+            continue
+        content = _read_json(path, flag)
+        if flag == "comparison":
+            arm, run = arm_of(content, facts)
+        else:
+            run = run_of(objects(content.get("evaluations")), facts)
         data = value_at(content, "data")
         if run is None:
-            raise _other_models("comparison", comparison, facts)
-    if evaluation is not None:
-        content = _read_json(evaluation, "evaluation")
-        run = run_of(objects(content.get("evaluations")), facts)
-        data = value_at(content, "data")
-        if run is None:
-            raise _other_models("evaluation", evaluation, facts)
+            command = {"evaluation": "evaluate", "comparison": "compare"}[flag]
+            raise UserError(
+                f"--{flag}: {path} has no metrics of {facts.folder} (run {facts.name}, step "
+                f"{facts.step:,}); give the file that sharpgpt {command} wrote about this "
+                "checkpoint"
+            )
     return run, data, arm
-
-
-def _other_models(flag: str, path: str | Path, facts: ModelFacts) -> UserError:
-    command = {"evaluation": "evaluate", "comparison": "compare"}[flag]
-    return UserError(
-        f"--{flag}: {path} has no figures of {facts.folder} (run {facts.name}, step "
-        f"{facts.step:,}); give what sharpgpt {command} wrote about this checkpoint"
-    )
 
 
 def _read_json(path: str | Path, flag: str) -> Json:
@@ -195,15 +189,15 @@ def _read_json(path: str | Path, flag: str) -> Json:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"--{flag}: {path} is no {flag}.json ({' '.join(str(error).split())[:200]})"
+            f"--{flag}: {path} is not a {flag}.json ({' '.join(str(error).split())[:200]})"
         ) from None
     if not isinstance(content, dict):
-        raise UserError(f"--{flag}: {path} is no {flag}.json (no JSON object)")
+        raise UserError(f"--{flag}: {path} is not a {flag}.json (not a JSON object)")
     return content
 
 
 def upload(publication: Publication, *, private: bool) -> str:
-    """Make the repository where it is not there and upload all files in one commit.
+    """Create the repository if it does not exist, and upload all files in one commit.
 
     Returns the address. Raises `UserError` as `push` does.
     """
@@ -212,12 +206,12 @@ def upload(publication: Publication, *, private: bool) -> str:
     repo_id = publication.repo_id
     if variable := offline_variable():
         raise UserError(
-            f"{repo_id}: nothing was published, for {variable} is set; unset it, or use --dry_run"
+            f"{repo_id}: nothing was published, since {variable} is set; unset it, or use --dry_run"
         )
     token = get_token()
     if not token:
         raise UserError(
-            f"{repo_id}: nothing was published, for there is no token of the hub; run hf auth "
+            f"{repo_id}: nothing was published, since there is no token of the hub; run hf auth "
             "login, or set HF_TOKEN to a token with the right to write, and try again"
         )
     api: Any = HfApi(token=token)
@@ -226,9 +220,9 @@ def upload(publication: Publication, *, private: bool) -> str:
         full_id = address.repo_id
         if private and not api.model_info(full_id).private:
             raise UserError(
-                f"{full_id}: nothing was uploaded, for --private was given and this repository is "
-                "there already and public; make it private on its settings page, or give another "
-                "name"
+                f"{full_id}: nothing was uploaded, since --private was given and this repository "
+                "exists already and is public; make it private on its settings page, or give "
+                "another name"
             )
         operations = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
@@ -250,20 +244,20 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         reason = " ".join(str(error.server_message or "").split())[:300]
-        told = f" and said: {reason}" if reason else ""
+        answer = f" and answered: {reason}" if reason else ""
         remedy = {
             401: "run hf auth login, or set HF_TOKEN to a valid token",
             403: "the token has no right to write there: make one that has, or give another name",
             404: "check the spelling of the name, and whether the token may write there",
         }.get(status, "try again later")
         raise UserError(
-            f"{repo_id}: {constants.ENDPOINT} refused with status {status}{told}; {remedy}"
+            f"{repo_id}: {constants.ENDPOINT} refused with status {status}{answer}; {remedy}"
         ) from error
     except (httpx.HTTPError, ConnectionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{repo_id}: {constants.ENDPOINT} cannot be reached ({reason}); try again where there "
-            "is a network, or use --dry_run and upload the folder there with: hf upload "
+            f"{repo_id}: {constants.ENDPOINT} cannot be reached ({reason}); try again with a "
+            "network connection, or use --dry_run and upload the folder there with: hf upload "
             f"{repo_id} FOLDER"
         ) from error
 

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint: from itself, its run folder, and files of figures about it."""
+"""The facts of a checkpoint: from its own files, its run folder, and evaluations of it."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.report.arms import Json, number_of, objects, value_at
-from sharpgpt.runs.reader import read_run
+from sharpgpt.runs.reader import Metrics, read_run
 from sharpgpt.runs.state import read_state
 
 RECIPE = (
@@ -19,7 +19,7 @@ RECIPE = (
     "gradient_accumulation_steps", "num_epochs", "max_steps", "optimizer", "learning_rate",
     "warmup_steps", "min_lr_ratio", "weight_decay", "betas", "eps", "max_grad_norm", "seed",
 )  # fmt: skip
-"""The settings that are told: those that make the model what it is, and none that holds a path."""
+"""The settings that make the model what it is; none of them is a path of a dataset or a run."""
 
 VALIDATION = {
     "ce_loss": "cross-entropy, nats",
@@ -32,7 +32,7 @@ VALIDATION = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the checkpoint and its run folder say."""
+    """What the files of the checkpoint and its run folder say."""
 
     folder: Path
     name: str
@@ -47,15 +47,25 @@ class ModelFacts:
     data_name: str
     is_stand_in: bool
     validation: Mapping[str, float]
-    """`val/*` that were logged at this very step."""
+    """Validation metrics that were logged at this very step, by their words."""
     versions: Mapping[str, str]
+
+    @property
+    def penalty(self) -> str:
+        """The setting penalty_type."""
+        return str(self.settings.get("penalty_type"))
+
+    @property
+    def penalty_weight(self) -> float:
+        """The setting penalty_weight; 0 where it is unknown."""
+        return number_of(self.settings, "penalty_weight") or 0.0
 
 
 def read_facts(checkpoint: Path) -> ModelFacts:
-    """The facts of a checkpoint, as far as they are there: its run folder may be gone.
+    """The facts of a checkpoint, as far as they are known: its run folder may be gone.
 
     Raises:
-        UserError: the folder is no checkpoint of a run.
+        UserError: the folder is not a checkpoint of a run.
     """
     try:
         state = read_state(checkpoint)
@@ -73,16 +83,15 @@ def read_facts(checkpoint: Path) -> ModelFacts:
     data = value_at(environment, "data")
     is_own_data = value_at(data, "sha256") == state.text
     name = value_at(data, "name") if is_own_data else None
-    validation = {}
-    for metric in VALIDATION if run else ():
-        column = run.metrics.column(f"val/{metric}").finite() if run else None
-        if column and state.step in column.steps:
-            validation[metric] = column.values[column.steps.index(state.step)]
     num_parameters = number_of(environment, "model", "num_parameters")
     versions = value_at(environment, "versions")
     ends_texts = value_at(config, "eos_token_id") is not None
-    vocabulary = value_at(tokenizer, "model", "vocab")
-    positions = number_of(config, "n_positions") or number_of(config, "max_position_embeddings")
+    newline_id = None if ends_texts else number_of(tokenizer, "model", "vocab", "\n")
+    positions = (
+        number_of(config, "n_positions")
+        or number_of(config, "max_position_embeddings")
+        or number_of(state.config, "max_seq_length")
+    )
     return ModelFacts(
         folder=checkpoint,
         name=run_folder.name if has_run else checkpoint.resolve().name,
@@ -90,23 +99,32 @@ def read_facts(checkpoint: Path) -> ModelFacts:
         step=state.step,
         model_type=str(value_at(config, "model_type") or ""),
         num_parameters=None if num_parameters is None else int(num_parameters),
-        num_positions=int(positions or state.config.get("max_seq_length") or 1024),  # type: ignore[arg-type]
-        newline_id=None if ends_texts else _int(value_at(vocabulary, "\n")),
-        # A path is the user's own affair; its last part is what the run is called after.
+        num_positions=int(positions or 1024),
+        newline_id=None if newline_id is None else int(newline_id),
+        # Of a path only the last part may be published; a run is named after it.
         data_name=str(name or re.split(r"[/\\]", str(state.config.get("dataset")))[-1]),
         is_stand_in=is_own_data and value_at(data, "is_stand_in") is True,
-        validation=validation,
-        versions={str(k): str(v) for k, v in versions.items()}
+        validation=_validation(run.metrics, state.step) if run else {},
+        versions={str(package): str(version) for package, version in versions.items()}
         if isinstance(versions, dict)
         else {},
     )
 
 
-def run_of(runs: Sequence[Json], facts: ModelFacts) -> Json | None:
-    """The EVALUATION of this checkpoint among several; None where it is not among them.
+def _validation(metrics: Metrics, step: int) -> dict[str, float]:
+    columns = {words: metrics.column(f"val/{name}").finite() for name, words in VALIDATION.items()}
+    return {
+        words: column.values[column.steps.index(step)]
+        for words, column in columns.items()
+        if step in column.steps
+    }
 
-    It has the checkpoint's path, or else the run's name, and in any case its step and its settings:
-    a path or a name may have been used again.
+
+def run_of(runs: Sequence[Json], facts: ModelFacts) -> Json | None:
+    """The EVALUATION of this checkpoint among several, or None.
+
+    It has the checkpoint's path, or else the run's name, and always its step and its settings: a
+    path or a name may have been reused.
     """
     alike = [run for run in runs if _same_training(run, facts)]
     for run in alike:
@@ -130,13 +148,9 @@ def _same_training(run: Json, facts: ModelFacts) -> bool:
 
 
 def arm_of(comparison: Json, facts: ModelFacts) -> tuple[Json | None, Json | None]:
-    """(ARM, EVALUATION) of this checkpoint in comparison.json; the ARM is None for a run of the
-    baseline, both where the checkpoint is not in it."""
+    """(ARM, EVALUATION) of this checkpoint in comparison.json; a run of the baseline has no ARM,
+    and a checkpoint that was not compared has neither."""
     for arm in objects(comparison.get("models")):
         if run := run_of(objects(arm.get("runs")), facts):
             return arm, run
     return None, run_of(objects(value_at(comparison, "baseline", "runs")), facts)
-
-
-def _int(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

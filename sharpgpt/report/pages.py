@@ -1,29 +1,44 @@
-"""From a jinja template to a file: what all pages of evaluations have in common."""
+"""From a jinja template of this package to a file: what all pages and the model card share."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.files import write_text
+from sharpgpt.report.arms import number_of, value_at
+from sharpgpt.report.numbers import number
 
 
-def write_page(path: Path, template: str, **content: Any) -> Path:
-    """Fill a template of this package and write it, atomically; returns `path`.
+def environment(**options: Any) -> Any:
+    """A jinja environment over the templates of this package, everything escaped.
 
-    Everything but the SVG pictures is escaped.
+    Filters: `number`, `thousands`, `at` and `number_at` (into nested JSON that may lack parts), and
+    `svg`, which marks a picture as safe.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
+    found = Environment(
         loader=PackageLoader("sharpgpt.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        **options,
     )
-    environment.filters["svg"] = Markup
-    page = environment.get_template(template).render(**content)
+    found.filters |= {
+        "number": number,
+        "thousands": "{:,.0f}".format,
+        "at": value_at,
+        "number_at": number_of,
+        "svg": Markup,
+    }
+    return found
+
+
+def write_page(path: Path, template: str, **content: Any) -> Path:
+    """Fill a template of this package and write it, atomically; returns `path`."""
+    page = environment().get_template(template).render(**content)
     # Names and generated text may hold control characters and halves of surrogate pairs.
     page = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", page.replace("\r\n", "\n"))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -194,7 +194,7 @@ def test_private_never_uploads_to_a_public_repository(
     checkpoint: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.existing_is_private = False
-    assert "already and public" in refused(capsys, checkpoint, "me/tiny", "--private")
+    assert "exists already and is public" in refused(capsys, checkpoint, "me/tiny", "--private")
     assert hub.committed == {}
 
 
@@ -266,7 +266,7 @@ def test_dry_run_writes_what_would_be_published(
     assert all(torch.equal(loaded[name], own[name]) for name in own)
     capsys.readouterr()
     error = refused(capsys, checkpoint, "me/tiny", "--dry_run", folder)
-    assert "a folder that is empty or not there yet" in error
+    assert "a folder that is empty or does not exist" in error
 
 
 def test_damaged_and_foreign_folders(

@@ -1,0 +1,67 @@
+"""The statistics of evaluation.json, each with its label: pages, model cards and the terminal
+follow STATISTICS, in its order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sharpgpt.report.arms import Json, number_of
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One statistic of a model over a text."""
+
+    name: str
+    """Its key in evaluation.json."""
+    label: str
+    unit: str = ""
+    hub_type: str | None = None
+    """Its metric type in the model index of a model card; None: not a measure of quality."""
+    has_interval: bool = True
+    """Whether the page shows its interval."""
+    is_main: bool = True
+    """Whether model cards and the terminal show it."""
+    any_temperature: bool = False
+    """Whether it is the same at every temperature, so that a comparison shows it alone."""
+
+    @property
+    def words(self) -> str:
+        """Such as `cross-entropy, nats`."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    @property
+    def heading(self) -> str:
+        """Such as `Cross-entropy`."""
+        return self.label[0].upper() + self.label[1:]
+
+
+STATISTICS = (
+    Statistic("ce", "cross-entropy", "nats", "cross_entropy"),
+    Statistic("perplexity", "perplexity", hub_type="perplexity"),
+    Statistic("bits_per_byte", "bits per byte", hub_type="bits_per_byte"),
+    Statistic("accuracy", "accuracy", hub_type="accuracy", any_temperature=True),
+    Statistic("accuracy_top_5", "top-5 accuracy", any_temperature=True),
+    Statistic(
+        "accuracy_top_k", "top-k accuracy",
+        has_interval=False, is_main=False, any_temperature=True,
+    ),
+    Statistic("reciprocal_rank", "mean reciprocal rank", hub_type="mrr", any_temperature=True),
+    Statistic("entropy", "entropy", "nats"),
+    Statistic("max_prob", "largest probability"),
+    Statistic("top_k_mass", "top-k mass", is_main=False),
+    Statistic("brier", "Brier score"),
+    Statistic("logit_std", "logit deviation", has_interval=False, is_main=False),
+)  # fmt: skip
+
+
+def intervals(
+    evaluation: Json | None,
+) -> Iterator[tuple[Statistic, float, float | None, float | None]]:
+    """(statistic, estimate, low, high) of each that the model has."""
+    for statistic in STATISTICS:
+        estimate, low, high = (
+            number_of(evaluation, "figures", statistic.name, part)
+            for part in ("estimate", "low", "high")
+        )
+        if estimate is not None:
+            yield statistic, estimate, low, high
