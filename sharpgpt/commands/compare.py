@@ -4,7 +4,7 @@ configuration, against the unpenalised model sharpened afterwards, as comparison
 import argparse
 
 from sharpgpt.evaluation import compare as comparison
-from sharpgpt.evaluation.options import add_flags, flag_problems, flag_values
+from sharpgpt.evaluation.options import add_flags, flag_values
 from sharpgpt.evaluation.verdict import MARGIN
 from sharpgpt.report.comparison import write_comparison
 
@@ -36,11 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"nats within which nothing is called different [{MARGIN}]",
     )
     add_flags(parser)
-
-
-def problems(arguments: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags, all of it."""
-    return flag_problems(arguments, margin=arguments.margin)
 
 
 def run(arguments: argparse.Namespace) -> int:

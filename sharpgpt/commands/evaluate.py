@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.evaluation import evaluate as evaluation
-from sharpgpt.evaluation.options import add_flags, flag_problems, flag_values
+from sharpgpt.evaluation.options import add_flags, flag_values
 from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import number
@@ -30,16 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
 
 
-def problems(arguments: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags, all of it."""
-    return flag_problems(arguments)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write both files, print the main statistics and the path of the page."""
-    output = arguments.output or _default_output(arguments.checkpoints)
-    options = flag_values(arguments)
-    result = evaluation.evaluate(arguments.checkpoints, output=output, **options)
+    output = arguments.output
+    if output is None:
+        output = _default_output(arguments.checkpoints)
+    result = evaluation.evaluate(arguments.checkpoints, output=output, **flag_values(arguments))
     assert result.path is not None, "an output folder was given"
     for model in result.models:
         print(statistics_text(model))

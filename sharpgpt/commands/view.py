@@ -19,9 +19,8 @@ from sharpgpt.evaluation.predictions import (
     predict_tokens,
     shortest_later_context,
 )
-from sharpgpt.evaluation.saved_model import SavedModel, find_model, load_model
+from sharpgpt.evaluation.saved_model import SavedModel, find_model, load_model, require_linear_head
 from sharpgpt.evaluation.token_bytes import bytes_of_tokens
-from sharpgpt.model.head import has_linear_head
 from sharpgpt.report.view import ModelView, Prediction, TextView, write_view
 
 
@@ -114,11 +113,7 @@ class Read:
 
 def read_with(saved: SavedModel, text: str, *, max_tokens: int, num_candidates: int) -> Read:
     """The predictions of one model for the first `max_tokens` tokens of `text` (or of its file)."""
-    if not has_linear_head(saved.causal_lm):
-        raise UserError(
-            f"{saved.folder}: the logits are not a plain linear map of the last hidden state; "
-            "allowed are causal LMs whose output layer is one nn.Linear, such as GPT-2 or Llama"
-        )
+    require_linear_head(saved)
     vocab_size = len(cast(Any, saved.causal_lm).get_output_embeddings().weight)
     ids, is_cut = encoded_text(saved, text, max_tokens)
     if max(ids) >= vocab_size:

@@ -3,7 +3,7 @@
 The confidence of a row is its largest probability, a hit is a row whose most probable token is the
 target. Rows are counted in NUM_CELLS equal cells of [0, 1], with the sum of their confidences and
 of their hits, so nothing grows with the number of rows. Bins of equal mass are made of whole cells:
-their errors are exact for the bins they are, and the bins are of equal mass up to one cell.
+their errors are exact, and their masses equal up to one cell.
 
 Smooth ECE (Blasiok and Nakkiran 2023, arXiv 2309.12236). The residuals hit - confidence are spread
 over [0, 1] by a Gaussian of width sigma that is reflected at both ends; smECE_sigma is the integral
@@ -48,13 +48,6 @@ class ConfidenceHistogram:
             (self.hits, hits.astype(np.float64).ravel()),
         ):
             total += np.bincount(cell, weights, NUM_CELLS)
-
-    def __add__(self, other: "ConfidenceHistogram") -> "ConfidenceHistogram":
-        return ConfidenceHistogram(
-            self.count + other.count,
-            self.confidence + other.confidence,
-            self.hits + other.hits,
-        )
 
 
 @dataclass(frozen=True)

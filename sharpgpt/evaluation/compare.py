@@ -89,11 +89,8 @@ def compare(
     used = [one for one in baselines if any(run.baseline is one for run in compared)]
     with console_logging() as console:
         evaluator = Evaluator(checked, len(used) + len(compared), console)
-        try:
-            for one in used:
-                _evaluate_pairs(evaluator, one, arms, with_texts=one is used[0])
-        finally:
-            console.stop_bar()
+        for one in used:
+            _evaluate_pairs(evaluator, one, arms, with_texts=one is used[0])
     make_names_unique([run.facts for run in (*used, *compared)])
     content = {
         "version": 1,

@@ -5,7 +5,7 @@ An unlimited model predicts every row freely. Where the truth is p it ends at th
     F(q) = -sum p ln q + w * penalty(q)
 
 so q is a function of p and w alone, and p can be the prediction of an unpenalised model: a way to
-sharpen it after training. docs/verdict.md derives what follows; entropy_map.py has the entropy.
+sharpen it after training. docs/verdict.md has the derivation; entropy_map.py solves the entropy.
 
 Maximum and top k. Inside the set A of the k largest, q_i = p_i / (mu - w), outside p_i / mu, with
 mu = ((1 + w) + sqrt((1 - w)^2 + 4 w s)) / 2 and s the mass of A under p. For w > 0 always; for
@@ -39,8 +39,8 @@ BISECTIONS = 50
 class PenaltyMap:
     """The closed-form map of a penalty as a way to sharpen.
 
-    `weight` is w, of any sign; `top_k` counts for top_k_mass; rows outside `positions` (as the
-    setting penalty_positions) stay as they are. Raises ValueError for a penalty without a map.
+    `weight` is w, of any sign; `top_k` is for top_k_mass; rows outside `positions` (as the setting
+    penalty_positions) do not change. Raises ValueError for a penalty without a map.
     """
 
     penalty: str

@@ -1,20 +1,17 @@
 """The difference of two models on the same text, with the uncertainty of what was tuned.
 
 d = CE(penalised) - CE(baseline at a tuned sharpening), both on the report half. The sharpening was
-tuned on the tuning half and is itself an estimate. Let g be what the tuning makes zero on average,
-the baseline's entropy minus the penalised model's, and theta its parameter. An error of the mean of
-g on the tuning half moves theta by -g / g', and so moves d. To first order (the delta method)
+tuned on the tuning half, where it makes the mean of g = H_U - H_P zero but for a residual; that
+mean varies with the text like CE, and moves d by the slope
 
-    d = mean over the report half of (ce_P - ce_U)  +  slope * mean over the tuning half of g,
-    slope = (d CE_U / d theta on the report half) / (d g / d theta on the tuning half).
+    slope = (d CE_U / d theta on the report half) / (d H_U / d theta on the tuning half)
 
-The second mean is the residual of the fit, nearly 0, but it varies with the text like the first. So
-d is a mean over pairs of groups, one of each half, of
+(the delta method, docs/verdict.md). So d is a mean over pairs of groups, one of each half, of
 
     contribution = (ce_P - ce_U of the report group) + slope * (g of the tuning group),
 
-and its standard error is that of the mean of the contributions. No refitting is needed, and that a
-pair's two groups are neighbours in the text, and not independent, is allowed for.
+and its standard error is that of the mean of the contributions, without refitting. A pair's two
+groups are neighbours in the text, and not independent; the sum allows for it.
 
 Shapes: G groups, P = G / 2 pairs.
 """

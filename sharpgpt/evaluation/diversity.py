@@ -1,7 +1,7 @@
-"""How varied generated texts are: distinct-n, repetition, Zipf's coefficient, self-BLEU.
+"""Diversity of generated texts: distinct-n, repetition, Zipf's coefficient, self-BLEU.
 
-All take sequences of token ids. Sequences of different lengths, or sets of different sizes, should
-not be compared: all but seq-rep depend on how much text there is.
+All functions take sequences of token ids. Do not compare sequences of different lengths or sets of
+different sizes: all metrics but seq-rep depend on how much text there is.
 """
 
 import math
@@ -49,13 +49,13 @@ def seq_rep_n(sequences: Sequence[Tokens], n: int = 4) -> float:
     return float(np.mean(repetitions)) if repetitions else float("nan")
 
 
-def zipf_coefficient(sequences: Sequence[Tokens], most_ranks: int = 5000) -> float:
+def zipf_coefficient(sequences: Sequence[Tokens], max_ranks: int = 5000) -> float:
     """-slope of ln frequency against ln rank, by least squares over the most frequent tokens.
 
     As in Holtzman et al. 2020; about 1 for natural text in words. NaN for fewer than two tokens.
     """
     counts = Counter(token for sequence in sequences for token in sequence)
-    frequency = np.array([count for _, count in counts.most_common(most_ranks)], dtype=float)
+    frequency = np.array([count for _, count in counts.most_common(max_ranks)], dtype=float)
     if len(frequency) < 2:
         return float("nan")
     log_rank = np.log(np.arange(1, len(frequency) + 1))

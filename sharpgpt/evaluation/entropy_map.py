@@ -9,7 +9,7 @@ a function of one variable. For w < 0 the objective is convex and (1) has one so
 w > 0 it has two, y > w and y < w. The second derivative of the objective is (y_i - w) / q_i, which
 a minimum lets be negative for one entry at most; that can only be the largest, since a minimum is
 ordered like p. With x = q_max, c(x) = p_max / x + w ln x, and T(c) the sum of the other entries,
-each with y > w, what remains is one equation in x:
+each with y > w, one equation in x remains:
 
     R(x) = x + T(c(x)) - 1 = 0.                                               (2)
 
@@ -18,11 +18,11 @@ each with y > w, what remains is one equation in x:
 - x > p_max / w: c rises with x and T falls with c, so x -> 1 - T(c(x)) is a rising function. Its
   iteration from the left end climbs to the smallest root, from x = 1 it falls to the largest.
 
-The smallest and the largest root are minima, what lies between is a saddle; the lower of the two is
+The smallest and the largest root are minima, with a saddle between them; the lower of the two is
 taken. For large w it is the one where a flat row has collapsed onto one token (docs/verdict.md).
 
 A vocabulary of 50,000 would make this slow, so (2) is solved for entries that are gathered in bins
-of ln p, and one Newton step on all entries takes away what that cost.
+of ln p, and one Newton step on all entries removes the error of the bins.
 
 Shapes: N rows, V vocabulary, E entries of the solver: the largest, then the others or their bins.
 """
@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-12
-MOST_STEPS = 200
-MOST_FOR_TEMPERATURE = 0.8
+MAX_STEPS = 200
+MAX_TEMPERATURE_WEIGHT = 0.8
 """Largest weight for which the search begins at the temperature 1 - w."""
 NUM_BINS = 1000
 BIN_WIDTH = 0.04
@@ -124,14 +124,14 @@ def _newton(
     """ln x of the root of (2) between two bounds, where R rises; the upper bound if R < 0 there."""
     low_N, high_N = low_N.clone(), high_N.clone()
     log_x_N = high_N.clone()
-    if -1 <= weight <= MOST_FOR_TEMPERATURE:
+    if -1 <= weight <= MAX_TEMPERATURE_WEIGHT:
         # To first order the map is a temperature of 1 - w.
         power = weight / (1 - weight)
         sum_N = (mass_NE * (power * entry_NE).exp()).sum(-1)
         guess_N = entry_NE[:, 0] * (1 + power) - sum_N.log()
         log_x_N = torch.where((guess_N > low_N) & (guess_N < high_N), guess_N, log_x_N)
     rows = torch.arange(len(log_x_N), device=log_x_N.device)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if len(rows) == 0:
             break
         log_x_R, log_max_R = log_x_N[rows], entry_NE[rows, 0]
@@ -161,7 +161,7 @@ def _lowest(entry_NE: Tensor, mass_NE: Tensor, weight: float, log_x_N: Tensor) -
         entry_NE[at_x0_N], mass_NE[at_x0_N], weight, log_x0_N[at_x0_N], log_x0_N[at_x0_N]
     )
     last_N = _iterated(entry_NE, mass_NE, weight, torch.zeros_like(log_x0_N), log_x0_N)
-    # A fall that ended at x0 has found no root, and what it ended at is no distribution.
+    # An iteration that fell to x0 has found no root, and its end is no distribution.
     lower_N = (last_N > log_x0_N) & (
         _objective(entry_NE, mass_NE, weight, last_N)
         < _objective(entry_NE, mass_NE, weight, first_N)
@@ -189,7 +189,7 @@ def _iterated(
     """ln x after x -> 1 - T(c(x)) from exp(start) to a root, or down to x0."""
     log_x_N = start_N.clone()
     rows = torch.arange(len(log_x_N), device=log_x_N.device)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if len(rows) == 0:
             break
         _, q_RE = _others(entry_NE[rows], mass_NE[rows], weight, log_x_N[rows])

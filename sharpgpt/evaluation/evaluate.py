@@ -52,10 +52,7 @@ def evaluate(
     check_different(folders, given)
     with console_logging() as console:
         evaluator = Evaluator(checked, len(folders), console)
-        try:
-            found = [_facts(evaluator, folder) for folder in folders]
-        finally:
-            console.stop_bar()
+        found = [_facts(evaluator, folder) for folder in folders]
     make_names_unique(found)
     content = {
         "version": 1,

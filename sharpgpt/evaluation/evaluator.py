@@ -17,7 +17,7 @@ from sharpgpt.evaluation.generated_text import TextPlan, generation_metrics
 from sharpgpt.evaluation.model_evaluation import ModelEvaluation
 from sharpgpt.evaluation.options import BATCH_TOKENS, EvaluationOptions
 from sharpgpt.evaluation.passes import ModelPasses
-from sharpgpt.evaluation.saved_model import SavedModel, load_model
+from sharpgpt.evaluation.saved_model import SavedModel, load_model, require_linear_head
 from sharpgpt.evaluation.validation_text import (
     EvaluationText,
     another_text_note,
@@ -26,7 +26,6 @@ from sharpgpt.evaluation.validation_text import (
     tokenizer_of,
 )
 from sharpgpt.model.build import use_one_operation_gelu
-from sharpgpt.model.head import has_linear_head
 from sharpgpt.runtime.console import Console
 from sharpgpt.runtime.device import choose_device
 from sharpgpt.runtime.environment import describe_environment
@@ -68,11 +67,7 @@ class Evaluator:
             UserError: the model or the text cannot be read, or they do not belong together.
         """
         saved = load_model(folder, self.device.torch_device)
-        if not has_linear_head(saved.causal_lm):
-            raise UserError(
-                f"{saved.folder}: the logits are not a plain linear map of the last hidden state; "
-                "allowed are causal LMs whose output layer is one nn.Linear, such as GPT-2 or Llama"
-            )
+        require_linear_head(saved)
         use_one_operation_gelu(saved.causal_lm)
         options = self._options
         if self._num_opened == 0:

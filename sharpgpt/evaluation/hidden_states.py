@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 CACHE_BYTES = 8 * 2**30
-"""Most bytes of hidden states that are kept on disk: 2.8 million tokens of GPT-2 small."""
+"""Limit of the hidden states that are kept on disk: 2.8 million tokens of GPT-2 small."""
 
 
 class HiddenStates:
     """The last hidden states of all rows, float32 [N, D] in a temporary file, or nothing.
 
-    Rows are written in order, from the first to the last, and can be read once all are there.
+    Rows are written in order, from the first to the last, and can be read once all are written.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._file: Any = None
         self._num_written = 0
         self._width = 0
@@ -39,7 +39,7 @@ class HiddenStates:
         if first_row == 0 and self._num_written == 0:
             self._width, self._num_rows = hidden_ND.shape[1], num_rows
             size = 4 * num_rows * self._width
-            if size <= min(self._most_bytes, shutil.disk_usage(tempfile.gettempdir()).free // 2):
+            if size <= min(self._max_bytes, shutil.disk_usage(tempfile.gettempdir()).free // 2):
                 self._file = tempfile.TemporaryFile(prefix="sharpgpt-")  # noqa: SIM115
         if self._file is None or first_row != self._num_written:
             return
@@ -51,7 +51,7 @@ class HiddenStates:
         self._num_written += len(hidden_ND)
 
     def read(self, first_row: int, num_rows: int) -> torch.Tensor | None:
-        """Rows [num_rows, D]; None while not all rows are there."""
+        """Rows [num_rows, D]; None until all rows are written."""
         if self._file is None or self._num_written < self._num_rows:
             return None
         self._file.flush()

@@ -94,12 +94,3 @@ def flag_values(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, hint in annotations(EvaluationOptions).items()
         if given[name] is not None
     }
-
-
-def flag_problems(arguments: argparse.Namespace, **others: Any) -> list[str]:
-    """What is wrong with the flags, all of it."""
-    try:
-        checked_options(flag_values(arguments), output=arguments.output, **others)
-    except ConfigError as error:
-        return [f"--{problem}" for problem in error.problems]
-    return []

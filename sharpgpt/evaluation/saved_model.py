@@ -13,6 +13,7 @@ from torch import nn
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import check_layers
+from sharpgpt.model.head import has_linear_head
 from sharpgpt.runs.manifest import MANIFEST, verify_files
 from sharpgpt.runs.state import TrainingState, read_state
 
@@ -70,8 +71,9 @@ def find_model(path: str | Path) -> Path:
     return max(models, key=lambda path: (len(path.name), path.name))
 
 
-def load_model(path: str | Path, device: torch.device) -> SavedModel:
-    """The model that `path` means, in float32 on `device`.
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedModel:
+    """Load a checkpoint, the newest checkpoint of a run folder, or a HuggingFace model folder, in
+    float32.
 
     Raises:
         UserError: there is none, or it is damaged or of a kind that cannot be read.
@@ -90,7 +92,7 @@ def load_model(path: str | Path, device: torch.device) -> SavedModel:
             folder, dtype=torch.float32, use_safetensors=True, **how
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **how)
-    except Exception as error:  # transformers raises what it likes for a damaged folder
+    except Exception as error:  # transformers raises anything for a damaged folder
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(
             f"{folder}: cannot be read as a HuggingFace causal LM with safetensors and a tokenizer "
@@ -109,9 +111,18 @@ def load_model(path: str | Path, device: torch.device) -> SavedModel:
     )
 
 
+def require_linear_head(saved: SavedModel) -> None:
+    """Raise `UserError` unless the logits are one linear map of the last hidden state."""
+    if not has_linear_head(saved.causal_lm):
+        raise UserError(
+            f"{saved.folder}: the logits are not a plain linear map of the last hidden state; "
+            "allowed are causal LMs whose output layer is one nn.Linear, such as GPT-2 or Llama"
+        )
+
+
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a model was trained, as far as its checkpoint says."""
+    """How a model was trained, from its checkpoint."""
 
     settings: dict[str, Any]
     """The `TrainingConfig`, as a dictionary."""
@@ -121,8 +132,8 @@ class TrainingRecord:
 
 
 def training_record(folder: Path) -> TrainingRecord | None:
-    """How the model in `folder` was trained; None for a foreign model, and where its settings are
-    none of this version."""
+    """How the model in `folder` was trained; None for a foreign model, and for settings that this
+    version does not know."""
     state = _state(folder)
     if state is None:
         return None

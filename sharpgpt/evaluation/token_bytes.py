@@ -1,7 +1,7 @@
 """The bytes that each token of a HuggingFace tokenizer stands for.
 
-Decoding tokens one by one would not do: a token of a byte-level vocabulary may hold a part of a
-UTF-8 character only, and decoders drop or add spaces at the beginning of a text.
+Decoding tokens one by one is not enough: a token of a byte-level vocabulary may be only a part of a
+UTF-8 character, and decoders drop or add spaces at the beginning of a text.
 """
 
 import re
@@ -20,7 +20,7 @@ def bytes_of_tokens(tokenizer: Any, ids: Iterable[int]) -> dict[int, bytes]:
     is_byte_level = "ByteLevel" in decoder
     is_marked = not is_byte_level and any(word in decoder for word in ("Metaspace", "▁"))
     byte_of_letter = _byte_of_letter() if is_byte_level else {}
-    # Tokens added to a byte-level vocabulary are texts as they stand, and no GPT-2 letters.
+    # Tokens added to a byte-level vocabulary are plain texts, not in GPT-2's letters.
     added = {int(id_) for id_ in getattr(tokenizer, "added_tokens_decoder", {})}
     found = {}
     for id_ in {int(id_) for id_ in ids}:

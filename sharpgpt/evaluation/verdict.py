@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from sharpgpt.evaluation.differences import Difference
-from sharpgpt.evaluation.intervals import Interval, t_quantile
+from sharpgpt.evaluation.intervals import t_quantile
 
 Call = Literal["better", "worse", "not distinguishable"]
 
@@ -52,11 +52,6 @@ class Comparison:
     text_error: float
     num_pairs: int
     note: str
-
-    @property
-    def interval(self) -> Interval:
-        """The estimate between its bounds."""
-        return Interval(self.estimate, self.low, self.high)
 
 
 @dataclass(frozen=True)

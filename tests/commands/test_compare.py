@@ -112,14 +112,14 @@ def test_seeds_are_taken_together(
     assert "left out for want of a baseline of the same seed" in capsys.readouterr().out
 
 
-def test_what_is_no_comparison_is_refused(
+def test_invalid_comparisons_are_refused(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, penalised = str(runs / "w0_seed1"), str(runs / "w0.5_seed1")
     for words, code, message in (
         (["--baseline", penalised, base], 1, "was trained with penalty_weight 0.5"),
         (["--baseline", base, base], 1, "the same model as"),
-        (["--baseline", base, penalised, "--margin", "0"], 2, "--margin: given 0.0"),
+        (["--baseline", base, penalised, "--margin", "0"], 2, "margin: given 0.0"),
     ):
         assert main(["compare", *words, "--output", str(tmp_path / "out")]) == code
         shown = capsys.readouterr()
@@ -138,7 +138,7 @@ def test_two_checkpoints_of_one_run_are_no_two_seeds(
     assert "runs of the same settings with the same seed, 1" in capsys.readouterr().err
 
 
-def test_a_model_that_learned_another_text_is_told(
+def test_a_model_that_was_trained_on_another_text_gets_a_note(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second one, whose text is not that which is opened for the first."""

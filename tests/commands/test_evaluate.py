@@ -1,4 +1,4 @@
-"""`sharpgpt evaluate` as a command, on models whose every figure is known."""
+"""`sharpgpt evaluate` as a command, on models whose every statistic is known."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def evaluated(folder: Path, *words: Any) -> dict[str, Any]:
     return content
 
 
-def test_figures_are_those_of_the_table(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_statistics_are_those_of_the_table(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Streamed through a checkpoint on disk, against the dense formula in float64."""
     content = evaluated(made, made / "truth", "--num_texts", 0)
     [one] = content["evaluations"]
@@ -99,7 +99,7 @@ def test_names_that_mean_one_model_and_wrong_flags(
     text = ["--data", str(made / "text.txt"), "--num_texts", "0"]
     for words, code, message in (
         ([truth, truth + "/"], 1, "the same model as"),
-        ([truth, "--num_texts", "1", "--max_blocks", "2"], 2, "--max_blocks: given 2"),
+        ([truth, "--num_texts", "1", "--max_blocks", "2"], 2, "max_blocks: given 2"),
         ([truth], 1, "does not say what it was trained on"),
         ([truth, *text, "--max_seq_length", "40"], 1, "at most its 32 positions"),
         ([truth, *text, "--top_k", "17"], 1, "1 to the vocabulary size, 16"),
@@ -127,7 +127,7 @@ def test_a_model_of_other_characters_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_logits_that_are_not_finite_are_said(
+def test_logits_that_are_not_finite_are_an_error(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = save_model(tmp_path / "broken", wte_of() * math.nan)

@@ -70,7 +70,7 @@ def test_a_rescaling_is_not_distinguishable(factor: float, dtype: torch.dtype) -
         pair = Pair(model_VV * factor, model_VV, chain(table(0), 200))
         comparison = compare([pair.to_temperature()], margin=1e-5)
         assert comparison.call == "not distinguishable"
-        assert abs(comparison.interval.estimate) < 2e-6
+        assert abs(comparison.estimate) < 2e-6
         assert not comparison.note
         accuracy = plain_difference(pair.penalised, pair.baseline, "accuracy")
         assert accuracy.estimate == 0
@@ -83,7 +83,7 @@ def test_an_improvement_is_better_and_a_harm_is_worse() -> None:
     blocks_BT = chain(truth_VV)
     better = Pair(1.3 * closer_VV, farther_VV, blocks_BT).verdict()
     assert better.verdict == "better"
-    assert better.controls["temperature"].interval.high < -0.001
+    assert better.controls["temperature"].high < -0.001
     assert better.sentence.startswith("Better than sharpening afterwards")
     assert "one seed, so this is about these two models" in better.sentence
     worse = Pair(1.3 * farther_VV, closer_VV, blocks_BT).verdict()
@@ -125,7 +125,7 @@ def test_the_optimum_of_the_entropy_penalty_is_no_better_than_its_map() -> None:
     verdict = pair.verdict()
     assert verdict.controls["temperature"].call == "better"
     assert verdict.controls["entropy map"].call == "not distinguishable"
-    assert abs(verdict.controls["entropy map"].interval.estimate) < 1e-4
+    assert abs(verdict.controls["entropy map"].estimate) < 1e-4
     assert verdict.verdict == "not distinguishable"
     assert (
         "but it is not distinguishable from the baseline under the entropy map" in verdict.sentence
