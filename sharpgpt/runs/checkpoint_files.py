@@ -9,7 +9,11 @@
 
 safetensors and JSON only; nothing is executed on loading. The files are written to a folder with
 another name, flushed to the disk, and that folder is renamed, so a folder called step_* is whole.
-Optimizer tensors are named after their parameter: `optimizer/NAME/KEY`.
+
+Optimizer tensors are named after their parameter: `optimizer/NAME/KEY`. PyTorch's distributed
+checkpoint API maps optimizer state to these names and back, for any optimizer whose state is
+tensors. Its flattened form is not used: it adds the settings of each parameter, which are not
+tensors, and cannot be loaded when a parameter has no state (it never had a gradient).
 
 The random states are those of PyTorch's generators, on the CPU and on the device: nothing in
 training draws from Python's or NumPy's global ones (the order of the blocks has its own, a function
@@ -38,11 +42,6 @@ from sharpgpt.runtime.environment import package_versions
 
 STATE_TENSORS = "training_state.safetensors"
 UNFINISHED, REMOVED = ".unfinished_", ".removed_"
-OPTIMIZER_KEYS: dict[type[Optimizer], dict[str, bool]] = {
-    torch.optim.AdamW: {"step": False, "exp_avg": True, "exp_avg_sq": True},
-    torch.optim.Muon: {"momentum_buffer": True},
-}
-"""What an optimizer keeps for a parameter, and whether that has the parameter's shape."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,22 @@ def training_tensors(
     causal_lm: nn.Module, optimizers: list[Optimizer], device: torch.device
 ) -> dict[str, Tensor]:
     """Optimizer and random states by name; those on the CPU are not copied."""
-    names = {id(parameter): name for name, parameter in causal_lm.named_parameters()}
-    tensors = {
-        f"optimizer/{names[id(parameter)]}/{key}": value.detach()
-        for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    # An optimizer without state has none to save: PyTorch would initialise it, by a step with zero
+    # gradients, and a run that is stopped here would differ from one that is not.
+    with_state = [optimizer for optimizer in optimizers if optimizer.state]
+    state = get_optimizer_state_dict(causal_lm, with_state)["state"] if with_state else {}
+    return _by_name(state) | random_states(device)
+
+
+def _by_name(optimizer_state: Any) -> dict[str, Tensor]:
+    """`optimizer/NAME/KEY` -> tensor, of {NAME: {KEY: tensor}}."""
+    return {
+        f"optimizer/{name}/{key}": tensor.detach()
+        for name, tensors in optimizer_state.items()
+        for key, tensor in tensors.items()
     }
-    return tensors | random_states(device)
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
@@ -199,20 +206,40 @@ def load_tensors(
         UserError: they are of another model, another optimizer, another shape or another type.
     """
     from safetensors.torch import load_file
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
 
+    without_state = [optimizer for optimizer in optimizers if not optimizer.state]
     try:
-        places = _optimizer_places(causal_lm, optimizers)
-        _check_header(checkpoint / STATE_TENSORS, places)
-        weights = _read_weights(checkpoint, causal_lm)
         tensors = load_file(checkpoint / STATE_TENSORS)
+        # A new optimizer takes a step with zero gradients here, so that its state can be compared.
+        # That may touch the weights, which are therefore loaded last.
+        own = cast(dict[str, Any], get_optimizer_state_dict(causal_lm, optimizers))
+        _check_tensors(tensors, _by_name(own["state"]))
+        weights = _read_weights(checkpoint, causal_lm)
         set_random_states(tensors, device)
+        state = {
+            name: {key: tensors[f"optimizer/{name}/{key}"] for key in keys}
+            for name, keys in own["state"].items()
+            if any(f"optimizer/{name}/{key}" in tensors for key in keys)
+        }
+        if state:  # strict: every parameter must have state
+            set_optimizer_state_dict(
+                causal_lm,
+                optimizers,
+                cast(Any, {"state": state, "param_groups": own["param_groups"]}),
+                options=StateDictOptions(strict=False),
+            )
+        else:
+            for optimizer in optimizers:
+                optimizer.state.clear()
         causal_lm.load_state_dict(weights)
-        for optimizer in optimizers:
-            optimizer.state.clear()
-        for name, (optimizer, parameter, key, _) in places.items():
-            if name in tensors:
-                optimizer.state[parameter][key] = tensors[name].to(parameter.device)
     except Exception as error:  # transformers raises what it likes for a damaged config.json
+        for optimizer in without_state:
+            optimizer.state.clear()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(
             f"resume: the checkpoint {checkpoint} cannot be continued with these settings, or is "
@@ -249,46 +276,21 @@ def _read_weights(checkpoint: Path, causal_lm: nn.Module) -> dict[str, Tensor]:
     return cast("dict[str, Tensor]", saved.state_dict())
 
 
-Place = tuple[Optimizer, nn.Parameter, str, tuple[int, ...]]
-
-
-def _optimizer_places(causal_lm: nn.Module, optimizers: list[Optimizer]) -> dict[str, Place]:
-    """Name of each optimizer tensor -> where it belongs, and its shape."""
-    names = {id(parameter): name for name, parameter in causal_lm.named_parameters()}
-    return {
-        f"optimizer/{names[id(parameter)]}/{key}": (
-            optimizer,
-            parameter,
-            key,
-            tuple(parameter.shape) if is_shaped else (),
-        )
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        for key, is_shaped in OPTIMIZER_KEYS[type(optimizer)].items()
-    }
-
-
-def _check_header(path: Path, places: dict[str, Place]) -> None:
-    """Refuse names, shapes and types that this run would not have written. Reads no tensor."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        for name in sorted(names):
-            found = file.get_slice(name)
-            shape, dtype = tuple(found.get_shape()), found.get_dtype()
-            if name.startswith("random/"):
-                is_right = len(shape) == 1 and dtype == "U8"
-            else:
-                is_right = name in places and shape == places[name][3] and dtype == "F32"
-            if not is_right:
-                raise ValueError(f"{name[:100]!r} of shape {shape} and type {dtype} is not its own")
-    if "random/cpu" not in names:
+def _check_tensors(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Refuse names, shapes and types that this run would not have written."""
+    for name, tensor in sorted(tensors.items()):
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+        if name.startswith("random/"):
+            is_right = len(shape) == 1 and dtype == torch.uint8
+        else:
+            is_right = name in own and (shape, dtype) == (tuple(own[name].shape), own[name].dtype)
+        if not is_right:
+            raise ValueError(f"{name[:100]!r} of shape {shape} and type {dtype} is not its own")
+    if "random/cpu" not in tensors:
         raise ValueError("random/cpu is missing")
-    for name, (optimizer, _, key, _) in places.items():
-        others = (name.removesuffix(key) + other for other in OPTIMIZER_KEYS[type(optimizer)])
-        if name not in names and any(other in names for other in others):
+    present = {name.rpartition("/")[0] for name in tensors}
+    for name in own.keys() - tensors.keys():
+        if name.rpartition("/")[0] in present:
             raise ValueError(f"{name} is missing")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.training import after_step, loop
@@ -69,6 +70,28 @@ def test_stopped_after_every_single_step(
     result = train(tiny_config(run_name="parts", resume="auto", **settings))
     assert result.interrupted_by is None
     assert_same_run(whole, result)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.NAdam, torch.optim.Adafactor, torch.optim.Adagrad]
+)
+def test_any_optimizer_of_pytorch_is_saved_and_continued(
+    tiny_config: MakeConfig,
+    stop_in: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: type[torch.optim.Optimizer],
+) -> None:
+    """No table names what an optimizer keeps: a name that was forgotten there broke resuming."""
+
+    def create(groups: Any, *, lr: float, **_: Any) -> torch.optim.Optimizer:
+        return optimizer(groups, lr=lr)  # type: ignore[call-arg]
+
+    monkeypatch.setattr(torch.optim, "AdamW", create)
+    whole = train(tiny_config(run_name="whole", **SETTINGS))
+    stop_in(loop, "clip_gradients", lambda call: call in (1, 6))
+    for step in (1, 6):
+        assert train(tiny_config(run_name="parts", resume="auto", **SETTINGS)).step == step
+    assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **SETTINGS)))
 
 
 @pytest.mark.parametrize("what", ["evaluate", "generate_texts"])
