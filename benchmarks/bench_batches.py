@@ -1,11 +1,11 @@
-"""Reading a training batch beside the training step that it is for: at most 1% of it.
+"""Time to read a training batch, relative to the training step: at most 1%.
 
     python benchmarks/bench_batches.py
 
 The smallest step we ship a recipe for (configs/shakespeare_char_cpu.yaml, the hardest case: tens of
 milliseconds) and GPT-2 small at 4 blocks of 256 tokens; random ids in a file, in the page cache.
-Beside it a memory map of the same file, which was the other way to read. Reading goes on in a
-thread ahead of training (`num_workers`), so this is the most it could cost.
+For comparison, a memory map of the same file. A thread reads ahead of training (`num_workers`), so
+this is an upper bound of the cost.
 """
 
 import statistics
@@ -77,8 +77,8 @@ def main() -> None:
                 "reading over step": round(read_s / step_s, 5),
             }
     worst = max(row["reading over step"] for row in table.values())
-    figures = {"worst reading over step, at most 0.01": worst, "cases": table}
-    write_result("batches", "python benchmarks/bench_batches.py", figures)
+    results = {"worst reading over step, at most 0.01": worst, "cases": table}
+    write_result("batches", "python benchmarks/bench_batches.py", results)
 
 
 def alternating(*readers: Callable[[int], object]) -> list[float]:

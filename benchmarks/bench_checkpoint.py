@@ -1,10 +1,10 @@
-"""How long training waits for a checkpoint of GPT-2 small, written in the background and not.
+"""How long training waits for a checkpoint of GPT-2 small, with and without background saving.
 
     python benchmarks/bench_checkpoint.py
 
 Real steps of GPT-2 small (B=4, T=128) in one process; a checkpoint after every fourth. The stall is
-the time that the loop spends in saving; the steps beside the writing are compared with those after
-it. The first background checkpoint also makes the pages of its buffers, so it stands by itself.
+the time that the loop spends in saving; steps during the writing are compared with those after it.
+The first background checkpoint also allocates its buffers, so it is listed separately.
 """
 
 import contextlib
@@ -79,11 +79,11 @@ def one_run(folder: Path, *, background: bool) -> dict[str, Any]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # The waiting one first: the peak of memory is that of the whole process so far.
-        figures = {
+        results = {
             "training waits": one_run(Path(folder), background=False),
             "in the background": one_run(Path(folder), background=True),
         }
-    write_result("checkpoint", "python benchmarks/bench_checkpoint.py", figures)
+    write_result("checkpoint", "python benchmarks/bench_checkpoint.py", results)
 
 
 if __name__ == "__main__":

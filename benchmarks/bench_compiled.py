@@ -1,8 +1,8 @@
-"""The row mathematics as it stands beside what torch's compiler makes of it, on this device.
+"""The row operations of the fused loss, eager and compiled, on this device.
 
     python benchmarks/bench_compiled.py
 
-GPT-2's vocabulary in tiles of the size that the fused loss takes here; the two take turns.
+GPT-2's vocabulary in tiles of the size that the fused loss uses here; the two alternate.
 sharpness/compiled.py chooses between them.
 """
 

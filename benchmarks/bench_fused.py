@@ -1,12 +1,12 @@
-"""The fused loss beside what it must not cost more than, in one run, in turn.
+"""The fused loss against its three matrix products and other losses, alternating in one run.
 
     python benchmarks/bench_fused.py
 
 At N = 2048, D = 768, V = 50257 in float32: three matrix products in the same chunks (what any
 linear cross-entropy needs), PyTorch's F.linear_cross_entropy (no penalty), the dense loss with each
 penalty, ours with weight 0 and with each penalty. Then ours with the entropy penalty at other N, V.
-Forward and backward together; the peak of extra memory is taken in a process of its own for each
-case, from the resident set, less the inputs and their gradients.
+Forward and backward together. The peak of extra memory is measured in a separate process for each
+case: the resident set less the inputs and their gradients.
 
 Targets (medians): every penalty at most 1.15 times the three products, at most 0.55 times the dense
 entropy loss, at most 0.15 GB extra, and within 5% of our own plain cross-entropy.
@@ -158,13 +158,13 @@ def main() -> None:
             CASES["ours, neg_entropy"](*other)
             times.append(time.perf_counter() - started)
         growth[f"N={num_rows} V={vocab_size}"] = spread(times[1:])
-    figures = {
+    results = {
         "shape": {"N": N, "D": D, "V": V, "dtype": "float32", "penalty_weight": WEIGHT},
         "worst of our penalties": targets,
         "cases": table,
         "ours, neg_entropy, as N and V grow": growth,
     }
-    write_result("fused", "python benchmarks/bench_fused.py", figures)
+    write_result("fused", "python benchmarks/bench_fused.py", results)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""From text to finished shards: `sharpgpt prepare` against the way nanoGPT does it.
+"""From text to finished shards: `sharpgpt prepare` against nanoGPT's script.
 
     python benchmarks/bench_prepare.py
 
-Whole commands in processes of their own, in turn, on the same Parquet file, with two processes that
-tokenize; `prepare_like_nanogpt.py` is the other one. The target is twice its tokens/s, with a peak
-memory (the resident memory of all processes together) under 1 GB.
+Whole commands, alternating, on the same Parquet file, with two processes that tokenize;
+`prepare_like_nanogpt.py` is nanoGPT's way. The target is twice its tokens/s, with a peak memory
+(resident, all processes together) under 1 GB.
 
 Two corpora, of 200 MB each: documents of shuffled paragraphs of Shakespeare, and more varied
 English: the documentation, docstrings and licences of the installed packages, their paragraphs
-shuffled, repeated until there is enough. `--megabytes 20 --repetitions 1` tries it out and writes
-nothing.
+shuffled, repeated as needed. `--megabytes 20 --repetitions 1` is a trial that writes no result.
 """
 
 import argparse
@@ -93,7 +92,7 @@ def docstrings(code: str) -> str:
 
 
 def write_corpus(path: Path, documents: Iterator[str], num_bytes: int) -> dict[str, Any]:
-    """Documents up to `num_bytes`, in row groups like those of the hub; their figures."""
+    """Documents up to `num_bytes`, in row groups like those of the hub; their counts."""
     total, number = 0, 0
     schema = pa.schema([("text", pa.string())])
     with pq.ParquetWriter(path, schema) as writer:
@@ -187,18 +186,18 @@ def compare(corpus: Path, text_bytes: int, repetitions: int) -> dict[str, Any]:
                 runs[name].append(way(corpus, Path(folder) / "out"))
     counts = {tokens for way in runs.values() for _, _, tokens, _ in way}
     assert len(counts) == 1, f"the ways give different numbers of tokens: {counts}"
-    figures: dict[str, Any] = {"num_tokens": counts.pop()}
+    summary: dict[str, Any] = {"num_tokens": counts.pop()}
     for name, results in runs.items():
         timing = spread([seconds for seconds, _, _, _ in results])
-        figures[name] = timing | {
-            "tokens_per_s": round(figures["num_tokens"] / timing["median_s"]),
+        summary[name] = timing | {
+            "tokens_per_s": round(summary["num_tokens"] / timing["median_s"]),
             "text_mb_per_s": round(text_bytes / timing["median_s"] / 1e6, 1),
             "peak_mb": round(max(peak for _, peak, _, _ in results) / 1e6),
         }
         if results[0][3] is not None:
-            figures[name]["phases"] = results[0][3]
-    ours, theirs = (figures[name]["median_s"] for name in WAYS)
-    return figures | {"times_as_fast": round(theirs / ours, 2)}
+            summary[name]["phases"] = results[0][3]
+    ours, theirs = (summary[name]["median_s"] for name in WAYS)
+    return summary | {"times_as_fast": round(theirs / ours, 2)}
 
 
 def encoders_alone(documents: Iterator[str]) -> dict[str, float]:
@@ -227,22 +226,22 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=MEGABYTES)
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     arguments = parser.parse_args()
-    figures: dict[str, Any] = {"target_times_as_fast": 2, "target_peak_mb": 1000}
+    summary: dict[str, Any] = {"target_times_as_fast": 2, "target_peak_mb": 1000}
     for name, source in (("shakespeare", shakespeare), ("packages", packages)):
         with tempfile.TemporaryDirectory() as folder:
             corpus = Path(folder) / "corpus.parquet"
             written = write_corpus(
                 corpus, source(random.Random(1)), arguments.megabytes * 1_000_000
             )
-            figures[name] = (
+            summary[name] = (
                 written
                 | compare(corpus, written["text_bytes"], arguments.repetitions)
                 | {"encoders_mb_per_s": encoders_alone(source(random.Random(2)))}
             )
     if (arguments.megabytes, arguments.repetitions) == (MEGABYTES, REPETITIONS):
-        write_result("prepare", "python benchmarks/bench_prepare.py", figures)
+        write_result("prepare", "python benchmarks/bench_prepare.py", summary)
     else:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(summary, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How long the page over many runs takes, and how large it is.
+"""Time and size of the report over many runs.
 
     python benchmarks/bench_report.py
 
-50 runs of 10,000 logged steps (metrics.jsonl as training writes it, 13 MB each, figures drawn at
-random), in 17 configurations with up to 3 seeds. The aim is under 20 seconds and 10 MB.
+50 runs of 10,000 logged steps (metrics.jsonl as training writes it, 13 MB each, random
+values), in 17 configurations with up to 3 seeds. The target is under 20 seconds and 10 MB.
 """
 
 import json
@@ -19,7 +19,7 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.report.runs import write_runs_report
 
 NUM_RUNS, NUM_STEPS, EVAL_EVERY, SEEDS = 50, 10_000, 50, 3
-FIGURES = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy")
+METRICS = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy")
 MORE = ("perplexity", "learning_rate", "penalty_weight", "grad_norm", "tokens_per_s", "mfu")
 
 
@@ -34,12 +34,12 @@ def make_run(folder: Path, number: int) -> None:
         for step in range(1, NUM_STEPS + 1):
             level = 3 + 6 / math.sqrt(step)
             line = {"step": step, "time_s": step * 0.5}
-            line |= {f"train/{name}": level + draw.random() for name in (*FIGURES, *MORE)}
+            line |= {f"train/{name}": level + draw.random() for name in (*METRICS, *MORE)}
             line["train/max_prob_histogram"] = [draw.randrange(1000) for _ in range(20)]
             file.write(json.dumps(line) + "\n")
             if step % EVAL_EVERY == 0:
                 line = {"step": step, "time_s": step * 0.5}
-                line |= {f"val/{name}": level + draw.random() for name in (*FIGURES, "perplexity")}
+                line |= {f"val/{name}": level + draw.random() for name in (*METRICS, "perplexity")}
                 file.write(json.dumps(line) + "\n")
 
 
@@ -55,7 +55,7 @@ def main() -> None:
             started = time.perf_counter()
             write_runs_report(folders, page)
             seconds.append(time.perf_counter() - started)
-        figures = {
+        summary = {
             "runs": NUM_RUNS,
             "logged steps a run": NUM_STEPS,
             "metrics_mb": round(
@@ -64,7 +64,7 @@ def main() -> None:
             "seconds": spread(seconds),
             "page_mb": round(page.stat().st_size / 1e6, 2),
         }
-    write_result("report", "python benchmarks/bench_report.py", figures)
+    write_result("report", "python benchmarks/bench_report.py", summary)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Validation CE of the character recipe on the true TinyShakespeare: at most 1.90.
+"""Validation CE of the character recipe on the real TinyShakespeare: at most 1.90.
 
     python benchmarks/bench_shakespeare_char.py [PATH OF TINYSHAKESPEARE]
 
@@ -24,7 +24,9 @@ def main() -> int:
     if sys.argv[1:]:
         config.dataset = sys.argv[1]
     if load_training_data(config).name != "tinyshakespeare":
-        print("This text is not TinyShakespeare, so the figure would not compare; nothing was run.")
+        print(
+            "This is not TinyShakespeare, so the result would not be comparable; nothing was run."
+        )
         return 1
     with tempfile.TemporaryDirectory() as folder:
         config.output_dir, config.run_name = folder, "shakespeare_char_cpu"
@@ -34,7 +36,7 @@ def main() -> int:
         text = (result.run_folder / "environment.json").read_text(encoding="utf-8")
     environment = json.loads(text)
     val_ce = result.metrics["val/ce_loss"]
-    figures = {
+    results = {
         "val_ce": round(val_ce, 4),
         "target_val_ce": TARGET_CE,
         "met": val_ce <= TARGET_CE,
@@ -49,9 +51,9 @@ def main() -> int:
     write_result(
         "shakespeare_char_cpu",
         "python benchmarks/bench_shakespeare_char.py",
-        figures,
+        results,
     )
-    return 0 if figures["met"] else 1
+    return 0 if results["met"] else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the start of the process to the end of the first training step, and where the time goes.
+"""Time from process start to the end of the first training step, by phase.
 
     python benchmarks/bench_startup.py
     python benchmarks/bench_startup.py --against ../another_checkout
@@ -6,7 +6,7 @@
 Real processes: `python train.py` of a small character model, of GPT-2 small, and `--help`.
 The target is 20 s for the small model and 1 s for --help. Results: results/startup.json.
 
-With `--against`, the small model and `--help` of this checkout and of another, in turn, in one run
+With `--against`, the small model and `--help` of this checkout and of another, alternating
 (make one with `git worktree add ../another_checkout COMMIT`). Both are measured through `train.py`
 and summary.json, so they may differ in everything else; a `ratio` below 1 means that this checkout
 is faster. Results: results/startup_against.json.

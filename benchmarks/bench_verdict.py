@@ -2,7 +2,7 @@
 
     python benchmarks/bench_verdict.py
 
-About two minutes on one core. Everything but the times follows from fixed seeds.
+About two minutes on one core. Everything but the times is fixed by seeds.
 """
 
 import math
@@ -103,7 +103,7 @@ def passes(
 
 def tuning() -> dict[str, float]:
     """Equal models, one sharper by 2.5: false verdicts at the smallest margin and at the usual one,
-    and how the standard error compares with a bootstrap that fits the temperature anew.
+    and how the standard error compares with a bootstrap that refits the temperature.
     """
     random, draws = torch.Generator().manual_seed(0), np.random.default_rng(0)
     start = [Temperature(beta) for beta in (0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)]
@@ -124,14 +124,14 @@ def tuning() -> dict[str, float]:
         without += compare([untuned], margin=1e-5).call != "not distinguishable"
         usual += compare([difference]).call != "not distinguishable"
         if number % 60 == 0:
-            figures = evaluate(fine)
-            ce_QG = np.stack([figures.sums("ce", one) for one in fine])
-            entropy_QG = np.stack([figures.sums("entropy", one) for one in fine])
+            passes = evaluate(fine)
+            ce_QG = np.stack([passes.sums("ce", one) for one in fine])
+            entropy_QG = np.stack([passes.sums("entropy", one) for one in fine])
             refitted = []
             for _ in range(1500):
                 drawn = draws.integers(NUM_PAIRS, size=NUM_PAIRS)
                 tune, report = 2 * drawn, 2 * drawn + 1
-                rows_tune, rows_report = (figures.num_rows[half].sum() for half in (tune, report))
+                rows_tune, rows_report = (passes.num_rows[half].sum() for half in (tune, report))
                 goal = penalised.sums("entropy")[tune].sum() / rows_tune
                 beta = np.interp(-goal, -entropy_QG[:, tune].sum(1) / rows_tune, betas)
                 control = np.interp(beta, betas, ce_QG[:, report].sum(1) / rows_report)

@@ -3,8 +3,8 @@
     python benchmarks/prepare_like_nanogpt.py CORPUS.parquet FOLDER
 
 `load_dataset`, `train_test_split`, `map` with tiktoken document by document in two processes, then
-1,024 batches into one memory map for each split. Only the files are local ones, and the vocabulary
-comes from an installed package instead of the network.
+1,024 batches into one memory map per split. Only here the files are local, and the vocabulary comes
+from an installed package instead of the network.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""A benchmark's result file: what was run, on what, and the figures; one per published number."""
+"""A benchmark's result file: the command, the environment and the results."""
 
 import json
 import statistics
@@ -25,11 +25,11 @@ def spread(seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def write_result(name: str, command: str, figures: dict[str, Any]) -> None:
+def write_result(name: str, command: str, results: dict[str, Any]) -> None:
     """Write results/NAME.json and print it."""
     environment = describe_environment(choose_device(TrainingConfig()))
     environment["command"] = command
     path = RESULTS / f"{name}.json"
-    write_text(path, json.dumps({"figures": figures, "environment": environment}, indent=2) + "\n")
-    json.dump(figures, sys.stdout, indent=2)
+    write_text(path, json.dumps({"figures": results, "environment": environment}, indent=2) + "\n")
+    json.dump(results, sys.stdout, indent=2)
     print(f"\nwritten to {path.relative_to(REPOSITORY)}")

@@ -1,4 +1,4 @@
-"""A penalty of one's own: the Tsallis entropy of order 2 (the Gini impurity), 1 - sum p^2.
+"""A user-defined penalty: the Tsallis entropy of order 2 (the Gini impurity), 1 - sum p^2.
 
 python train.py --config configs/quick_test.yaml --penalty_type docs.examples.tsallis:GINI
 """
