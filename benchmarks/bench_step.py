@@ -2,7 +2,7 @@
 
     python benchmarks/bench_step.py
 
-Forward, backward, clipping and AdamW at batch 4 of 128 tokens, float32. The cases alternate, and the
+Forward, backward, clipping and AdamW at batch 4 of 128 tokens, float32. Cases alternate, and the
 result is the median over rounds of the ratio within a round, which cancels drift. Weight 0 runs a
 second time under another name: its distance from 1 shows the noise.
 """

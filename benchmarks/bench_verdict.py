@@ -124,14 +124,14 @@ def tuning() -> dict[str, float]:
         without += compare([untuned], margin=1e-5).call != "not distinguishable"
         usual += compare([difference]).call != "not distinguishable"
         if number % 60 == 0:
-            passes = evaluate(fine)
-            ce_QG = np.stack([passes.sums("ce", one) for one in fine])
-            entropy_QG = np.stack([passes.sums("entropy", one) for one in fine])
+            on_grid = evaluate(fine)
+            ce_QG = np.stack([on_grid.sums("ce", one) for one in fine])
+            entropy_QG = np.stack([on_grid.sums("entropy", one) for one in fine])
             refitted = []
             for _ in range(1500):
                 drawn = draws.integers(NUM_PAIRS, size=NUM_PAIRS)
                 tune, report = 2 * drawn, 2 * drawn + 1
-                rows_tune, rows_report = (passes.num_rows[half].sum() for half in (tune, report))
+                rows_tune, rows_report = (on_grid.num_rows[half].sum() for half in (tune, report))
                 goal = penalised.sums("entropy")[tune].sum() / rows_tune
                 beta = np.interp(-goal, -entropy_QG[:, tune].sum(1) / rows_tune, betas)
                 control = np.interp(beta, betas, ce_QG[:, report].sum(1) / rows_report)
