@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from sharpgpt.evaluation.controls import PenaltyMap
-from sharpgpt.evaluation.groups import GroupStatistics, Half
+from sharpgpt.evaluation.groups import GroupStatistics
 from sharpgpt.evaluation.row_statistics import UNCHANGED
 from sharpgpt.evaluation.temperature import MAX_PASSES, Evaluate, Fit
 
@@ -28,48 +28,49 @@ def fit_map_weight(
     penalty_map: PenaltyMap,
     target_entropy: float,
     *,
-    half: Half = "tuning",
     start: float | None = None,
 ) -> tuple[Fit, GroupStatistics]:
-    """Fit the weight of a penalty's map so that the mean entropy of a half is the target.
+    """Fit the weight of a penalty's map so that the mean entropy of the tuning half is the target.
 
     Args:
         evaluate: makes a pass of the model.
         statistics: of a pass with UNCHANGED.
         penalty_map: gives the penalty, k and positions; its weight does not matter.
         target_entropy: in nats.
-        half: the groups whose means count.
         start: a weight near the result, if one is known; of the sign of the result.
 
     Returns:
         the fit with its neighbours, and the statistics of all passes.
     """
 
+    def at_weights(weights: Sequence[float]) -> list[PenaltyMap]:
+        return [replace(penalty_map, weight=weight) for weight in weights]
+
     def entropy(weight: float) -> float:
         at = replace(penalty_map, weight=weight) if weight else UNCHANGED
-        return statistics.mean("entropy", at, half)
+        return statistics.mean("entropy", at, "tuning")
 
     excess = entropy(0.0) - target_entropy
     if abs(excess) < 1e-9:
         return Fit(UNCHANGED, target_entropy, converged=True), statistics
     if not start or start * excess < 0:
         # For small weights the entropy's map is a temperature of 1 - w: d entropy / d w = -Var z.
-        start = excess / max(statistics.mean("logit_variance", UNCHANGED, half), 1e-9)
+        variance = statistics.mean("logit_variance", UNCHANGED, "tuning")
+        start = excess / max(variance, 1e-9)
     first = float(np.copysign(min(max(abs(start), 1e-6), 1.0), excess))
     tried = {0.0}
     proposed = [first * 0.9, first * 1.1]
-    for number in range(MAX_PASSES):
-        maps = [replace(penalty_map, weight=weight) for weight in proposed]
-        statistics = statistics.joined(evaluate(maps))
+    statistics = statistics.joined(evaluate(at_weights(proposed)))
+    for _ in range(MAX_PASSES - 1):
         tried.update(proposed)
-        if number > 0:
-            low, best, high = proposed
-            slope = (entropy(high) - entropy(low)) / (high - low)
-            fit = Fit(maps[1], target_entropy, converged=True, neighbours=(maps[0], maps[2]))
-            if abs(entropy(best) - target_entropy) <= TOLERANCE * abs(best * slope):
-                return fit, statistics
         best = _interpolated(sorted((entropy(one), one) for one in tried), target_entropy)
-        proposed = [best * (1 - DISTANCE), best, best * (1 + DISTANCE)]
+        proposed = [low, _, high] = [best * (1 - DISTANCE), best, best * (1 + DISTANCE)]
+        maps = at_weights(proposed)
+        statistics = statistics.joined(evaluate(maps))
+        slope = (entropy(high) - entropy(low)) / (high - low)
+        fit = Fit(maps[1], target_entropy, converged=True, neighbours=(maps[0], maps[2]))
+        if abs(entropy(best) - target_entropy) <= TOLERANCE * abs(best * slope):
+            return fit, statistics
     note = f"no weight of {penalty_map.penalty} was found with entropy {target_entropy:.4g} nats"
     return replace(fit, converged=False, note=note), statistics
 

@@ -49,11 +49,6 @@ class Temperature:
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"beta: given {self.beta}, allowed is a positive number")
 
-    @property
-    def temperature(self) -> float:
-        """T."""
-        return 1 / self.beta
-
 
 Sharpening = Temperature | PenaltyMap
 """A way to change the predictions of a trained model."""

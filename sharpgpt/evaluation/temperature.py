@@ -119,28 +119,26 @@ def fit_temperatures(
     evaluate: Evaluate,
     statistics: GroupStatistics,
     target_entropies: Sequence[float | None],
-    half: Half = "tuning",
 ) -> tuple[list[Fit], GroupStatistics]:
     """Fit temperatures to one model: one for each target entropy, None being the best temperature.
 
     Args:
         evaluate: makes a pass of the model.
         statistics: of a pass with GRID, or any temperatures to start from.
-        target_entropies: mean entropies in nats.
-        half: the groups whose means count.
+        target_entropies: mean entropies of the tuning half in nats.
 
     Returns:
         the fits in the order of the targets, and the statistics of all passes, which have every
         fitted temperature.
     """
     for _ in range(MAX_PASSES):
-        points = temperature_curve(statistics, half)
+        points = temperature_curve(statistics, "tuning")
         proposals = [_proposal(points, target) for target in target_entropies]
         wanted = [Temperature(beta) for one in proposals if isinstance(one, list) for beta in one]
         if not wanted:
             break
         statistics = statistics.joined(evaluate(list(dict.fromkeys(wanted))))
-    points = temperature_curve(statistics, half)
+    points = temperature_curve(statistics, "tuning")
     fits = []
     for target in target_entropies:
         fit = _proposal(points, target)

@@ -1,4 +1,4 @@
-"""Which runs are taken together, what is refused, and what the reader is told."""
+"""Which runs are taken together, what is refused, and the notes for the reader."""
 
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_arm() -> None:
         ({"learning_rate": 0.5}, "learning_rate 0.5"),
     ],
 )
-def test_other_recipes_are_other_arms_and_the_reader_is_told(
-    changes: dict[str, Any], name: str
-) -> None:
+def test_other_recipes_are_other_arms_with_a_note(changes: dict[str, Any], name: str) -> None:
     first, second = paired(
         [run("b1", 1), run("b2", 2)], run("p1", 1, 0.1), run("p2", 2, 0.1, **changes)
     )

@@ -75,7 +75,7 @@ def passes(true_table: torch.Tensor, text: EvaluationText) -> Iterator[ModelPass
     made.close()
 
 
-def test_the_body_is_run_once_and_the_figures_are_the_tables(
+def test_the_body_is_run_once_and_the_statistics_are_those_of_the_table(
     true_table: torch.Tensor, text: EvaluationText, passes: ModelPasses
 ) -> None:
     evaluation = evaluate_model(passes)
@@ -89,7 +89,7 @@ def test_the_body_is_run_once_and_the_figures_are_the_tables(
         assert evaluation.statistics.mean(name) == pytest.approx(truth.mean(name), rel=1e-6)
     assert evaluation.num_bytes is not None
     group_of_block = passes.groups.of_blocks(np.arange(60))
-    for group in range(passes.groups.num_groups):  # token k stands for k bytes
+    for group in range(passes.groups.num_groups):  # token k is k bytes long
         mine = blocks_BT[torch.from_numpy(group_of_block == group)]
         assert evaluation.num_bytes[group] == int(mine[:, 1:].sum())
     found = evaluation.to_dict()
@@ -136,7 +136,7 @@ def test_hidden_states_are_read_when_all_are_there_and_in_order() -> None:
     states.close()
 
 
-def test_with_a_baseline_its_figures_stand_in_the_buckets(
+def test_with_a_baseline_the_buckets_have_its_statistics(
     true_table: torch.Tensor, text: EvaluationText, passes: ModelPasses
 ) -> None:
     other = ModelPasses(TableModel(0.5 * true_table), CPU, text, top_k=3, batch_size=7)

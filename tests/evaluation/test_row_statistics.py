@@ -151,7 +151,7 @@ def test_a_map_changes_penalised_positions_only() -> None:
     assert not torch.isclose(ce_QN[2], ce_QN[0]).any()
 
 
-def test_what_is_not_allowed_is_said() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="top_k: given 12, allowed is 1 to the vocabulary size"):
         row_statistics(torch.zeros(1, 11), torch.zeros(1).long(), [UNCHANGED], top_k=12)
     with pytest.raises(ValueError, match="beta: given 0"):

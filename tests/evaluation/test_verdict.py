@@ -159,10 +159,10 @@ def twins(random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return first_VV, second_VV, text.view(120, 9)
 
 
-def test_of_200_comparisons_of_equal_models_few_are_told_apart() -> None:
+def test_of_200_comparisons_of_equal_models_few_are_called_different() -> None:
     """At most 5%, with the smallest margin and so with all of the error rate in play. One of the
     twins is sharper by a factor, as penalised models are. The interval needs the part of the
-    tuning: without it more are told apart.
+    tuning: without it more are called different.
     """
     random = torch.Generator().manual_seed(0)
     false, false_without_tuning = 0, 0
