@@ -3,10 +3,10 @@
 import sys
 from typing import TYPE_CHECKING
 
-from sharpgpt.runtime.signals import end_at_signals
+from sharpgpt.runtime.signals import install_exit_handlers
 
 if __name__ == "__main__":  # before the slow imports: Ctrl-C gives no traceback
-    end_at_signals()
+    install_exit_handlers()
 
 from sharpgpt.commands.main import train_command
 

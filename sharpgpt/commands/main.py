@@ -19,7 +19,7 @@ from typing import Any
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.runtime.console import console_logging
-from sharpgpt.runtime.signals import ending_at_signals
+from sharpgpt.runtime.signals import exit_on_signals
 
 COMMANDS = {
     "train": "train a model",
@@ -58,7 +58,7 @@ def train_command(argv: Sequence[str], prog: str = "train.py") -> int:
 
 def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
     """Run a command; an error that the user can fix is one message on stderr, no traceback."""
-    with ending_at_signals():
+    with exit_on_signals():
         try:
             with console_logging():
                 module: Any = importlib.import_module(f"sharpgpt.commands.{name}")

@@ -59,9 +59,9 @@ class RowMeans:
         if processes.world_size == 1:
             return self
         together = RowMeans(self._sums.device)
-        together._sums = processes.total(self._sums)
-        together._num_rows = processes.total(self._num_rows)
-        together._histogram = processes.total(self._histogram)
+        together._sums = processes.all_reduce_sum(self._sums)
+        together._num_rows = processes.all_reduce_sum(self._num_rows)
+        together._histogram = processes.all_reduce_sum(self._histogram)
         return together
 
     def state(self) -> dict[str, list[float]]:

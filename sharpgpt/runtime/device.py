@@ -1,4 +1,4 @@
-"""The device of a run: which one, in what arithmetic, and how fast it could be at best."""
+"""The device of a run, the dtype of its forward pass, and its peak FLOP/s."""
 
 import contextlib
 import re
@@ -25,13 +25,12 @@ PEAK_FLOPS_BFLOAT16 = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense bfloat16 FLOP/s by words of the device's name, the first that fits; the source is NVIDIA's
-data sheets."""
+"""Dense bfloat16 FLOP/s from NVIDIA's data sheets; the first key in the device's name counts."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where and in what arithmetic a run computes."""
+    """A device and the dtype of the forward pass on it."""
 
     torch_device: torch.device
     dtype: torch.dtype
@@ -42,8 +41,13 @@ class Device:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, dtype=self.dtype)
 
-    def of_rank(self, local_rank: int) -> "Device":
-        """The same for one of several processes on this machine: each has a GPU of its own."""
+    @property
+    def dtype_name(self) -> str:
+        """Such as float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def for_rank(self, local_rank: int) -> "Device":
+        """With CUDA, the GPU of one of several processes on this machine."""
         if self.torch_device.type != "cuda":
             return self
         if local_rank >= torch.cuda.device_count():
@@ -55,17 +59,17 @@ class Device:
         return replace(self, torch_device=torch.device("cuda", local_rank))
 
     def name(self) -> str:
-        """The device as a person would say it."""
+        """Such as cpu, or NVIDIA A100-SXM4-80GB."""
         if self.torch_device.type == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
         return self.torch_device.type
 
 
 def choose_device(config: TrainingConfig) -> Device:
-    """The device and arithmetic that the settings ask for; sets TF32 for CUDA.
+    """The device and dtype for these settings; enables TF32 on CUDA.
 
     Raises:
-        UserError: the device named is not on this machine; the message says what is.
+        UserError: this machine does not have the device; the message lists the available ones.
     """
     present = ["cpu"]
     if torch.backends.mps.is_available():
@@ -82,7 +86,7 @@ def choose_device(config: TrainingConfig) -> Device:
         )
     device = torch.device(name)
     if device.type == "cuda":
-        # TF32. The newer per-backend switches break torch.compile, which reads this one.
+        # TF32. The newer per-backend switches break torch.compile, which reads this one (2.13).
         torch.set_float32_matmul_precision("high")
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     wanted = config.dtype if config.dtype != "auto" else "bfloat16" if has_bfloat16 else "float32"
@@ -90,10 +94,10 @@ def choose_device(config: TrainingConfig) -> Device:
 
 
 def peak_flops(device: Device) -> tuple[float, str]:
-    """The best FLOP/s of the device, the denominator of MFU, and where the figure is from.
+    """The peak FLOP/s of the device, the denominator of MFU, and its source.
 
-    Known GPUs have it from the data sheet. Elsewhere it is measured: the fastest of a few square
-    products in the arithmetic of the run, large enough that starting them costs little.
+    For known GPUs the data sheet; otherwise the fastest of a few large square matrix products in
+    the dtype of the run.
     """
     if device.torch_device.type == "cuda" and device.dtype == torch.bfloat16:
         for words, flops in PEAK_FLOPS_BFLOAT16.items():
@@ -112,7 +116,7 @@ def peak_flops(device: Device) -> tuple[float, str]:
 
 
 def device_random_state(device: torch.device) -> torch.Tensor:
-    """The state of a device's generator of random numbers (CPU, CUDA or MPS)."""
+    """The state of the random number generator of a device (CPU, CUDA or MPS)."""
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
     return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
@@ -130,12 +134,12 @@ def set_device_random_state(device: torch.device, state: torch.Tensor) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers on the CPU and on `device` follow `seed` in the block; then as before."""
-    places = [torch.device("cpu"), device]
-    before = [device_random_state(place) for place in places]
+    """Seed the CPU and `device` for the block, then restore their random states."""
+    devices = [torch.device("cpu"), device]
+    before = [device_random_state(each) for each in devices]
     torch.manual_seed(seed)
     try:
         yield
     finally:
-        for place, state in zip(places, before, strict=True):
-            set_device_random_state(place, state)
+        for each, state in zip(devices, before, strict=True):
+            set_device_random_state(each, state)

@@ -1,8 +1,7 @@
-"""The processes of a run: one alone, or those that torchrun started, and what they tell each other.
+"""The processes of a run, one or those that torchrun started, and their collectives.
 
-torchrun gives each process its place in the environment (RANK, WORLD_SIZE, LOCAL_RANK). Gradients
-are summed by PyTorch's DistributedDataParallel; here is the rest: who writes files (`is_first`),
-sums of figures over all processes, and a decision that all take together.
+torchrun gives each process its rank in the environment (RANK, WORLD_SIZE, LOCAL_RANK).
+DistributedDataParallel averages the gradients. Rank 0 (`is_main`) writes files and prints.
 """
 
 import contextlib
@@ -18,95 +17,88 @@ from torch import Tensor, nn
 
 from sharpgpt.core.errors import UserError
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the sums of gradients and figures."""
+REDUCE_TIMEOUT = timedelta(minutes=30)
+"""Of the sums of gradients and metrics."""
 
-PATIENCE = timedelta(days=3)
-"""How long the others wait for what the first does alone: preparing a dataset, validating, saving.
-If a process dies meanwhile, torchrun ends the others."""
+MAX_WAIT = timedelta(days=3)
+"""How long ranks wait while rank 0 prepares a dataset, samples or saves. If a process dies,
+torchrun ends the others."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together."""
+    """This process and its collectives with the others; all ranks must call one together."""
 
     rank: int = 0
     world_size: int = 1
-    waiting: dist.ProcessGroup | None = None
-    """All of them again, on the CPU and with `PATIENCE`."""
+    cpu_group: dist.ProcessGroup | None = None
+    """All ranks, over gloo and with the timeout `MAX_WAIT`."""
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process writes the files and speaks to the user."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, the same on each; `values` stays as it is."""
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all ranks; `values` is not changed."""
         if self.world_size == 1:
             return values
         total = values.detach().clone()
         dist.all_reduce(total)
         return total
 
-    def largest(self, *values: int) -> list[int]:
-        """Of each value the largest of all processes, the same in each. Waits for them."""
+    def all_reduce_max(self, *values: int) -> list[int]:
+        """The maximum of each value over all ranks."""
         if self.world_size == 1:
             return list(values)
         largest = torch.tensor(values)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.waiting)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.cpu_group)
         return largest.tolist()
 
-    def wait(self) -> None:
-        """Until all processes have come here."""
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
         if self.world_size > 1:
-            dist.barrier(self.waiting)
+            dist.barrier(self.cpu_group)
 
-    def text_from_first(self, text: str, device: torch.device) -> str:
-        """The first process's `text` in every process."""
+    def broadcast(self, value: T) -> T:
+        """The `value` of rank 0, pickled."""
         if self.world_size == 1:
-            return text
-        data = text.encode() if self.is_first else b""
-        num_bytes = int(self.total(torch.tensor(float(len(data)), device=device)).item())
-        letters = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        if self.is_first:
-            letters.copy_(torch.tensor(list(data), dtype=torch.uint8))
-        dist.broadcast(letters, src=0)
-        return bytes(letters.tolist()).decode()
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.cpu_group)
+        return values[0]
 
-    def first_before_others(self, action: Callable[[], Result]) -> Result:
-        """What `action` returns, done by the first process before the others begin.
+    def main_first(self, action: Callable[[], T]) -> T:
+        """Call `action` on rank 0, then on the others, which find the files that it left."""
+        if not self.is_main:
+            self.barrier()
+        result = action()
+        if self.is_main:
+            self.barrier()
+        return result
 
-        For what leaves files behind that the others then find, such as a download.
-        """
-        if self.is_first:
-            result = action()
-            self.wait()
-            return result
-        self.wait()
-        return action()
-
-    def seed_random(self, seed: int, step: int) -> None:
-        """Give each process but the first its own random numbers, for dropout, from `step` on."""
-        if not self.is_first:
+    def seed_dropout(self, seed: int, step: int) -> None:
+        """Seed every rank but 0, whose random state a checkpoint keeps, from `step` on."""
+        if not self.is_main:
             torch.manual_seed((seed + 1_000_003 * self.rank + 7_919 * step) % (1 << 63))
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
-        """`model`, its gradients averaged over the processes in the backward pass."""
+    def data_parallel(self, model: nn.Module) -> nn.Module:
+        """`model`, with its gradients averaged over the ranks in the backward pass."""
         if self.world_size == 1:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        # There are no buffers that training changes, and sending them would be one more wait.
+        # Training changes no buffers, so they need no broadcast.
         return DistributedDataParallel(model, forward_sync_buffers=False)
 
 
-def place_from_environment() -> tuple[int, int, int]:
-    """(rank, world size, rank on this machine); (0, 1, 0) where torchrun did not start us.
+def ranks_from_environment() -> tuple[int, int, int]:
+    """(rank, world size, local rank); (0, 1, 0) without torchrun.
 
     Raises:
-        UserError: the environment describes no process.
+        UserError: the environment variables contradict each other.
     """
     try:
         rank, size, local = (
@@ -123,25 +115,20 @@ def place_from_environment() -> tuple[int, int, int]:
     return rank, size, local
 
 
-def is_launched() -> bool:
-    """Whether torchrun, or the like, started this process: it hands on signals, which may have
-    reached the process before."""
+def is_torchrun() -> bool:
+    """Whether torchrun, or the like, started this process."""
     return "RANK" in os.environ
 
 
 @contextlib.contextmanager
-def joined(device_type: str) -> Iterator[Processes]:
-    """Within the block this process is one of those that torchrun started, or alone.
-
-    CUDA devices speak NCCL, CPUs gloo, and so do all to wait for each other.
-    """
-    rank, world_size, _ = place_from_environment()
+def process_group(device_type: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started, over NCCL on CUDA, otherwise gloo."""
+    rank, world_size, _ = ranks_from_environment()
     if world_size == 1:
         yield Processes()
         return
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=REDUCE_TIMEOUT)
     try:
-        waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield Processes(rank, world_size, waiting)
+        yield Processes(rank, world_size, dist.new_group(backend="gloo", timeout=MAX_WAIT))
     finally:
         dist.destroy_process_group()

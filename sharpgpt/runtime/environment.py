@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware, command. Written to environment.json."""
+"""What a run ran on: versions, commit, hardware and command, for environment.json."""
 
 import functools
 import importlib.metadata
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def describe_environment(device: Device) -> dict[str, Any]:
-    """Plain JSON values; nothing here fails for want of git or of a package."""
+    """Plain JSON values; a missing package or git is no error."""
     cuda = device.torch_device.type == "cuda"
     return {
         "command": sys.argv,
@@ -35,7 +35,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": {
             "device": device.name(),
-            "dtype": str(device.dtype).removeprefix("torch."),
+            "dtype": device.dtype_name,
             "cpu": cpu_name(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "num_cpus": os.cpu_count(),
@@ -56,25 +56,21 @@ def package_versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found | {"torch": torch.__version__}  # with the build, such as +cpu
+    return found | {"torch": torch.__version__}  # with its build, such as +cpu
 
 
 def _commit() -> str | None:
-    """The commit of this code, with `+changes` when the tree differs from it; None outside git."""
+    """The commit of this code, `+changes` if the tree differs from it; None outside git."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout.strip()
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None  # installed inside somebody else's repository
+            return None  # installed inside another repository
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
@@ -82,7 +78,7 @@ def _commit() -> str | None:
 
 
 def cpu_name() -> str:
-    """The processor as it calls itself."""
+    """The model name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -93,7 +89,7 @@ def cpu_name() -> str:
 
 
 def memory_bytes() -> int | None:
-    """Main memory of this machine; None where it cannot be known."""
+    """Main memory of this machine; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -55,7 +55,7 @@ def do_due_work(run: Training, stop: StopSignal) -> None:
         "sample": sample,
     }
     problem = None
-    if not run.processes.is_first:
+    if not run.processes.is_main:
         run.due = []
     try:
         while run.due and stop.number is None:
@@ -181,7 +181,7 @@ def _until_signal(run: Training, stop: StopSignal, compute: Callable[[], Result]
     random = random_states(run.device.torch_device)
     is_whole = False
     try:
-        with stop.breaking_off():
+        with stop.interruptible():
             result = compute()
         is_whole = True
         return result

@@ -62,7 +62,7 @@ def save_last(run: Training) -> Path | None:
         UserError: it cannot be written.
     """
     state = run.state()
-    if run.processes.is_first:
+    if run.processes.is_main:
         run.log.flush()
         run.saver.save_last(state, run.after_step())
     return run.saver.last_saved
@@ -104,7 +104,7 @@ def train_until(run: Training, stop: StopSignal) -> None:
 def save(run: Training, stop: StopSignal) -> None:
     """Save while training goes on; where a signal has come, `run_steps` saves at once."""
     state = run.state()
-    if run.processes.is_first and stop.number is None:
+    if run.processes.is_main and stop.number is None:
         run.log.flush()
         run.saver.save(state, run.after_step())
 
@@ -162,7 +162,7 @@ def accumulate_gradients(
             output.loss.backward()
         run.window.add(output, penalty_weight)
         losses.append(output.loss.detach())
-    return run.processes.total(torch.stack(losses).sum()) / world_size
+    return run.processes.all_reduce_sum(torch.stack(losses).sum()) / world_size
 
 
 def summed_gradients(trained: Any, *, now: bool) -> AbstractContextManager[object]:

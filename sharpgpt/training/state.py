@@ -202,7 +202,7 @@ class Training:
         Raises:
             CannotGoOnError: `problem`, or that of another process.
         """
-        failed, number = self.processes.largest(int(problem is not None), stop.number or 0)
+        failed, number = self.processes.all_reduce_max(int(problem is not None), stop.number or 0)
         if failed:
             raise problem or CannotGoOnError(
                 f"step {self.step + 1}: another process cannot go on", "It says why"

@@ -35,9 +35,14 @@ from sharpgpt.runs.tracker import RunLog
 from sharpgpt.runs.trackers.wandb import WandbRun
 from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.device import Device, choose_device, peak_flops
-from sharpgpt.runtime.distributed import Processes, is_launched, joined, place_from_environment
+from sharpgpt.runtime.distributed import (
+    Processes,
+    is_torchrun,
+    process_group,
+    ranks_from_environment,
+)
 from sharpgpt.runtime.environment import describe_environment
-from sharpgpt.runtime.signals import REPEAT_S, StopSignal
+from sharpgpt.runtime.signals import DUPLICATE_S, StopSignal
 from sharpgpt.sharpness import find_penalty
 from sharpgpt.training.anomalies import Watch
 from sharpgpt.training.loop import run_steps
@@ -72,7 +77,7 @@ def train(config: TrainingConfig) -> RunResult:
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"train: given {type(config).__name__}, expected a TrainingConfig")
     config.check()
-    rank, world_size, local_rank = place_from_environment()
+    rank, world_size, local_rank = ranks_from_environment()
     refuse_uneven_shares(config, world_size)
     startup = Startup()
     with contextlib.ExitStack() as stack:
@@ -81,9 +86,9 @@ def train(config: TrainingConfig) -> RunResult:
         memory = stack.enter_context(memory_advice(config))
         device = choose_device(config)
         if world_size > 1:
-            device = device.of_rank(local_rank)
-        processes = stack.enter_context(joined(device.torch_device.type))
-        data = processes.first_before_others(lambda: load_training_data(config))
+            device = device.for_rank(local_rank)
+        processes = stack.enter_context(process_group(device.torch_device.type))
+        data = processes.main_first(lambda: load_training_data(config))
         if note := data.source["note"]:
             terminal.say(f"NOTE: {note}")
         startup.phase("text and tokens")
@@ -95,8 +100,8 @@ def train(config: TrainingConfig) -> RunResult:
         startup.phase("transformers and the model")
 
         facts = run_facts(config, data, device)
-        folder = _open_folder(config, data, device, facts, processes, terminal, stack)
-        if processes.is_first:
+        folder = _open_folder(config, data, facts, processes, terminal, stack)
+        if processes.is_main:
             config = replace(config, run_name=folder.path.name)
             console.open_log_file(folder.path / "log.txt")
         else:
@@ -109,21 +114,21 @@ def train(config: TrainingConfig) -> RunResult:
         run = _prepare(config, data, causal_lm, device, folder, facts, processes, terminal, startup)
         stack.callback(run.saver.close)  # before the folder is given up, however the run ends
         try:
-            with StopSignal(repeat_s=REPEAT_S if is_launched() else 0.0) as stop:
+            with StopSignal(duplicate_s=DUPLICATE_S if is_torchrun() else 0.0) as stop:
                 run_steps(run, stop)
         except Exception as error:
-            if processes.is_first:
+            if processes.is_main:
                 conclude(run, folder.path, startup, exit_code=1)
             if isinstance(error, RunEndedError):
-                processes.wait()
+                processes.barrier()
             raise
-        if processes.is_first:
+        if processes.is_main:
             result = conclude(run, folder.path, startup, exit_code=0, signal_number=stop.number)
             terminal.say(result.text(run.total_steps))
         else:
             result = follower_result(run, folder.path, signal_number=stop.number)
         # torchrun ends the others when one of them ends with an exit code that is not 0.
-        processes.wait()
+        processes.barrier()
     return result
 
 
@@ -150,14 +155,13 @@ def refuse_uneven_shares(config: TrainingConfig, world_size: int) -> None:
 def _open_folder(
     config: TrainingConfig,
     data: TextData,
-    device: Device,
     facts: RunFacts,
     processes: Processes,
     terminal: Terminal,
     stack: contextlib.ExitStack,
 ) -> RunFolder:
     """The run's folder, and for processes that do not write one a temporary one."""
-    if processes.is_first:
+    if processes.is_main:
         folder = RunFolder.open(
             config,
             data.name,
@@ -166,9 +170,9 @@ def _open_folder(
         )
         stack.callback(folder.close)
         source = folder.resume_from
-        processes.text_from_first(str(source.path) if source else "", device.torch_device)
+        processes.broadcast(str(source.path) if source else "")
         return folder
-    path = processes.text_from_first("", device.torch_device)
+    path = processes.broadcast("")
     resume_from = open_checkpoint(Path(path), terminal.say) if path else None
     temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharpgpt-"))
     return RunFolder.of_follower(Path(temporary), resume_from)
@@ -229,7 +233,7 @@ def run_facts(config: TrainingConfig, data: TextData, device: Device) -> RunFact
     return RunFacts(
         text=data.source["sha256"],
         vocabulary=data.tokenizer.fingerprint,
-        arithmetic=str(device.dtype).removeprefix("torch."),
+        arithmetic=device.dtype_name,
         blocks_per_step=config.batch_size * config.gradient_accumulation_steps,
     )
 
@@ -259,7 +263,7 @@ def _prepare(
         terminal.say(f"Continuing {source.path} at step {source.state.step}")
         if changed := accepted_changes(source.state, config, facts):
             terminal.say("NOTE: not as in that checkpoint: " + "; ".join(changed))
-    processes.seed_random(config.seed, source.state.step if source else 0)
+    processes.seed_dropout(config.seed, source.state.step if source else 0)
     model = SharpnessLM(
         causal_lm,
         penalty=config.penalty_type,
@@ -326,7 +330,7 @@ def _prepare(
     run = Training(
         config=config,
         model=compiled,
-        trained=processes.wrapped(compiled),
+        trained=processes.data_parallel(compiled),
         causal_lm=causal_lm,
         tokenizer=data.tokenizer,
         optimizers=optimizers,
@@ -360,6 +364,6 @@ def _prepare(
     )
     if source:
         run.restore(source)
-        if not processes.is_first:
+        if not processes.is_main:
             run.window.clear()  # the first process has its rows
     return run

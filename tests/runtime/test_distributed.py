@@ -10,24 +10,23 @@ import pytest
 import torch
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.runtime.distributed import Processes, place_from_environment
+from sharpgpt.runtime.distributed import Processes, ranks_from_environment
 
 SCRIPT = """
 import json, sys, torch
-from sharpgpt.runtime.distributed import joined
+from sharpgpt.runtime.distributed import process_group
 
-with joined("cpu") as processes:
-    cpu = torch.device("cpu")
+with process_group("cpu") as processes:
     mine = torch.tensor([1.0, 10.0 * processes.rank])
     found = {
-        "total": processes.total(mine).tolist(),
+        "total": processes.all_reduce_sum(mine).tolist(),
         "mine": mine.tolist(),
-        "largest": processes.largest(processes.rank, 15 - processes.rank, 0),
-        "text": processes.text_from_first(f"from {processes.rank}: é", cpu),
-        "empty": processes.text_from_first("", cpu),
+        "largest": processes.all_reduce_max(processes.rank, 15 - processes.rank, 0),
+        "text": processes.broadcast(f"from {processes.rank}: é"),
+        "objects": processes.broadcast([processes.rank, None]),
     }
     order = []
-    processes.first_before_others(lambda: order.append(processes.rank))
+    processes.main_first(lambda: order.append(processes.rank))
     found["order"] = order
     with open(f"{sys.argv[1]}/{processes.rank}.json", "w") as file:
         json.dump(found, file)
@@ -49,27 +48,27 @@ def test_two_processes_agree(tmp_path: Path) -> None:
             "mine": [1.0, 10.0 * rank],
             "largest": [1, 15, 0],
             "text": "from 0: é",
-            "empty": "",
+            "objects": [0, None],
             "order": [rank],
         }
 
 
-def test_one_process_needs_nobody() -> None:
+def test_one_process_alone() -> None:
     alone = Processes()
     values = torch.tensor([1.0])
-    assert alone.is_first
-    assert alone.total(values) is values
-    assert alone.largest(0, 15) == [0, 15]
-    alone.wait()
-    assert alone.text_from_first("x", values.device) == "x"
-    assert alone.first_before_others(lambda: 3) == 3
+    assert alone.is_main
+    assert alone.all_reduce_sum(values) is values
+    assert alone.all_reduce_max(0, 15) == [0, 15]
+    alone.barrier()
+    assert alone.broadcast("x") == "x"
+    assert alone.main_first(lambda: 3) == 3
 
 
 @pytest.mark.parametrize("places", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}])
-def test_a_place_that_cannot_be_is_refused(
+def test_contradicting_ranks_are_refused(
     places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in places.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="start with torchrun"):
-        place_from_environment()
+        ranks_from_environment()

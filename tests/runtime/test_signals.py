@@ -16,7 +16,7 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.runs import saver as saving
 from sharpgpt.runs.folder import LOCK_FILE
 from sharpgpt.runs.saver import CheckpointSaver
-from sharpgpt.runtime.signals import SIGNALS, Interrupted, StopSignal, ending_at_signals
+from sharpgpt.runtime.signals import SIGNALS, Interrupted, StopSignal, exit_on_signals
 from sharpgpt.training.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -156,7 +156,7 @@ def test_a_second_signal_ends_it_at_once_when_nobody_reads_that(start: Start) ->
 
 
 def test_a_signal_that_comes_twice_is_one_for_a_while() -> None:
-    with ending_by(KeyboardInterrupt), StopSignal(repeat_s=0.2) as stop:
+    with ending_by(KeyboardInterrupt), StopSignal(duplicate_s=0.2) as stop:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
             signal.raise_signal(number)
         assert stop.number == signal.SIGTERM
@@ -206,18 +206,18 @@ def test_within_the_block_a_signal_is_a_request() -> None:
         signal.raise_signal(signal.SIGUSR1)
         assert stop.number == signal.SIGUSR1
         assert {number: signal.getsignal(number) for number in SIGNALS} == before
-    with StopSignal() as stop, pytest.raises(Interrupted), stop.breaking_off():
+    with StopSignal() as stop, pytest.raises(Interrupted), stop.interruptible():
         signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(Interrupted), stop.breaking_off():
+    with pytest.raises(Interrupted), stop.interruptible():
         raise AssertionError("the signal came before")
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
-    with ending_at_signals():
+    with exit_on_signals():
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
 
 def test_a_forked_worker_ends_quietly(capfd: pytest.CaptureFixture[str]) -> None:
-    with ending_at_signals():
+    with exit_on_signals():
         pid = os.fork()
         if pid == 0:
             signal.raise_signal(signal.SIGTERM)

@@ -59,7 +59,7 @@ def slow_load(*given, **more):
         time.sleep(4)
     return load(*given, **more)
 
-distributed.TIMEOUT = timedelta(seconds=3)
+distributed.REDUCE_TIMEOUT = timedelta(seconds=3)
 loop.accumulate_gradients, TrainingBlocks.micro_batch = step, read
 after_step.evaluate, saving.write_checkpoint = validate, slow_write
 run.load_training_data = slow_load
