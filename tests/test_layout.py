@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "sharpgpt"
 
 SEVERAL_MODULES = {
-    "data/sources/test_user_defined_source.py": "the example of a user-defined source in docs/examples",
+    "data/sources/test_user_defined_source.py": "the example source in docs/examples",
     "sharpness/test_distributed.py": "the loss under DDP and FSDP2",
     "training/test_elastic.py": "one process against several, from one checkpoint",
     "training/test_exactness.py": "a resumed run is bit-identical to an uninterrupted one",
