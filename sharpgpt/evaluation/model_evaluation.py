@@ -29,7 +29,6 @@ from sharpgpt.evaluation.calibration import (
 )
 from sharpgpt.evaluation.groups import GroupStatistics
 from sharpgpt.evaluation.intervals import Interval, mean_intervals
-from sharpgpt.evaluation.metrics import perplexity
 from sharpgpt.evaluation.passes import ModelPasses, RowBatch, collect
 from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening, Temperature
 from sharpgpt.evaluation.temperature import (
@@ -40,6 +39,7 @@ from sharpgpt.evaluation.temperature import (
     temperature_curve,
 )
 from sharpgpt.evaluation.validation_text import EvaluationText
+from sharpgpt.model.row_means import perplexity
 
 __all__ = ["EvaluationText", "ModelEvaluation", "ModelPasses", "evaluate_model"]
 

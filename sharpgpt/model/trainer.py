@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from sharpgpt.core.metrics import ROW_MEANS
 from sharpgpt.model.huggingface import SharpnessSettings, use_sharpness_loss
 from sharpgpt.sharpness.output import SharpnessOutput
 
 LOGGED = {
-    "ce_loss": "ce",
-    "penalty": "penalty",
-    "avg_max_prob": "max_prob",
-    "entropy": "entropy",
-    "top_k_mass": "top_k_mass",
+    metric.name: str(metric.statistic)
+    for metric in ROW_MEANS
+    if metric.name not in ("loss", "accuracy")
 }
 """Name in the logs of a Trainer: name in SharpnessOutput."""
 

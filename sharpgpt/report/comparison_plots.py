@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.arms import Arm, Json, mean_of, number_of, objects, value_at
 from sharpgpt.report.drawing import GRID, INK, STRONG, Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
@@ -216,9 +217,9 @@ def _name_temperatures(axes: "Axes", curve: Sequence[tuple[float, float, float]]
 MOST_POINTS = 300
 """Points of a curve: more could not be told apart."""
 
-MEASURES = (
-    ("val/ce_loss", "Validation cross-entropy", "nats"),
-    ("val/entropy", "Validation entropy", "nats"),
+MEASURES = tuple(
+    (f"val/{metric.name}", f"Validation {metric.label.lower()}", metric.unit)
+    for metric in metrics_shown("comparison")
 )
 
 

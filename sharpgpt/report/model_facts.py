@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.arms import Json, number_of, objects, value_at
 from sharpgpt.runs.reader import Metrics, read_run
 from sharpgpt.runs.state import read_state
@@ -22,11 +23,8 @@ RECIPE = (
 """The settings that make the model what it is; none of them is a path of a dataset or a run."""
 
 VALIDATION = {
-    "ce_loss": "cross-entropy, nats",
-    "perplexity": "perplexity",
-    "accuracy": "accuracy",
-    "entropy": "entropy, nats",
-    "avg_max_prob": "largest probability",
+    metric.name: metric.label.lower() + (", nats" if metric.unit.startswith("nats") else "")
+    for metric in metrics_shown("model card")
 }
 
 

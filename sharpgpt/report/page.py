@@ -10,6 +10,7 @@ from typing import Any
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.options import descriptions
 from sharpgpt.config.settings import SECTIONS
+from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.arms import number_of, objects, value_at
 from sharpgpt.report.drawing import Drawing
 from sharpgpt.report.evaluation import drawings, evaluated_models
@@ -63,21 +64,15 @@ def _headline(run: RunFiles) -> list[Figure]:
     split = "val" if metrics.column("val/ce_loss").steps else "train"
     words = {"val": "validation", "train": "training, never validated"}[split]
     figures = []
-    for metric, label in (
-        ("ce_loss", "Cross-entropy"),
-        ("perplexity", "Perplexity"),
-        ("avg_max_prob", "Largest probability"),
-        ("entropy", "Entropy"),
-        ("penalty", "Penalty"),
-    ):
-        column = metrics.column(f"{split}/{metric}")
+    for metric in metrics_shown("report headline"):
+        column = metrics.column(f"{split}/{metric.name}")
         if column.last is not None:
             note = words
             finite = column.finite()
             lowest = min(zip(finite.values, finite.steps, strict=True), default=None)
-            if metric == "ce_loss" and lowest and lowest[1] != column.steps[-1]:
+            if metric.name == "ce_loss" and lowest and lowest[1] != column.steps[-1]:
                 note = f"{words}; lowest {number(lowest[0])} at step {number(lowest[1])}"
-            figures.append(Figure(label, number(column.last), note))
+            figures.append(Figure(metric.label, number(column.last), note))
     if speeds := metrics.column("train/tokens_per_s").finite().values:
         figures.append(Figure("Tokens per second", number(statistics.median(speeds)), "median"))
     if metrics.columns:
@@ -126,10 +121,14 @@ def _subtitle(run: RunFiles) -> str:
 def _sections(run: RunFiles) -> dict[str, list[Drawing]]:
     """Section -> its pictures; sections without any are left out."""
     config, metrics = run.config, run.metrics
-    penalty = config.penalty_type if config else "unweighted"
-    top_k = f"mass of the {config.top_k} largest" if config else "mass of the k largest"
+    units = {}
+    if config:
+        units = {
+            "penalty": config.penalty_type,
+            "top_k_mass": f"mass of the {config.top_k} largest",
+        }
     sections = {}
-    for title, section_plots in plots(penalty, top_k).items():
+    for title, section_plots in plots(units).items():
         drawings = [drawing for plot in section_plots if (drawing := draw(plot, metrics))]
         if title == DISTRIBUTION and (histogram := draw_histogram(metrics)):
             drawings.append(histogram)

@@ -1,9 +1,11 @@
 """The pictures of a run: what is plotted of its metrics."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from sharpgpt.core.metrics import METRICS, Section
 from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, Key, new_figure, svg
 from sharpgpt.report.numbers import number, short
 from sharpgpt.runs.reader import Column, Metrics
@@ -11,7 +13,7 @@ from sharpgpt.runs.reader import Column, Metrics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DISTRIBUTION = "Output distribution"
+DISTRIBUTION: Section = "Output distribution"
 """The section that the histogram belongs to."""
 
 FEW_POINTS = 40
@@ -31,33 +33,19 @@ class Plot:
     log: bool = False
 
 
-def _both(metric: str) -> tuple[tuple[str, str], ...]:
-    return ((f"train/{metric}", "train"), (f"val/{metric}", "validation"))
-
-
-def plots(penalty: str, top_k: str) -> dict[str, list[Plot]]:
-    """Section -> its plots; `penalty` and `top_k` name the settings in the titles."""
-    return {
-        "Loss": [
-            Plot("Loss", "nats, penalty included", _both("loss")),
-            Plot("Cross-entropy", "nats per token", _both("ce_loss")),
-            Plot("Perplexity", "exp of the cross-entropy", _both("perplexity"), log=True),
-        ],
-        DISTRIBUTION: [
-            Plot("Penalty", penalty, _both("penalty")),
-            Plot("Largest probability", "mean over positions", _both("avg_max_prob")),
-            Plot("Entropy", "nats, mean over positions", _both("entropy")),
-            Plot("Top-k mass", top_k, _both("top_k_mass")),
-            Plot("Accuracy", "share of tokens guessed right", _both("accuracy")),
-        ],
-        "Optimisation": [
-            Plot("Learning rate", "", (("train/learning_rate", ""),)),
-            Plot("Penalty weight", "", (("train/penalty_weight", ""),)),
-            Plot("Gradient norm", "before clipping", (("train/grad_norm", ""),)),
-            Plot("Speed", "tokens per second", (("train/tokens_per_s", ""),)),
-            Plot("Model FLOPs utilisation", "share of peak", (("train/mfu", ""),)),
-        ],
-    }
+def plots(units: Mapping[str, str]) -> dict[str, list[Plot]]:
+    """Section -> its plots, one for each metric; `units` replaces units, by metric."""
+    sections: dict[str, list[Plot]] = {section: [] for section in get_args(Section)}
+    for metric in METRICS:
+        if metric.section:
+            labels = {"train": "train", "val": "validation"} if len(metric.splits) > 1 else {}
+            series = tuple(
+                (name, labels.get(split, ""))
+                for name, split in zip(metric.logged_names, metric.splits, strict=True)
+            )
+            unit = units.get(metric.name, metric.unit)
+            sections[metric.section].append(Plot(metric.label, unit, series, metric.log_scale))
+    return sections
 
 
 def draw(plot: Plot, metrics: Metrics) -> Drawing | None:

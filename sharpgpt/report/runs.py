@@ -9,6 +9,7 @@ from typing import Any
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.metrics import METRICS, SPLIT_LABELS, metrics_shown
 from sharpgpt.report.arms import Arm, arms_of
 from sharpgpt.report.comparison_plots import band_of
 from sharpgpt.report.drawing import Drawing, Key, new_figure, svg
@@ -16,16 +17,13 @@ from sharpgpt.report.numbers import number, short
 from sharpgpt.report.pages import write_page
 from sharpgpt.runs.reader import Column, Metrics, read_metrics
 
-PICTURES = (
-    ("val/ce_loss", "Validation cross-entropy", "nats"),
-    ("val/entropy", "Validation entropy", "nats"),
-    ("val/avg_max_prob", "Validation, largest probability", "mean over positions"),
-    ("train/ce_loss", "Training cross-entropy", "nats"),
-    ("train/penalty", "Penalty", "unweighted, training"),
-    ("train/tokens_per_s", "Speed", "tokens per second"),
+PICTURES = tuple(
+    (f"{split}/{metric.name}", f"{metric.label}, {SPLIT_LABELS[split]}", metric.unit)
+    for metric in METRICS
+    for split in metric.runs_plots
 )
 
-LAST = ("val/ce_loss", "val/perplexity", "val/entropy", "val/avg_max_prob", "val/accuracy")
+LAST = tuple(f"val/{metric.name}" for metric in metrics_shown("runs table"))
 
 SAME = tuple(
     name for name, kind in KINDS.items() if kind is not Kind.HOUSEKEEPING and name != "seed"

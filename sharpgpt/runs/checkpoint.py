@@ -20,7 +20,13 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
 from sharpgpt.runs.checkpoint_files import REMOVED, UNFINISHED, remove
 from sharpgpt.runs.manifest import MANIFEST, DamagedCheckpointError, read_manifest, verify_files
-from sharpgpt.runs.state import STATE_JSON, AfterStep, TrainingState, read_state
+from sharpgpt.runs.state import (
+    STATE_JSON,
+    AfterStep,
+    IncompatibleCheckpointError,
+    TrainingState,
+    read_state,
+)
 
 __all__ = [
     "STATE_JSON",
@@ -52,14 +58,19 @@ class Checkpoint:
 
         Raises:
             DamagedCheckpointError: something is missing, added, changed or impossible.
+            IncompatibleCheckpointError: a newer version wrote it.
         """
         manifest = verify_files(path)
         try:
             state = read_state(path)
             if state.step != manifest.step:
-                raise ValueError(f"it is of step {state.step}, {MANIFEST} of {manifest.step}")
-        except (OSError, ValueError) as error:
-            raise DamagedCheckpointError(path, f"{STATE_JSON}: {error}") from error
+                raise ValueError(
+                    f"{STATE_JSON}: it is of step {state.step}, {MANIFEST} of {manifest.step}"
+                )
+        except OSError as error:
+            raise DamagedCheckpointError(path, f"{STATE_JSON}: {error.strerror}") from error
+        except ValueError as error:
+            raise DamagedCheckpointError(path, str(error)) from error
         return cls(path, state, manifest.after_step)
 
 
@@ -122,7 +133,7 @@ class CheckpointFolder:
         for path in self.all():
             try:
                 figure = read_manifest(path).after_step.val_ce_loss
-            except DamagedCheckpointError:
+            except (DamagedCheckpointError, IncompatibleCheckpointError):
                 unreadable.add(path)
                 continue
             if figure is not None:

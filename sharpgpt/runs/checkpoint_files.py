@@ -36,7 +36,7 @@ from torch.optim import Optimizer
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
-from sharpgpt.runs.state import STATE_JSON, AfterStep, TrainingState
+from sharpgpt.runs.state import FORMAT_VERSION, STATE_JSON, AfterStep, TrainingState
 from sharpgpt.runtime.device import device_random_state, set_device_random_state
 from sharpgpt.runtime.environment import package_versions
 
@@ -149,8 +149,9 @@ def write_checkpoint(
         tokenizer.save_pretrained(temporary)
         tensors = {name: value.cpu().contiguous() for name, value in contents.tensors.items()}
         save_file(tensors, temporary / STATE_TENSORS)
-        state = contents.state.model_dump_json(indent=1) + "\n"
-        (temporary / STATE_JSON).write_text(state, encoding="utf-8")
+        state = contents.state.model_copy(update={"format_version": FORMAT_VERSION})
+        text = state.model_dump_json(indent=1) + "\n"
+        (temporary / STATE_JSON).write_text(text, encoding="utf-8")
         manifest = Manifest(
             step=contents.state.step,
             after_step=contents.after_step,

@@ -1,9 +1,12 @@
 """checkpoint.json: what a checkpoint folder holds, so that damage shows before anything is used.
 
-It is the last file that is written. It names every file with its size and SHA-256, and carries a
-sum of its own, so that no byte of the folder can change unnoticed. Names that lead out of the
+It is the last file that is written. It names every file with its size and SHA-256, and ends with a
+hash of its own text, so that no byte of the folder can change unnoticed. Names that lead out of the
 folder, symbolic links, folders and files that it does not name are refused; only names that begin
-with a dot, and a README.md, are passed over, since nothing here reads them.
+with a dot, and a README.md, are ignored, since nothing here reads them.
+
+The version and the hash at the end mean the same in every version of the format, so that a folder
+of a newer version is known for what it is, and never taken for a damaged one.
 """
 
 import hashlib
@@ -15,18 +18,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sharpgpt.core import jsonio
 from sharpgpt.core.errors import UserError
-from sharpgpt.runs.state import AfterStep, Count, Strict, parsed, read_bytes
+from sharpgpt.runs.state import (
+    FORMAT_VERSION,
+    MAX_JSON_BYTES,
+    AfterStep,
+    Count,
+    Strict,
+    Version,
+    refuse_newer,
+)
 
 MANIFEST = "checkpoint.json"
-FORMAT_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")]
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint that must not be used; the message names it and says what is wrong."""
+    """A checkpoint that is not what was written; the message names the first difference."""
 
     def __init__(self, checkpoint: Path, reason: str) -> None:
         self.checkpoint = checkpoint
@@ -48,7 +59,7 @@ class Manifest(Strict):
     """The content of checkpoint.json."""
 
     format: Literal["sharpgpt-checkpoint"] = "sharpgpt-checkpoint"
-    format_version: int = FORMAT_VERSION
+    format_version: Version = FORMAT_VERSION
     step: Count
     after_step: AfterStep
     versions: dict[str, str]
@@ -58,10 +69,22 @@ class Manifest(Strict):
     """Of this file with this field empty."""
 
     def sealed_text(self) -> str:
-        """The text of checkpoint.json, its own sum included."""
+        """The text of checkpoint.json, its own hash included."""
         text = self.model_copy(update={"manifest_sha256": ""}).model_dump_json(indent=1)
-        sha256 = hashlib.sha256(text.encode()).hexdigest()
-        return self.model_copy(update={"manifest_sha256": sha256}).model_dump_json(indent=1) + "\n"
+        return text.removesuffix(_UNSEALED_END) + _sealed_end(text) + "\n"
+
+
+_UNSEALED_END = '"manifest_sha256": ""\n}'
+
+
+def _sealed_end(text: str) -> str:
+    return _UNSEALED_END.replace('""', f'"{hashlib.sha256(text.encode()).hexdigest()}"')
+
+
+def _is_sealed(data: bytes) -> bool:
+    """Whether the hash at the end is that of the text with an empty hash."""
+    body, _, _ = data.decode("utf-8", errors="replace").rpartition('"manifest_sha256": "')
+    return data == (body + _sealed_end(body + _UNSEALED_END) + "\n").encode()
 
 
 def file_facts(path: Path) -> FileFacts:
@@ -72,27 +95,26 @@ def file_facts(path: Path) -> FileFacts:
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
-    """The manifest of a checkpoint, its own sum checked, and nothing else.
+    """The manifest of a checkpoint, its own hash checked, and nothing else.
 
     Raises:
         DamagedCheckpointError: it is missing or is not what was written.
+        IncompatibleCheckpointError: a newer version wrote it.
     """
     try:
-        if not stat.S_ISREG((checkpoint / MANIFEST).lstat().st_mode):
-            raise ValueError(f"{MANIFEST} is no plain file")
-        data = read_bytes(checkpoint / MANIFEST)
-        manifest = parsed(Manifest, data)
+        data = jsonio.read_bytes(
+            checkpoint / MANIFEST, max_bytes=MAX_JSON_BYTES, follow_links=False
+        )
+        if _is_sealed(data):
+            refuse_newer(data, checkpoint, name=MANIFEST)
+        manifest = jsonio.parse_model(data, Manifest, name=MANIFEST)
     except FileNotFoundError:
         raise DamagedCheckpointError(checkpoint, f"{MANIFEST} is missing") from None
-    except (OSError, ValueError) as error:
-        raise DamagedCheckpointError(checkpoint, f"{MANIFEST}: {error}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        reason = (
-            f"its format is version {manifest.format_version}, this SharpGPT reads version "
-            f"{FORMAT_VERSION}"
-        )
-        raise DamagedCheckpointError(checkpoint, reason)
-    if data != manifest.sealed_text().encode():
+    except OSError as error:
+        raise DamagedCheckpointError(checkpoint, f"{MANIFEST}: {error.strerror}") from error
+    except ValueError as error:
+        raise DamagedCheckpointError(checkpoint, str(error)) from error
+    if not _is_sealed(data):
         raise DamagedCheckpointError(checkpoint, f"{MANIFEST} was changed after it was written")
     return manifest
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
-
-HISTOGRAM = "train/max_prob_histogram"
+from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def read_metrics(
         newest = step
         for name in line if only is None else line.keys() & only:
             value = line[name]
-            if name == HISTOGRAM and _is_histogram(value):
+            if name == MAX_PROB_HISTOGRAM and _is_histogram(value):
                 histograms[step] = [float(count) for count in value]
             elif name.startswith(("train/", "val/")) and _is_figure(value):
                 found.setdefault(name, {})[step] = math.nan if value is None else float(value)

@@ -1,29 +1,49 @@
-"""training_state.json: what a run must know to go on, beside its tensors. Checked when it is read.
+"""training_state.json: what a run must know to continue, beside its tensors. Checked when read.
 
-The file may come from a stranger, so nothing in it is believed: pydantic refuses other names, other
+The file may come from anyone, so nothing in it is believed: pydantic refuses other names, other
 types, other lengths, numbers out of range, and what is not finite.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sharpgpt.core.metrics import MEANS, NUM_HISTOGRAM_BINS
+from sharpgpt.core import jsonio
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.metrics import NUM_HISTOGRAM_BINS
 
 STATE_JSON = "training_state.json"
 MAX_JSON_BYTES = 1 << 20
-"""No state and no manifest of ours comes near it, and larger ones are not read."""
+"""No state and no manifest comes near it, and larger ones are not read."""
+
+FORMAT_VERSION = 2
+"""Of a checkpoint folder. Version 1 had the sums of a window as a list, without names."""
+
+SUMS_OF_VERSION_1 = (
+    "loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy",
+)  # fmt: skip
 
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-Sums = list[float | None]
-"""Float sums; null where one is not finite, which it stays."""
+Version = Annotated[int, Field(ge=1, lt=1 << 31)]
 Scalar = str | int | float | bool | None
 DueWork = Literal["validate", "sample"]
 MAX_LOSSES = 100
-"""Losses of the last steps among which a spike is told."""
+"""Losses of the last steps against which a spike is measured."""
 
-Model = TypeVar("Model", bound=BaseModel)
+
+class IncompatibleCheckpointError(UserError):
+    """A checkpoint of a newer version; it is whole, and this version cannot read it."""
+
+    def __init__(self, checkpoint: Path, version: int) -> None:
+        self.checkpoint = checkpoint
+        super().__init__(
+            f"resume: the checkpoint {checkpoint} was written by a newer version of SharpGPT: its "
+            f"format is version {version}, this one reads up to {FORMAT_VERSION}; upgrade "
+            "sharpgpt, or give a checkpoint that this version wrote"
+        )
 
 
 class Strict(BaseModel):
@@ -32,12 +52,57 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class RowSums(Strict):
-    """`RowMeans.state()`."""
+class RowSum(Strict):
+    """The sum of one metric over rows, and how many they are."""
 
-    sums: Annotated[Sums, Field(min_length=len(MEANS), max_length=len(MEANS))]
-    num_rows: Annotated[Sums, Field(min_length=1, max_length=1)]
-    histogram: Annotated[Sums, Field(min_length=NUM_HISTOGRAM_BINS, max_length=NUM_HISTOGRAM_BINS)]
+    sum: float | None
+    """Null where it is not finite, which it stays."""
+    num_rows: Annotated[float, Field(ge=0)]
+
+
+class RowSums(Strict):
+    """`RowMeans.sums()` and its histogram.
+
+    By name, so that a metric may be added: it has no sum in an older checkpoint.
+    """
+
+    sums: Annotated[dict[str, RowSum], Field(max_length=1000)]
+    histogram: Annotated[
+        list[Annotated[float, Field(ge=0)]],
+        Field(min_length=NUM_HISTOGRAM_BINS, max_length=NUM_HISTOGRAM_BINS),
+    ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_sums_of_version_1(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or not isinstance(content.get("sums"), list):
+            return content
+        match content:
+            case {"sums": sums, "num_rows": [num_rows], "histogram": histogram} if (
+                len(sums) == len(SUMS_OF_VERSION_1) and len(content) == 3
+            ):
+                pairs = zip(SUMS_OF_VERSION_1, sums, strict=True)
+                named = {name: {"sum": total, "num_rows": num_rows} for name, total in pairs}
+                return {"sums": named, "histogram": histogram}
+        return content
+
+    @classmethod
+    def of(cls, sums: Mapping[str, tuple[float, float]], histogram: Sequence[float]) -> "RowSums":
+        """From metric -> (sum, rows) and the counts of the histogram."""
+        return cls(
+            sums={
+                name: RowSum(sum=total if math.isfinite(total) else None, num_rows=num_rows)
+                for name, (total, num_rows) in sums.items()
+            },
+            histogram=list(histogram),
+        )
+
+    def pairs(self) -> dict[str, tuple[float, float]]:
+        """Metric -> (sum, rows)."""
+        return {
+            name: (math.nan if one.sum is None else one.sum, one.num_rows)
+            for name, one in self.sums.items()
+        }
 
 
 class WindowState(Strict):
@@ -50,7 +115,7 @@ class WindowState(Strict):
 
 
 class Figure(Strict):
-    """A validation figure and the step that it belongs to."""
+    """A validation loss and the step that it belongs to."""
 
     step: Count
     val_ce_loss: float
@@ -59,7 +124,7 @@ class Figure(Strict):
 class AfterStep(Strict):
     """What was done after the step of a checkpoint, and what was not yet.
 
-    It stands in checkpoint.json, which can be replaced, since some of it may come later.
+    It is part of checkpoint.json, which can be replaced, since some of it may come later.
     """
 
     val_ce_loss: float | None
@@ -84,6 +149,8 @@ class WatchState(Strict):
 class TrainingState(Strict):
     """The state of a run after `step` steps."""
 
+    format_version: Version = 1
+    """`FORMAT_VERSION` when it was written; version 1 did not write it."""
     step: Count
     next_block: Count
     """Place of the next training block in the order of all epochs: the data position."""
@@ -100,24 +167,30 @@ class TrainingState(Strict):
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """The state in a checkpoint folder. Raises ValueError or OSError for what cannot be one."""
-    return parsed(TrainingState, read_bytes(checkpoint / STATE_JSON))
+    """The state in a checkpoint folder.
+
+    Raises:
+        IncompatibleCheckpointError: a newer version wrote it.
+        OSError, ValueError: it is no state of a run.
+    """
+    data = jsonio.read_bytes(checkpoint / STATE_JSON, max_bytes=MAX_JSON_BYTES)
+    refuse_newer(data, checkpoint, name=STATE_JSON)
+    return jsonio.parse_model(data, TrainingState, name=STATE_JSON)
 
 
-def parsed(kind: type[Model], data: bytes) -> Model:
-    """The JSON in `data` as a `kind`. Raises ValueError with the first problem, short."""
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part)[:40] for part in problem["loc"])
-        raise ValueError(f"{place[:120]}: {problem['msg'][:120]}".removeprefix(": ")) from None
+class _AnyVersion(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    format_version: Version = 1
 
 
-def read_bytes(path: Path) -> bytes:
-    """A small file. Raises ValueError for one of more than `MAX_JSON_BYTES`, or OSError."""
-    with open(path, "rb") as file:
-        data = file.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
-    return data
+def refuse_newer(data: bytes, checkpoint: Path, *, name: str) -> None:
+    """Refuse a JSON file of a newer version; the field means the same in every version.
+
+    Raises:
+        IncompatibleCheckpointError: it is of a newer version.
+        ValueError: it is no JSON object, or its version is no number.
+    """
+    version = jsonio.parse_model(data, _AnyVersion, name=name).format_version
+    if version > FORMAT_VERSION:
+        raise IncompatibleCheckpointError(checkpoint, version)

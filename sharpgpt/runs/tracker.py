@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM
 from sharpgpt.runs.state import DueWork
 from sharpgpt.runs.trackers.wandb import WandbRun
 
@@ -154,12 +155,12 @@ class RunLog:
         self.latest |= metrics
         event: dict[str, Any] = {"step": step, "time_s": round(self.elapsed_s(), 3), **metrics}
         if histogram is not None:
-            event["train/max_prob_histogram"] = histogram
+            event[MAX_PROB_HISTOGRAM] = histogram
         self.metrics.append(event)
         if self._wandb:
             self._wandb.log(step, metrics)
             if histogram is not None:
-                self._wandb.log_histogram(step, "train/max_prob_histogram", histogram)
+                self._wandb.log_histogram(step, MAX_PROB_HISTOGRAM, histogram)
 
     def log_samples(
         self, step: int, prompt: str, texts: list[str], settings: dict[str, Any]

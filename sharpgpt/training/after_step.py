@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.metrics import console_line
 from sharpgpt.evaluation.generation import generate_texts
 from sharpgpt.evaluation.metrics import evaluate
 from sharpgpt.runs.checkpoint_files import random_states, set_random_states
@@ -77,7 +78,7 @@ def log_training(
     has_rows = window.num_skipped_steps < window.num_steps
     started = time.perf_counter()
     # Waits for all that the device has still to do, and for the other processes.
-    rows = window.rows.over(run.processes)
+    rows = window.rows.over(run.processes.all_reduce_sum)
     means = rows.means("train") if has_rows else {}
     window.seconds += time.perf_counter() - started
     tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
@@ -91,7 +92,7 @@ def log_training(
         "train/mfu": tokens_per_s * run.flops_per_token / run.peak_flops,
         **run.watch.counts(),
     }
-    histogram = rows.max_prob_histogram() if has_rows else None
+    histogram = rows.histogram() if has_rows else None
     run.log.log(run.step, metrics, histogram=histogram)
     if has_rows:
         run.terminal.show_training(
@@ -131,11 +132,7 @@ def validate(run: Training, stop: StopSignal) -> None:
         run.validated = Figure(step=run.step, val_ce_loss=ce_loss)
         if run.best is None or ce_loss < run.best.val_ce_loss:
             run.best = run.validated
-    run.terminal.say(
-        f"step {run.step}: validation CE {ce_loss:.4f}  "
-        f"perplexity {metrics['val/perplexity']:.2f}  max p {metrics['val/avg_max_prob']:.4f}  "
-        f"entropy {metrics['val/entropy']:.4f}"
-    )
+    run.terminal.say(f"step {run.step}: validation {console_line(metrics, 'val')}")
 
 
 def sample(run: Training, stop: StopSignal) -> None:

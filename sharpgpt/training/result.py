@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.files import write_text
+from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.page import write_report
 from sharpgpt.training.startup import Startup
 from sharpgpt.training.state import Training
-
-_FIGURES = ("loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,14 @@ class RunResult:
             else f"Finished {self.step} steps"
         ]
         for split in ("train", "val"):
-            names = [name for name in _FIGURES if f"{split}/{name}" in self.metrics]
-            if names:
-                figures = (f"{name} {self.metrics[f'{split}/{name}']:.4f}" for name in names)
-                lines.append(f"  {split:<11}{'  '.join(figures)}")
+            names = [metric.name for metric in metrics_shown("last lines")]
+            logged = [
+                f"{name} {self.metrics[f'{split}/{name}']:.4f}"
+                for name in names
+                if f"{split}/{name}" in self.metrics
+            ]
+            if logged:
+                lines.append(f"  {split:<11}{'  '.join(logged)}")
         places = {
             "report": self.report,
             "samples": self.samples if self.samples.exists() else None,

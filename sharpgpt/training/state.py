@@ -1,6 +1,5 @@
 """`Training`: everything that a step of a run needs, and what of it a checkpoint keeps."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from sharpgpt.config.resume_rules import changes
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks
 from sharpgpt.data.tokenizer import Tokenizer
-from sharpgpt.evaluation.metrics import RowMeans
 from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.model.row_means import RowMeans
 from sharpgpt.runs.checkpoint import Checkpoint
 from sharpgpt.runs.saver import CheckpointSaver
 from sharpgpt.runs.state import AfterStep, DueWork, Figure, RowSums, TrainingState, WindowState
@@ -82,12 +81,9 @@ class Window:
 
     def state(self, processes: Processes) -> WindowState:
         """Plain numbers, so that a resumed run logs the window that it was in."""
-        rows = {
-            name: [value if math.isfinite(value) else None for value in values]
-            for name, values in self.rows.over(processes).state().items()
-        }
+        rows = self.rows.over(processes.all_reduce_sum)
         return WindowState(
-            rows=RowSums.model_validate(rows),
+            rows=RowSums.of(rows.sums(), rows.histogram()),
             num_steps=self.num_steps,
             num_skipped_steps=self.num_skipped_steps,
             seconds=self.seconds,
@@ -96,12 +92,7 @@ class Window:
     def restore(self, state: WindowState) -> None:
         """The inverse of `state`."""
         self.clear()
-        self.rows.restore(
-            {
-                name: [math.nan if value is None else value for value in values]
-                for name, values in state.rows.model_dump().items()
-            }
-        )
+        self.rows.restore(state.rows.pairs(), state.rows.histogram)
         self.num_steps = state.num_steps
         self.num_skipped_steps = state.num_skipped_steps
         self.seconds = state.seconds

@@ -2,6 +2,7 @@
 
 import logging
 
+from sharpgpt.core.metrics import console_line
 from sharpgpt.runtime.console import Console, clock
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Terminal:
         self, step: int, total_steps: int, metrics: dict[str, float], seconds_per_step: float
     ) -> None:
         """The metrics of a log step: in the bar on a terminal, as a line elsewhere."""
-        shown = training_line(metrics)
+        shown = console_line(metrics, "train")
         left = clock((total_steps - step) * seconds_per_step)
         in_bar = self.console.has_bar
         logger.info(
@@ -58,12 +59,3 @@ class Terminal:
             extra={"log_file_only": in_bar},
         )
         self.console.update_bar(metrics=shown)
-
-
-def training_line(metrics: dict[str, float]) -> str:
-    """The metrics of a training window on one line."""
-    return (
-        f"CE {metrics['train/ce_loss']:.4f}  penalty {metrics['train/penalty']:.4f}  "
-        f"max p {metrics['train/avg_max_prob']:.4f}  lr {metrics['train/learning_rate']:.2e}  "
-        f"{metrics['train/tokens_per_s']:,.0f} tokens/s"
-    )

@@ -101,5 +101,5 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
 
 def test_each_plot_has_its_own_title() -> None:
     """Titles make the ids of the pictures, which must differ on one page."""
-    titles = [plot.title for section in plots("x", "y").values() for plot in section]
+    titles = [plot.title for section in plots({}).values() for plot in section]
     assert len(titles) == len(set(titles)) == 13

@@ -37,7 +37,7 @@ def test_runs_of_one_configuration_are_a_band(tmp_path: Path) -> None:
     assert "a, b" in page.words
     labels = [a["aria-label"] or "" for tag, a in page.tags if tag == "svg"]
     assert labels[0] == (
-        "Validation cross-entropy. no penalty ends at 2.500. non_max_sum 0.1 ends at 4.000."
+        "Cross-entropy, validation. no penalty ends at 2.500. non_max_sum 0.1 ends at 4.000."
     )
 
 

@@ -1,6 +1,8 @@
 """Checkpoints: any damage is found, the one before is taken, and a stranger's can do no harm."""
 
+import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -22,8 +24,10 @@ from sharpgpt.runs.checkpoint import (
 )
 from sharpgpt.runs.checkpoint_files import HostCopies, load_tensors
 from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts, read_manifest
+from sharpgpt.runs.state import SUMS_OF_VERSION_1, IncompatibleCheckpointError, RowSums
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.train import train
+from tests.compatibility.make_fixtures import FIXTURES
 from tests.run_reading import records
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -210,10 +214,67 @@ def test_names_that_lead_out_of_the_folder_are_refused(checkpoints: Path, name: 
         Checkpoint.verified(checkpoint)
 
 
-def test_a_manifest_of_a_later_version_says_so(checkpoints: Path) -> None:
-    reseal(newest(checkpoints), format_version=2)
-    with pytest.raises(DamagedCheckpointError, match="its format is version 2"):
+def write_as_newer_version(checkpoint: Path, name: str) -> None:
+    """As a later SharpGPT may: another version, a field that this one does not know."""
+    if name == "training_state.json":
+        state = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+        text = json.dumps(state | {"format_version": 99, "unheard_of": [1]})
+        (checkpoint / name).write_text(text, encoding="utf-8")
+        reseal(checkpoint)
+        return
+    content = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+    content |= {"format_version": 99, "after_step": {"unheard_of": 1}, "manifest_sha256": ""}
+    content["manifest_sha256"] = content.pop("manifest_sha256")  # at the end
+    text = json.dumps(content, indent=1)
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    sealed = text.replace('"manifest_sha256": ""', f'"manifest_sha256": "{seal}"') + "\n"
+    (checkpoint / name).write_text(sealed, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "training_state.json"])
+def test_a_checkpoint_of_a_newer_version_is_not_called_damaged_and_never_touched(
+    tiny_config: MakeConfig, checkpoints: Path, name: str
+) -> None:
+    write_as_newer_version(newest(checkpoints), name)
+    before = {path: path.read_bytes() for path in newest(checkpoints).iterdir()}
+    message = "step_00000006 was written by a newer version .* 99, this one reads up to .* upgrade"
+    with pytest.raises(IncompatibleCheckpointError, match=message):
         Checkpoint.verified(newest(checkpoints))
+    for resume in ("auto", str(checkpoints.parent), str(newest(checkpoints))):
+        with pytest.raises(IncompatibleCheckpointError, match=message):
+            train(tiny_config(resume=resume, **SETTINGS))
+    (newest(checkpoints) / "model.safetensors").rename(checkpoints / "elsewhere")
+    folder = CheckpointFolder(checkpoints, keep=1)
+    folder.sweep()
+    folder.prune()
+    (checkpoints / "elsewhere").rename(newest(checkpoints) / "model.safetensors")
+    assert {path: path.read_bytes() for path in newest(checkpoints).iterdir()} == before
+    assert newest(checkpoints) in folder.all()
+
+
+def test_a_version_in_a_damaged_manifest_counts_for_nothing(checkpoints: Path) -> None:
+    path = newest(checkpoints) / MANIFEST
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"format_version": 2', '"format_version": 3'), encoding="utf-8")
+    with pytest.raises(DamagedCheckpointError, match="was changed after it was written"):
+        Checkpoint.verified(newest(checkpoints))
+
+
+def test_the_state_of_version_1_has_the_same_sums_by_name() -> None:
+    path = FIXTURES / "runs" / "muon" / "checkpoints" / "step_00000008"
+    state = Checkpoint.verified(path).state
+    rows = json.loads((path / "training_state.json").read_text(encoding="utf-8"))["window"]["rows"]
+    (num_rows,) = rows["num_rows"]
+    named = zip(SUMS_OF_VERSION_1, rows["sums"], strict=True)
+    assert state.window.rows.pairs() == {name: (total, num_rows) for name, total in named}
+    assert state.window.rows.histogram == rows["histogram"]
+
+
+def test_a_sum_that_is_not_finite_stays_so() -> None:
+    rows = RowSums.of({"loss": (math.nan, 8.0), "entropy": (2.5, 4.0)}, [0] * 20)
+    again = RowSums.model_validate_json(rows.model_dump_json()).pairs()
+    assert math.isnan(again["loss"][0])
+    assert again["entropy"] == (2.5, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +310,12 @@ for _ in range(200):
         (("window", "seconds"), float("inf")), (("window", "seconds"), -1.0),
         (("window", "rows"), {}), (("window", "rows", "sums"), [0.0]),
         (("window", "rows", "sums"), NESTED), (("window", "rows", "num_rows"), ["8"]),
+        (("window", "rows"), {"sums": [0.0] * 7, "num_rows": ["8"], "histogram": [0.0] * 20}),
+        (("window", "rows"), {"sums": ["0"] * 7, "num_rows": [8.0], "histogram": [0.0] * 20}),
+        (("window", "rows"), {"sums": [0.0] * 7, "num_rows": [8.0], "histogram": [0.0] * 9}),
+        (("window", "rows", "sums", "loss"), 1.0), (("window", "rows", "histogram"), [-1.0] * 20),
+        (("window", "rows", "sums", "loss"), {"sum": 1.0, "num_rows": -1.0}),
+        (("format_version",), 0), (("format_version",), "2"),
         (("window", "num_steps"), 1e300), (("watch", "losses"), [0.0] * 1000),
         (("watch", "losses"), [float("nan")]), (("watch", "in_spike"), "yes"),
         (("unheard_of",), 1), (("watch", "unheard_of"), 1),

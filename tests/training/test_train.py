@@ -12,6 +12,7 @@ import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.metrics import METRICS
 from sharpgpt.data.load import load_text
 from sharpgpt.training import loop
 from sharpgpt.training.train import train
@@ -64,11 +65,13 @@ def test_a_run_leaves_a_folder_that_explains_itself(tiny_config: MakeConfig) -> 
     val_events = [event for event in logged if "val/loss" in event]
     assert [event["step"] for event in train_events] == [1, 5, 10, 15, 20]
     assert [event["step"] for event in val_events] == [10, 20]
-    for name in (
-        "loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy",
-        "perplexity", "learning_rate", "penalty_weight", "grad_norm", "tokens_per_s", "mfu",
-    ):  # fmt: skip
-        assert all(math.isfinite(event[f"train/{name}"]) for event in train_events), name
+    for metric in METRICS:
+        for split, of_split in (("train", train_events), ("val", val_events)):
+            name = f"{split}/{metric.name}"
+            is_logged = split in metric.splits
+            for event in of_split:
+                assert (name in event) == is_logged, name
+                assert not is_logged or math.isfinite(event[name]), name
     for event in logged:
         split = "train" if "train/loss" in event else "val"
         ce, penalty = event[f"{split}/ce_loss"], event[f"{split}/penalty"]
