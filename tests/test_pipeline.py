@@ -10,7 +10,7 @@ import pytest
 
 from sharpgpt.commands.sample import add_arguments, run
 from sharpgpt.config import TrainingConfig
-from sharpgpt.evaluation.saved_model import find_model
+from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
 
 PROMPT = "the queen"
@@ -27,7 +27,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         "use_wandb": False, "device": "cpu", "num_workers": 0, "num_generate_samples": 0,
         "eval_max_blocks": 2, "output_dir": str(folder), "run_name": "tiny",
     }  # fmt: skip
-    return find_model(train(TrainingConfig.from_dict(settings)).run_folder)
+    return resolve_model(train(TrainingConfig.from_dict(settings)).run_folder)
 
 
 def sampled(checkpoint: Path, *words: Any) -> str:

@@ -7,6 +7,7 @@ from sharpgpt.evaluation import compare as comparison
 from sharpgpt.evaluation.options import add_flags, flag_values
 from sharpgpt.evaluation.verdict import MARGIN
 from sharpgpt.report.comparison import write_comparison
+from sharpgpt.runs.resolve import MODEL_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="RUN",
-        help="unpenalised run, checkpoint or HuggingFace model folder; once for each seed",
+        help=f"unpenalised model: {MODEL_HELP}; once for each seed",
     )
     parser.add_argument(
         "runs",

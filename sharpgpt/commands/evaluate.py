@@ -3,15 +3,14 @@ intervals, as evaluation.json and evaluation.html."""
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sharpgpt.evaluation import evaluate as evaluation
 from sharpgpt.evaluation.options import add_flags, flag_values
-from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import number
 from sharpgpt.report.statistics import intervals
+from sharpgpt.runs.resolve import MODEL_HELP, resolve_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoints",
         nargs="+",
         metavar="CHECKPOINT",
-        help="checkpoint, run folder (its newest checkpoint), or HuggingFace model folder",
+        help=MODEL_HELP,
     )
     parser.add_argument(
         "--output",
@@ -32,24 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write both files, print the main statistics and the path of the page."""
-    output = arguments.output
+    models, output = arguments.checkpoints, arguments.output
     if output is None:
-        output = _default_output(arguments.checkpoints)
-    result = evaluation.evaluate(arguments.checkpoints, output=output, **flag_values(arguments))
+        output = "evaluation"
+        if len(models) == 1:
+            models = [folder := resolve_model(models[0])]
+            output = folder.parent.parent if folder.parent.name == "checkpoints" else output
+    result = evaluation.evaluate(models, output=output, **flag_values(arguments))
     assert result.path is not None, "an output folder was given"
     for model in result.models:
         print(statistics_text(model))
     print(f"Statistics {result.path}")
     print(write_evaluation(result.content, result.path.parent))
     return 0
-
-
-def _default_output(checkpoints: list[str]) -> Path:
-    """The run's folder for one checkpoint of a run."""
-    folder = find_model(checkpoints[0])
-    if len(checkpoints) == 1 and folder.parent.name == "checkpoints":
-        return folder.parent.parent
-    return Path("evaluation")
 
 
 def statistics_text(found: Mapping[str, Any]) -> str:

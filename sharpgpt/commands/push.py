@@ -13,28 +13,21 @@ from typing import Any
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources.download import offline_variable
-from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, arm_of, read_facts, run_of
-from sharpgpt.runs.manifest import MANIFEST, verify_files
+from sharpgpt.runs.resolve import MODEL_FILES, resolve_checkpoint
 
 CARD = "README.md"
-
-PUBLISHED = (
-    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
-)  # fmt: skip
-"""What loading the model needs. Nothing else in the folder is published, above all not the training
-state: it is twice the size of the weights and contains paths of this machine."""
 
 MAX_JSON_BYTES = 100 * 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sharpgpt push`."""
-    parser.add_argument("checkpoint", help="checkpoint, or run folder (its newest checkpoint)")
+    parser.add_argument(
+        "checkpoint", help="run folder (its newest checkpoint), RUN/best, checkpoint"
+    )
     parser.add_argument("repo_id", help="NAME or ORG/NAME on the hub; created if it does not exist")
     parser.add_argument(
         "--private", action="store_true", help="only you can see it [everyone can see it]"
@@ -141,14 +134,12 @@ def prepare_publication(
     """Verify the checkpoint and make its card. Raises `UserError` as `push` does."""
     from huggingface_hub.utils import filter_repo_objects
 
-    folder = find_model(checkpoint)
-    if (folder / MANIFEST).is_file():
-        verify_files(folder)
+    folder = resolve_checkpoint(checkpoint, setting="CHECKPOINT").path
     facts = read_facts(folder)
     run, data, arm = _results(facts, {"comparison": comparison, "evaluation": evaluation})
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     own = [name for name in names if not (folder / name).is_symlink()]
-    chosen = list(filter_repo_objects(own, allow_patterns=list(PUBLISHED)))
+    chosen = list(filter_repo_objects(own, allow_patterns=list(MODEL_FILES)))
     return Publication(
         repo_id=repo_id,
         files={name: folder / name for name in chosen},

@@ -18,22 +18,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page and print its path. Raises `UserError` for a folder that holds no run."""
     from sharpgpt.report.page import write_report
     from sharpgpt.report.runs import write_runs_report
+    from sharpgpt.runs.resolve import resolve_run
 
-    for folder in arguments.run_folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such run folder; expected a folder such as outputs/NAME")
-        if not any((folder / name).is_file() for name in ("metrics.jsonl", "environment.json")):
-            raise UserError(
-                f"{folder}: holds no run (neither metrics.jsonl nor environment.json); expected a "
-                "folder such as outputs/NAME"
-            )
-    if len(arguments.run_folders) > 1:
-        print(write_runs_report(arguments.run_folders, arguments.output or Path("runs.html")))
+    folders = [resolve_run(folder) for folder in arguments.run_folders]
+    if len(folders) > 1:
+        print(write_runs_report(folders, arguments.output or Path("runs.html")))
         return 0
     if arguments.output is not None:
         raise UserError(
             f"--output: given {arguments.output}, but the report of one run is report.html in its "
             "folder; leave --output out, or give several runs"
         )
-    print(write_report(arguments.run_folders[0]))
+    print(write_report(folders[0]))
     return 0

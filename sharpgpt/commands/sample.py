@@ -8,12 +8,13 @@ import torch
 from sharpgpt.commands.flags import add_device, broken, usable_device
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.saved_model import SavedModel, load_model
+from sharpgpt.runs.resolve import MODEL_HELP
 from sharpgpt.runtime.device import seeded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sharpgpt sample`."""
-    parser.add_argument("checkpoint", help="checkpoint, run folder, or HuggingFace model folder")
+    parser.add_argument("checkpoint", help=MODEL_HELP)
     parser.add_argument("--prompt", default="\n", help="the text to continue [a newline]")
     parser.add_argument("--num_samples", type=int, default=1, help="number of samples [1]")
     parser.add_argument("--max_new_tokens", type=int, default=200, help="tokens in each [200]")

@@ -19,9 +19,10 @@ from sharpgpt.evaluation.predictions import (
     predict_tokens,
     shortest_later_context,
 )
-from sharpgpt.evaluation.saved_model import SavedModel, find_model, load_model, require_linear_head
+from sharpgpt.evaluation.saved_model import SavedModel, load_model, require_linear_head
 from sharpgpt.evaluation.token_bytes import bytes_of_tokens
 from sharpgpt.report.view import ModelView, Prediction, TextView, write_view
+from sharpgpt.runs.resolve import MODEL_HELP, resolve_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="RUN",
-        help="run folders, checkpoints, or HuggingFace model folders; the first is what the others "
-        "are compared with",
+        help=f"{MODEL_HELP}; the others are compared with the first",
     )
     parser.add_argument(
         "--max_tokens", type=int, default=2000, help="how much of the text, from its start [2000]"
@@ -68,17 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
             differently, an unavailable device.
     """
     device = torch.device(usable_device(arguments.device))
-    for run in arguments.runs:
-        find_model(run)  # a wrong name shows before any model is read
+    folders = [resolve_model(run) for run in arguments.runs]  # wrong names before any reading
     output = Path(arguments.output).expanduser()
     reads = [
         read_with(
-            load_model(run, device),
+            load_model(folder, device),
             arguments.text,
             max_tokens=arguments.max_tokens,
             num_candidates=arguments.num_candidates,
         )
-        for run in arguments.runs
+        for folder in folders
     ]
     _check_same_tokens(reads)
     names = [read.model.name for read in reads]
@@ -135,7 +134,7 @@ def read_with(saved: SavedModel, text: str, *, max_tokens: int, num_candidates: 
     candidate_ids = predictions.candidate_ids.flatten().tolist()
     bytes_of = bytes_of_tokens(saved.tokenizer, [*ids, *candidate_ids])
     model = ModelView(
-        name=_name(saved.folder),
+        name=saved.name if saved.step is None else f"{saved.name}, step {saved.step:,}",
         about=_about(saved),
         predictions=_predictions(predictions, ids, bytes_of),
         context_tokens=context_length(saved.max_length),
@@ -265,15 +264,6 @@ def _check_same_tokens(reads: Sequence[Read]) -> None:
             f"tokens{example}, and a view compares token by token; give runs with the same "
             "tokenizer, or view each by itself"
         )
-
-
-def _name(folder: Path) -> str:
-    """The run and the step of a checkpoint, or the name of another model folder."""
-    folder = folder.resolve()
-    step = re.fullmatch(r"step_(\d+)", folder.name)
-    if folder.parent.name != "checkpoints" or step is None:
-        return folder.name
-    return f"{folder.parent.parent.name}, step {int(step[1]):,}"
 
 
 def _about(saved: SavedModel) -> str:

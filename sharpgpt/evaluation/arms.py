@@ -9,7 +9,8 @@ from typing import Any
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.comparison import Pair
-from sharpgpt.evaluation.saved_model import TrainingRecord, find_model, training_record
+from sharpgpt.evaluation.saved_model import TrainingRecord, training_record
+from sharpgpt.runs.resolve import resolve_model
 
 PENALTY_SETTINGS = (
     "penalty_type",
@@ -51,7 +52,7 @@ class ComparedRun:
     @classmethod
     def of(cls, path: str | Path) -> "ComparedRun":
         """The model of a path. Raises `UserError`."""
-        folder = find_model(path)
+        folder = resolve_model(path)
         return cls(folder, training_record(folder))
 
     @property

@@ -65,7 +65,8 @@ def compare(
     a time.
 
     Args:
-        runs: checkpoints, run folders (their newest checkpoint) or HuggingFace model folders.
+        runs: run folders (their newest checkpoint), checkpoints or HuggingFace models; see
+            `runs.resolve`.
         baseline: the same for unpenalised models, one for each seed.
         output: folder for comparison.json; None writes nothing.
         margin: nats within which nothing is called different.

@@ -9,7 +9,7 @@ from sharpgpt.evaluation.evaluator import Evaluator, check_different
 from sharpgpt.evaluation.model_evaluation import evaluate_model
 from sharpgpt.evaluation.options import checked_options
 from sharpgpt.evaluation.results import Result, make_names_unique
-from sharpgpt.evaluation.saved_model import find_model
+from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.runtime.console import console_logging
 
 
@@ -35,7 +35,8 @@ def evaluate(
         result.models[0]["figures"]["bits_per_byte"]["estimate"]
 
     Args:
-        models: checkpoints, run folders (their newest checkpoint) or HuggingFace model folders.
+        models: run folders (their newest checkpoint), checkpoints or HuggingFace models; see
+            `runs.resolve`.
         output: folder for evaluation.json; None writes nothing.
         options: the fields of `EvaluationOptions`: dataset, max_seq_length, max_blocks, top_k,
             batch_size, num_texts, num_tokens, prompt, seed, device, dtype.
@@ -46,7 +47,7 @@ def evaluate(
     """
     checked = checked_options(options, output=output)
     given = [models] if isinstance(models, str | Path) else list(models)
-    folders = [find_model(path) for path in given]
+    folders = [resolve_model(path) for path in given]
     if not folders:
         raise UserError("models: given none, allowed is at least one")
     check_different(folders, given)

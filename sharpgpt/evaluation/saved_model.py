@@ -1,4 +1,4 @@
-"""A trained model from its folder: a checkpoint of a run, or any HuggingFace causal LM on disk.
+"""A trained model from its folder: a checkpoint of a run, or any HuggingFace causal LM.
 
 Nothing in the folder is executed: weights are safetensors, the rest is JSON.
 """
@@ -15,6 +15,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import check_layers
 from sharpgpt.model.head import has_linear_head
 from sharpgpt.runs.manifest import MANIFEST, verify_files
+from sharpgpt.runs.resolve import model_name, resolve_model
 from sharpgpt.runs.state import TrainingState, read_state
 
 
@@ -37,48 +38,17 @@ class SavedModel:
 
     @property
     def name(self) -> str:
-        """The run of a checkpoint, or the name of another model folder."""
-        folder = self.folder.resolve()
-        is_own = folder.parent.name == "checkpoints" and folder.name.startswith("step_")
-        return folder.parent.parent.name if is_own else folder.name
-
-
-def find_model(path: str | Path) -> Path:
-    """The model folder that `path` means: itself, or the newest checkpoint of a run folder.
-
-    Raises:
-        UserError: there is no model.
-    """
-    folder = Path(path).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; allowed is a checkpoint such as "
-            "outputs/NAME/checkpoints/step_00001000, a run folder such as outputs/NAME, or the "
-            "folder of a HuggingFace model"
-        )
-    models = [
-        path
-        for path in (*folder.glob("step_*"), *folder.glob("checkpoints/step_*"))
-        if (path / "config.json").is_file()
-    ]
-    if not models:
-        raise UserError(
-            f"{folder}: holds no model (neither config.json nor a checkpoint); allowed is a "
-            "checkpoint, a run folder with checkpoints, or the folder of a HuggingFace model"
-        )
-    return max(models, key=lambda path: (len(path.name), path.name))
+        """The run of a checkpoint, or the name of another model."""
+        return model_name(self.folder)
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedModel:
-    """Load a checkpoint, the newest checkpoint of a run folder, or a HuggingFace model folder, in
-    float32.
+    """Load the model of `path` (see `runs.resolve`), in float32.
 
     Raises:
         UserError: there is none, or it is damaged or of a kind that cannot be read.
     """
-    folder = find_model(path)
+    folder = resolve_model(path)
     if (folder / MANIFEST).is_file():
         verify_files(folder)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

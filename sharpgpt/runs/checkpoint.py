@@ -9,16 +9,15 @@ found damaged when its run is continued is set aside under another name, and nev
 """
 
 import contextlib
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
-from sharpgpt.runs.checkpoint_files import REMOVED, UNFINISHED, remove
 from sharpgpt.runs.manifest import MANIFEST, DamagedCheckpointError, read_manifest, verify_files
 from sharpgpt.runs.state import (
     STATE_JSON,
@@ -33,15 +32,12 @@ __all__ = [
     "Checkpoint",
     "CheckpointFolder",
     "DamagedCheckpointError",
-    "find_checkpoint",
-    "meant_by_name",
-    "open_checkpoint",
     "step_folder",
 ]
 
-DAMAGED = "damaged_"
+logger = logging.getLogger(__name__)
 
-Say = Callable[[str], None]
+UNFINISHED, REMOVED, DAMAGED = ".unfinished_", ".removed_", "damaged_"
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,11 @@ class CheckpointFolder:
         named = (p for p in self.path.glob("step_*") if re.fullmatch(r"step_\d{1,15}", p.name))
         return sorted(named, key=step_of)
 
-    def newest(self, say: Say, *, set_aside: bool = False) -> Checkpoint | None:
+    def newest(self, *, set_aside: bool = False) -> Checkpoint | None:
         """The newest checkpoint that is undamaged, or None where there never was one.
 
-        Those passed over are named through `say`, and with `set_aside` renamed to damaged_*, for
-        the run will write checkpoints of their steps again.
+        A warning names each damaged one that is newer. With `set_aside` it is renamed to damaged_*,
+        since the run will write a checkpoint of its step again.
 
         Raises:
             UserError: there are checkpoints, and all are damaged.
@@ -107,19 +103,21 @@ class CheckpointFolder:
                 continue
             for one in damaged:
                 place = f"; it is now {_set_aside(one.checkpoint).name}" if set_aside else ""
-                say(f"NOTE: the checkpoint {one.checkpoint} is damaged ({one.reason}){place}")
+                text = f"the checkpoint {one.checkpoint} is damaged ({one.reason}){place}"
+                logger.warning("%s", text, extra={"once": text})
             if damaged:
-                say(f"NOTE: the one before is taken, {found.path}")
+                text = f"the one before is taken, {found.path}"
+                logger.warning("%s", text, extra={"once": text})
             return found
         if self.all() != present:  # its run goes on, and has removed the one that was read
-            return self.newest(say, set_aside=set_aside)
+            return self.newest(set_aside=set_aside)
         earlier = [path.name for path in sorted(self.path.glob(f"{DAMAGED}step_*"))]
         if damaged or earlier:
             what = [f"{one.checkpoint.name} ({one.reason})" for one in damaged] + earlier
             raise UserError(
-                f"resume: every checkpoint in {self.path} is damaged: {', '.join(what)}. Resume "
-                "from another run's checkpoint, give another run_name, or move these away to "
-                "start over"
+                f"every checkpoint in {self.path} is damaged: {', '.join(what)}. Give another "
+                "run's checkpoint; to train, resume from one, give another run_name, or move these "
+                "away to start over"
             )
         return None
 
@@ -167,51 +165,12 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The folder of the checkpoint that `open_checkpoint` opens."""
-    return open_checkpoint(path, lambda _: None).path
-
-
-def open_checkpoint(path: Path, say: Say) -> Checkpoint:
-    """The checkpoint that `path` means: itself, or the newest one in a run or checkpoints folder.
-
-    RUN/best and RUN/latest are names, not files (`meant_by_name`). Damaged ones that are newer are
-    named through `say`, and left where they are.
-
-    Raises:
-        UserError: there is none, or none that is undamaged.
-    """
-    path = meant_by_name(path)
-    if re.fullmatch(r"(damaged_)?step_\d+.*", path.name) or (path / MANIFEST).exists():
-        if path.is_dir():
-            return Checkpoint.verified(path)
-    else:
-        for folder in (path, path / "checkpoints"):
-            if found := CheckpointFolder(folder).newest(say):
-                return found
-    raise UserError(
-        f"resume: given {str(path)!r}, where there is no checkpoint; allowed is auto, a "
-        "checkpoint folder such as outputs/NAME/checkpoints/step_00001000, or a run folder"
-    )
-
-
-def meant_by_name(path: Path) -> Path:
-    """`path` itself; for RUN/best the checkpoint with the lowest val/ce_loss, for RUN/latest RUN.
-
-    Raises:
-        UserError: no checkpoint there was validated at its step.
-    """
-    if path.name not in ("best", "latest") or path.exists():
-        return path
-    if path.name == "latest":
-        return path.parent
-    for folder in (path.parent, path.parent / "checkpoints"):
-        if best := CheckpointFolder(folder).best():
-            return best
-    raise UserError(
-        f"resume: given {str(path)!r}, but no checkpoint in {path.parent} was validated at its "
-        "step; allowed is a checkpoint, a run folder, or RUN/latest"
-    )
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint folder, so that a crash leaves no half of one under its name."""
+    going = checkpoint.with_name(REMOVED + checkpoint.name)
+    shutil.rmtree(going, ignore_errors=True)
+    checkpoint.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def step_folder(folder: Path, step: int) -> Path:

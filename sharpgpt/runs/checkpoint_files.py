@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.runs.checkpoint import UNFINISHED, remove
 from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
 from sharpgpt.runs.state import FORMAT_VERSION, STATE_JSON, AfterStep, TrainingState
 from sharpgpt.runtime.device import device_random_state, set_device_random_state
 from sharpgpt.runtime.environment import package_versions
 
 STATE_TENSORS = "training_state.safetensors"
-UNFINISHED, REMOVED = ".unfinished_", ".removed_"
 
 
 @dataclass(frozen=True)
@@ -188,14 +188,6 @@ def flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint folder, so that a crash leaves no half of one under its name."""
-    going = checkpoint.with_name(REMOVED + checkpoint.name)
-    shutil.rmtree(going, ignore_errors=True)
-    checkpoint.rename(going)
-    shutil.rmtree(going, ignore_errors=True)
 
 
 def load_tensors(

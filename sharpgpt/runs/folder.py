@@ -14,11 +14,10 @@ from typing import Any
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
-from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder, meant_by_name, open_checkpoint
+from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
+from sharpgpt.runs.resolve import checkpoint_path, resolve_checkpoint
 from sharpgpt.runs.state import TrainingState
 from sharpgpt.runtime.lock import FolderLock
-
-Say = Callable[[str], None]
 
 LOCK_FILE = "run.lock"
 
@@ -51,7 +50,6 @@ class RunFolder:
         config: TrainingConfig,
         data_name: str,
         *,
-        say: Say = print,
         accept: Callable[[TrainingState], object] = lambda _: None,
     ) -> "RunFolder":
         """Find or make the folder that `config` asks for, and lock it.
@@ -65,10 +63,10 @@ class RunFolder:
         """
         output_dir = Path(config.output_dir).expanduser()
         path = output_dir / config.run_name if config.run_name else None
-        is_own = path is not None and _means_own_run(config, path)
+        is_own = path is not None and _is_own_run(config, path)
         source = None
         if config.resume not in (None, "auto") and not is_own:
-            source = open_checkpoint(Path(str(config.resume)).expanduser(), say)
+            source = resolve_checkpoint(str(config.resume), setting="resume")
             accept(source.state)
         try:
             path = path or _new_folder(output_dir, config, data_name)
@@ -90,7 +88,7 @@ class RunFolder:
             checkpoints.sweep()
             _sweep(path)
             if is_own or config.resume == "auto":
-                source = _own_checkpoint(config, path, checkpoints, say)
+                source = _own_checkpoint(config, path, checkpoints)
                 if source:
                     accept(source.state)
             if source is None:
@@ -133,29 +131,29 @@ def _checkpoint_path(config: TrainingConfig, path: Path) -> Path:
     return path / "checkpoints"
 
 
-def _means_own_run(config: TrainingConfig, path: Path) -> bool:
+def _is_own_run(config: TrainingConfig, path: Path) -> bool:
     """Whether `resume` is a path into the very run that `run_name` names."""
     if config.resume in (None, "auto"):
         return False
-    target = meant_by_name(Path(str(config.resume)).expanduser()).resolve()
+    target = checkpoint_path(str(config.resume)).resolve()
     checkpoints = _checkpoint_path(config, path).resolve()
     return target in (path.resolve(), checkpoints) or target.parent == checkpoints
 
 
 def _own_checkpoint(
-    config: TrainingConfig, path: Path, checkpoints: CheckpointFolder, say: Say
+    config: TrainingConfig, path: Path, checkpoints: CheckpointFolder
 ) -> Checkpoint | None:
-    """The checkpoint with which the run in `path` goes on; None only for resume auto."""
-    target = meant_by_name(Path(str(config.resume)).expanduser())
+    """The checkpoint from which the run in `path` continues; None only for resume auto."""
+    target = checkpoint_path(str(config.resume))
     if config.resume != "auto" and target.resolve().parent == checkpoints.path.resolve():
-        chosen = open_checkpoint(target, say)
-        newest = checkpoints.newest(lambda _: None)
+        chosen = resolve_checkpoint(target, setting="resume")
+        newest = checkpoints.newest()
         if newest and newest.path.name != chosen.path.name:
             raise UserError(
                 f"resume: {target} is not the newest checkpoint of its run, {newest.path}; use "
                 "resume auto to continue the run, or another run_name to fork it from here"
             )
-    found = checkpoints.newest(say, set_aside=True)
+    found = checkpoints.newest(set_aside=True)
     if found is None and config.resume != "auto":
         raise UserError(f"resume: there is no checkpoint in {path} yet; use resume auto to start")
     return found

@@ -221,7 +221,7 @@ def roll_back(run: Training) -> bool:
     """Return to the newest checkpoint, and pass over the batches since; False if there is none."""
     run.saver.wait()
     try:
-        checkpoint = run.saver.folder.newest(run.terminal.say, set_aside=True)
+        checkpoint = run.saver.folder.newest(set_aside=True)
     except UserError as error:
         run.terminal.say(f"NOTE: no rollback: {error}")
         return False

@@ -27,7 +27,7 @@ from sharpgpt.data.prepare.automatic import ready_dataset
 from sharpgpt.model.build import create_model
 from sharpgpt.model.flops import flops_per_token
 from sharpgpt.model.lm import SharpnessLM
-from sharpgpt.runs.checkpoint import open_checkpoint
+from sharpgpt.runs.checkpoint import Checkpoint
 from sharpgpt.runs.checkpoint_files import load_tensors
 from sharpgpt.runs.folder import RunFolder
 from sharpgpt.runs.saver import CheckpointSaver
@@ -100,7 +100,7 @@ def train(config: TrainingConfig) -> RunResult:
         startup.phase("transformers and the model")
 
         facts = run_facts(config, data, device)
-        folder = _open_folder(config, data, facts, processes, terminal, stack)
+        folder = _open_folder(config, data, facts, processes, stack)
         if processes.is_main:
             config = replace(config, run_name=folder.path.name)
             console.open_log_file(folder.path / "log.txt")
@@ -157,7 +157,6 @@ def _open_folder(
     data: TextData,
     facts: RunFacts,
     processes: Processes,
-    terminal: Terminal,
     stack: contextlib.ExitStack,
 ) -> RunFolder:
     """The run's folder, and for processes that do not write one a temporary one."""
@@ -165,7 +164,6 @@ def _open_folder(
         folder = RunFolder.open(
             config,
             data.name,
-            say=terminal.say,
             accept=lambda state: accepted_changes(state, config, facts),
         )
         stack.callback(folder.close)
@@ -173,7 +171,7 @@ def _open_folder(
         processes.broadcast(str(source.path) if source else "")
         return folder
     path = processes.broadcast("")
-    resume_from = open_checkpoint(Path(path), terminal.say) if path else None
+    resume_from = Checkpoint.verified(Path(path)) if path else None
     temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharpgpt-"))
     return RunFolder.of_follower(Path(temporary), resume_from)
 

@@ -25,10 +25,12 @@ from sharpgpt.commands.main import main
 from sharpgpt.commands.push import add_arguments, problems
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.evaluation.saved_model import find_model
 from sharpgpt.report.model_card import model_card, plain
 from sharpgpt.report.model_facts import ModelFacts, read_facts
+from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
+from tests.faults.broken_checkpoints import sealer
+from tests.faults.broken_folders import Files
 
 PUBLISHED = [
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
@@ -49,7 +51,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHARPGPT_OFFLINE", "1")
         patch.setenv("SHARPGPT_CACHE", str(folder / "cache"))
-        return find_model(train(TrainingConfig.from_dict(settings)).run_folder)
+        return resolve_model(train(TrainingConfig.from_dict(settings)).run_folder)
 
 
 class Hub(ThreadingHTTPServer):
@@ -282,13 +284,14 @@ def test_damaged_and_foreign_folders(
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text("{}")
-    assert "cannot be read as a checkpoint" in refused(capsys, foreign, *how)
+    assert "a HuggingFace model and not a checkpoint" in refused(capsys, foreign, *how)
     assert not (tmp_path / "out").exists()
     shutil.copytree(checkpoint, tmp_path / "strange")
-    (tmp_path / "strange/checkpoint.json").unlink()
+    seal = sealer(Files.of(checkpoint))
     for content in ("[]", "[" * 5000, "7", ""):
         (tmp_path / "strange/config.json").write_text(content)
         (tmp_path / "strange/tokenizer.json").write_text(content)
+        seal(tmp_path / "strange")
         main([str(word) for word in ("push", tmp_path / "strange", *how)])
         assert "Traceback" not in capsys.readouterr().err
         shutil.rmtree(tmp_path / "out", ignore_errors=True)

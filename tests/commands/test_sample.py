@@ -12,7 +12,8 @@ import torch
 from sharpgpt.commands.sample import add_arguments, problems, run
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.evaluation.saved_model import find_model, load_model
+from sharpgpt.evaluation.saved_model import load_model
+from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
 
 
@@ -76,13 +77,13 @@ def test_a_character_without_a_token_is_named(run_folder: Path) -> None:
 
 
 def test_folders_that_hold_no_model(run_folder: Path, tmp_path: Path) -> None:
-    assert find_model(run_folder) == find_model(find_model(run_folder))
+    assert resolve_model(run_folder) == resolve_model(resolve_model(run_folder))
     with pytest.raises(UserError, match="no such folder"):
-        find_model(tmp_path / "none")
+        resolve_model(tmp_path / "none")
     with pytest.raises(UserError, match="holds no model"):
-        find_model(tmp_path)
+        resolve_model(tmp_path)
     damaged = tmp_path / "damaged"
-    shutil.copytree(find_model(run_folder), damaged)
+    shutil.copytree(resolve_model(run_folder), damaged)
     (damaged / "model.safetensors").write_bytes(b"123")
     with pytest.raises(UserError, match=r"model\.safetensors"):
         load_model(damaged, torch.device("cpu"))

@@ -25,8 +25,9 @@ import torch
 from sharpgpt.commands.main import main
 from sharpgpt.config import TrainingConfig
 from sharpgpt.evaluation.predictions import predict_tokens
-from sharpgpt.evaluation.saved_model import SavedModel, find_model, load_model
+from sharpgpt.evaluation.saved_model import SavedModel, load_model
 from sharpgpt.evaluation.validation_text import open_validation_text
+from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
 
 BLOCK = 48
@@ -70,7 +71,9 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     shutil.copytree(TASKS, folder / "tasks")
     (folder / "tasks/text.jsonl").write_text(json.dumps({"text": text}) + "\n")
     # A character model has no token that begins a text; for GPT-2 it would be <|endoftext|>.
-    model = f"pretrained={find_model(run_folder)},max_length={BLOCK - 1},prefix_token_id={ids[0]}"
+    model = (
+        f"pretrained={resolve_model(run_folder)},max_length={BLOCK - 1},prefix_token_id={ids[0]}"
+    )
     command = [
         sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", model,
         "--tasks", "sharpgpt_text,sharpgpt_choice", "--include_path", "tasks", "--device", "cpu",

@@ -10,7 +10,7 @@ import torch
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.saved_model import load_model
-from sharpgpt.runs.checkpoint import CheckpointFolder, open_checkpoint
+from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from tests.faults.damage import DAMAGES
 from tests.faults.harness import Scenario, differences
 
@@ -49,25 +49,27 @@ def test_these_are_the_files_of_a_checkpoint(whole: Scenario) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(
-    run: Scenario, name: str
+    run: Scenario, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for what, damage in DAMAGES.items():
         newest = run.checkpoints / NEWEST
         shutil.copytree(newest, run.folder / "kept", symlinks=True)
         damage(newest / name)
-        said: list[str] = []
-        found = CheckpointFolder(run.checkpoints).newest(said.append)
+        caplog.clear()
+        found = CheckpointFolder(run.checkpoints).newest()
         assert found is not None
         assert found.path.name == BEFORE, what
-        assert str(newest) in said[0], what
-        assert name in said[0], f"{what}: {said}"
-        assert BEFORE in said[1]
+        assert str(newest) in caplog.messages[0], what
+        assert name in caplog.messages[0], f"{what}: {caplog.messages}"
+        assert BEFORE in caplog.messages[1]
         with pytest.raises(UserError, match=NEWEST) as refused:
-            open_checkpoint(newest, said.append)
+            Checkpoint.verified(newest)
         assert name in str(refused.value)
         shutil.rmtree(newest)
         (run.folder / "kept").rename(newest)
-    assert open_checkpoint(run.checkpoints, print).path.name == NEWEST
+    whole_again = CheckpointFolder(run.checkpoints).newest()
+    assert whole_again is not None
+    assert whole_again.path.name == NEWEST
 
 
 QUICK_CASES = {

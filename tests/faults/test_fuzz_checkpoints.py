@@ -13,8 +13,8 @@ from sharpgpt.commands.main import train_command
 from sharpgpt.config import TrainingConfig
 from sharpgpt.data.load import load_data
 from sharpgpt.model.build import create_model
-from sharpgpt.runs.checkpoint import open_checkpoint
 from sharpgpt.runs.checkpoint_files import load_tensors
+from sharpgpt.runs.resolve import resolve_checkpoint
 from sharpgpt.runtime.device import choose_device
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.state import accepted_changes
@@ -65,7 +65,7 @@ def loader(whole: Scenario) -> Callable[[Path], None]:
     optimizers = create_optimizers(causal_lm, config)
 
     def load(folder: Path) -> None:
-        checkpoint = open_checkpoint(folder, lambda text: require_clear(text))
+        checkpoint = resolve_checkpoint(folder, setting="resume")
         accepted_changes(checkpoint.state, config, facts)
         load_tensors(checkpoint.path, causal_lm, optimizers, torch.device("cpu"))
 
