@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What the user can mend; the message says what was given, what is allowed, what to do.
+    """What the user can fix; the message says what was given, what is allowed, what to do.
 
     The command line prints the message, after `label`, without a traceback and exits with
     `exit_code`.
@@ -12,7 +12,7 @@ class UserError(Exception):
     label = "error: "
 
     def __init__(self, message: str) -> None:
-        # What it quotes may come from a stranger: a terminal must not obey it, and it must print.
+        # It may quote a file from anyone: no control character may reach the terminal.
         super().__init__(
             "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in message)
         )

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -38,20 +39,35 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_JSON_BYTES, follow_links: boo
     return data
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes, *, allow_nan: bool = False) -> Any:
     """The JSON value in `text`. Raises ValueError, for NaN and deep nesting too."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=None if allow_nan else _refuse_constant)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("nested too deeply") from None
 
 
-def parse_object(text: str | bytes) -> dict[str, Any]:
+def parse_object(text: str | bytes, *, allow_nan: bool = False) -> dict[str, Any]:
     """The JSON object in `text`. Raises ValueError for anything else."""
-    content = parse(text)
+    content = parse(text, allow_nan=allow_nan)
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("not a JSON object")
     return content
+
+
+def parse_lines(data: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects in `data`, one a line, and how many lines are none; NaN is allowed.
+
+    Not splitlines(): a string may hold U+2028 and the like, which JSON leaves as they are.
+    """
+    objects, num_unreadable = [], 0
+    for line in data.split(b"\n"):
+        if line.strip():
+            try:
+                objects.append(parse_object(line.decode(errors="replace"), allow_nan=True))
+            except ValueError:
+                num_unreadable += 1
+    return objects, num_unreadable
 
 
 def parse_model(text: str | bytes, kind: "type[Model]", *, name: str) -> "Model":
@@ -92,7 +108,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
 
 def finite(content: Any) -> Any:
     """`content` with null for each float that is not finite, which JSON has no word for."""
-    if isinstance(content, dict):
+    if isinstance(content, Mapping):
         return {name: finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
         return [finite(value) for value in content]
@@ -100,4 +116,4 @@ def finite(content: Any) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no JSON")
+    raise ValueError(f"{name} is not JSON")

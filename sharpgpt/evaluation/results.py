@@ -1,13 +1,11 @@
 """Results of `evaluate` and `compare`: JSON content, and the file that it was written to."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sharpgpt.core.files import write_text
+from sharpgpt.core.jsonio import finite, write_json
 
 
 @dataclass(frozen=True)
@@ -23,21 +21,8 @@ class Result:
         """A result, in a file of `folder` unless that is None. Raises OSError."""
         made = cls(finite(content), Path(folder).expanduser() / file_name if folder else None)
         if made.path is not None:
-            text = json.dumps(made.content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-            # Of a path that is no UTF-8, as Linux allows, the undecodable bytes become "?".
-            write_text(made.path, text.encode("utf-8", errors="replace").decode("utf-8"))
+            write_json(made.path, made.content)
         return made
-
-
-def finite(value: Any) -> Any:
-    """JSON content with None for every number that is not finite."""
-    if isinstance(value, Mapping):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def make_names_unique(found: Sequence[dict[str, Any]]) -> None:

@@ -1,6 +1,5 @@
 """The facts of a checkpoint: from its own files, its run folder, and evaluations of it."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.arms import Json, number_of, objects, value_at
 from sharpgpt.runs.reader import Metrics, read_run
@@ -67,9 +67,9 @@ def read_facts(checkpoint: Path) -> ModelFacts:
     """
     try:
         state = read_state(checkpoint)
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        tokenizer = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_object(checkpoint / "config.json")
+        tokenizer = read_object(checkpoint / "tokenizer.json")
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{checkpoint}: cannot be read as a checkpoint ({error}); allowed is a checkpoint that "
             "train.py wrote, such as outputs/NAME/checkpoints/step_00001000, or its run folder"

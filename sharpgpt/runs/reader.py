@@ -1,10 +1,9 @@
 """Reading a run folder, whatever state it is in.
 
-A run that crashed, or still goes on, has files that are missing, short, or end in half a line.
-Everything that can be read is read; what cannot is said in `RunFiles.notes`, never raised.
+A run that crashed, or is still training, has files that are missing, short, or end in half a line.
+Everything that can be read is read; `RunFiles.notes` names what cannot, and nothing is raised.
 """
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -12,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.config import ConfigError, TrainingConfig
+from sharpgpt.core import jsonio
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM
+
+MAX_FILE_BYTES = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,16 @@ def read_run(run_folder: Path) -> RunFiles:
     if not run_folder.is_dir():
         raise UserError(f"{run_folder}: no such run folder; a run is outputs/<run name>")
     notes: list[str] = []
+    config = _read_config(run_folder / "config.yaml", notes)
+    environment = _read_object(run_folder / "environment.json", notes)
+    metrics = read_metrics(run_folder / "metrics.jsonl", notes)
+    samples = _read_lines(run_folder / "samples.jsonl", notes)
     return RunFiles(
         name=run_folder.resolve().name,
-        config=_read_config(run_folder / "config.yaml", notes),
-        environment=_read_object(run_folder / "environment.json", notes),
-        metrics=read_metrics(run_folder / "metrics.jsonl", notes),
-        samples=_read_samples(run_folder / "samples.jsonl", notes),
+        config=config,
+        environment=environment,
+        metrics=metrics,
+        samples=[line for line in samples if isinstance(line.get("text"), str)],
         summary=_read_object(run_folder / "summary.json", notes, optional=True),
         evaluation=_read_object(run_folder / "evaluation.json", notes, optional=True),
         notes=notes,
@@ -90,7 +96,7 @@ def read_metrics(
     """Read metrics.jsonl into columns, `only` some or all; problems are appended to `notes`.
 
     A resumed run logs the steps since its checkpoint again: when the step goes back, what was
-    logged at that step or later is replaced. Figures that are null become NaN.
+    logged at that step or later is replaced. Values that are null become NaN.
     """
     found: dict[str, dict[int, float]] = {}
     histograms: dict[int, list[float]] = {}
@@ -109,7 +115,7 @@ def read_metrics(
             value = line[name]
             if name == MAX_PROB_HISTOGRAM and _is_histogram(value):
                 histograms[step] = [float(count) for count in value]
-            elif name.startswith(("train/", "val/")) and _is_figure(value):
+            elif name.startswith(("train/", "val/")) and _is_number(value):
                 found.setdefault(name, {})[step] = math.nan if value is None else float(value)
     columns = {
         name: Column(list(by_step), list(by_step.values()))
@@ -119,7 +125,7 @@ def read_metrics(
     return Metrics(columns, list(histograms.items()))
 
 
-def _is_figure(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
@@ -131,13 +137,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
-def _read_samples(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The samples that have a text, in the order of the file."""
-    return [line for line in _read_lines(path, notes) if isinstance(line.get("text"), str)]
-
-
 def _read_config(path: Path, notes: list[str]) -> TrainingConfig | None:
-    if _read_text(path, notes) is None:
+    if _read(path, notes) is None:
         return None
     try:
         return TrainingConfig.from_yaml(path)
@@ -150,42 +151,37 @@ def _read_object(path: Path, notes: list[str], *, optional: bool = False) -> dic
     """The JSON object in a file; a missing one is no problem if it is `optional`."""
     if optional and not path.exists():
         return {}
-    text = _read_text(path, notes)
-    if text is None:
+    data = _read(path, notes)
+    if data is None:
         return {}
-    content = _parsed(text)
-    if not isinstance(content, dict):
+    try:
+        return jsonio.parse_object(data.decode(errors="replace"), allow_nan=True)
+    except ValueError:
         notes.append(f"{path.name} holds no JSON object.")
         return {}
-    return content
 
 
 def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """The JSON objects in a file, one a line; the last line may be torn."""
-    text = _read_text(path, notes)
-    if text is None:
+    data = _read(path, notes)
+    if data is None:
         return []
-    lines = [line for line in text.split("\n") if line.strip()]
-    objects = [content for line in lines if isinstance(content := _parsed(line), dict)]
+    objects, num_unreadable = jsonio.parse_lines(data)
     if not objects:
         notes.append(f"{path.name} is empty.")
-    elif unreadable := len(lines) - len(objects):
-        notes.append(f"{path.name}: {unreadable} of {len(lines)} lines cannot be read.")
+    elif num_unreadable:
+        num_lines = len(objects) + num_unreadable
+        notes.append(f"{path.name}: {num_unreadable} of {num_lines} lines cannot be read.")
     return objects
 
 
-def _parsed(text: str) -> Any:
+def _read(path: Path, notes: list[str]) -> bytes | None:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _read_text(path: Path, notes: list[str]) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return jsonio.read_bytes(path, max_bytes=MAX_FILE_BYTES)
     except FileNotFoundError:
         notes.append(f"{path.name} is missing.")
     except OSError as error:
         notes.append(f"{path.name} cannot be read: {error.strerror}.")
+    except ValueError as error:
+        notes.append(f"{error}.")
     return None

@@ -1,12 +1,9 @@
 """How a run ended: what `train` returns, summary.json and the report, the last lines printed."""
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sharpgpt.core.files import write_text
+from sharpgpt.core.jsonio import write_json
 from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.page import write_report
 from sharpgpt.training.startup import Startup
@@ -73,7 +70,7 @@ def conclude(
     }
     report = None
     try:
-        write_text(run_folder / "summary.json", json.dumps(_finite(summary), indent=2))
+        write_json(run_folder / "summary.json", summary, indent=2)
         report = write_report(run_folder)
     except Exception as error:
         run.terminal.say(f"NOTE: the report could not be written: {type(error).__name__}: {error}")
@@ -102,11 +99,3 @@ def follower_result(run: Training, folder: Path, *, signal_number: int | None) -
         metrics={},
         interrupted_by=None if run.step == run.total_steps else signal_number,
     )
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity: such a value becomes null."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
