@@ -109,9 +109,9 @@ def _solution(entry_NE: Tensor, mass_NE: Tensor, weight: float, vocab_size: int)
     if weight < 0:
         # No q_max is below 1 / V; a little lower, so that a flat row's root is not on the bound.
         flat_N = torch.full_like(log_max_N, -math.log(vocab_size) - 0.1)
-        return _newton(entry_NE, mass_NE, weight, flat_N, log_max_N)
+        return _newton(entry_NE, mass_NE, weight, low_N=flat_N, high_N=log_max_N)
     log_x0_N = (log_max_N - math.log(weight)).clamp(max=0)
-    log_x_N = _newton(entry_NE, mass_NE, weight, log_max_N, log_x0_N)
+    log_x_N = _newton(entry_NE, mass_NE, weight, low_N=log_max_N, high_N=log_x0_N)
     rows = torch.nonzero(log_x0_N < 0).flatten()
     if len(rows) > 0:
         log_x_N[rows] = _lowest(entry_NE[rows], mass_NE[rows], weight, log_x_N[rows])
@@ -119,7 +119,7 @@ def _solution(entry_NE: Tensor, mass_NE: Tensor, weight: float, vocab_size: int)
 
 
 def _newton(
-    entry_NE: Tensor, mass_NE: Tensor, weight: float, low_N: Tensor, high_N: Tensor
+    entry_NE: Tensor, mass_NE: Tensor, weight: float, *, low_N: Tensor, high_N: Tensor
 ) -> Tensor:
     """ln x of the root of (2) between two bounds, where R rises; the upper bound if R < 0 there."""
     low_N, high_N = low_N.clone(), high_N.clone()
@@ -157,10 +157,12 @@ def _lowest(entry_NE: Tensor, mass_NE: Tensor, weight: float, log_x_N: Tensor) -
     log_x0_N = entry_NE[:, 0] - math.log(weight)
     at_x0_N = log_x_N >= log_x0_N
     first_N = log_x_N.clone()
+    bound_R = log_x0_N[at_x0_N]
     first_N[at_x0_N] = _iterated(
-        entry_NE[at_x0_N], mass_NE[at_x0_N], weight, log_x0_N[at_x0_N], log_x0_N[at_x0_N]
+        entry_NE[at_x0_N], mass_NE[at_x0_N], weight, start_N=bound_R, log_x0_N=bound_R
     )
-    last_N = _iterated(entry_NE, mass_NE, weight, torch.zeros_like(log_x0_N), log_x0_N)
+    start_N = torch.zeros_like(log_x0_N)
+    last_N = _iterated(entry_NE, mass_NE, weight, start_N=start_N, log_x0_N=log_x0_N)
     # An iteration that fell to x0 has found no root, and its end is no distribution.
     lower_N = (last_N > log_x0_N) & (
         _objective(entry_NE, mass_NE, weight, last_N)
@@ -184,7 +186,7 @@ def _others(
 
 
 def _iterated(
-    entry_NE: Tensor, mass_NE: Tensor, weight: float, start_N: Tensor, log_x0_N: Tensor
+    entry_NE: Tensor, mass_NE: Tensor, weight: float, *, start_N: Tensor, log_x0_N: Tensor
 ) -> Tensor:
     """ln x after x -> 1 - T(c(x)) from exp(start) to a root, or down to x0."""
     log_x_N = start_N.clone()
