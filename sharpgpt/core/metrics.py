@@ -38,8 +38,8 @@ class Metric:
     """Where the report plots it; None: nowhere."""
     splits: tuple[Split, ...] = ("train", "val")
     statistic: str | None = None
-    """The field of `SharpnessOutput` that it is the mean of, over all rows of a window or of the
-    validation; "loss" is ce + penalty_weight * penalty. None: not a mean over rows."""
+    """What it is the mean of, over all rows of a window or of the validation: a name in
+    `row_means.row_statistics`. None: not a mean over rows."""
     better: Literal["lower", "higher"] | None = None
     shown: tuple[Place, ...] = ()
     runs_plots: tuple[Split, ...] = ()

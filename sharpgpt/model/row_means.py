@@ -28,9 +28,8 @@ class RowMeans:
 
     def add(self, output: SharpnessOutput, penalty_weight: float) -> None:
         """Add one batch. Nothing here waits for the device."""
-        # `output.loss` is divided by the rows of the whole step, not by those of this batch.
-        statistics = output._replace(loss=output.ce + penalty_weight * output.penalty)
-        means = torch.stack([getattr(statistics, str(one.statistic)) for one in ROW_MEANS])
+        statistics = row_statistics(output, penalty_weight)
+        means = torch.stack([statistics[str(metric.statistic)] for metric in ROW_MEANS])
         self._sums += means.to(self._sums.dtype) * output.num_rows
         self._num_rows += output.num_rows
         if output.rows is not None:
@@ -77,6 +76,12 @@ class RowMeans:
         self._sums.copy_(restored[:, 0])
         self._num_rows.copy_(restored[:, 1])
         self._histogram.copy_(torch.tensor(histogram))
+
+
+def row_statistics(output: SharpnessOutput, penalty_weight: float) -> dict[str, Tensor]:
+    """Means over the rows of one batch; `Metric.statistic` names one of them."""
+    # `output.loss` is divided by the rows of the whole step, not by those of this batch.
+    return output._asdict() | {"loss": output.ce + penalty_weight * output.penalty}
 
 
 def perplexity(ce_loss: float) -> float:

@@ -2,10 +2,11 @@
 
 Nothing points to a checkpoint, so nothing can dangle: the newest is the step_* folder with the
 highest step whose files are all as they were written, the best the one whose manifest has the
-lowest val/ce_loss. A checkpoint has that figure if the run was validated at its very step.
+lowest val/ce_loss. A checkpoint has that loss if the run was validated at its very step.
 
 Kept are the newest `keep`, the best, and every one whose step `keep_every` divides. One that is
-found damaged when its run is continued is set aside under another name, and never deleted.
+found damaged when its run is continued is renamed, and never deleted. One of a newer version is
+neither taken nor passed over nor renamed: the message asks to upgrade.
 """
 
 import contextlib
@@ -91,6 +92,7 @@ class CheckpointFolder:
 
         Raises:
             UserError: there are checkpoints, and all are damaged.
+            IncompatibleCheckpointError: a newer version wrote the newest undamaged one.
         """
         damaged: list[DamagedCheckpointError] = []
         present = self.all()
@@ -109,7 +111,7 @@ class CheckpointFolder:
                 text = f"the one before is taken, {found.path}"
                 logger.warning("%s", text, extra={"once": text})
             return found
-        if self.all() != present:  # its run goes on, and has removed the one that was read
+        if self.all() != present:  # its run is training, and has removed the one that was read
             return self.newest(set_aside=set_aside)
         earlier = [path.name for path in sorted(self.path.glob(f"{DAMAGED}step_*"))]
         if damaged or earlier:
@@ -122,21 +124,28 @@ class CheckpointFolder:
         return None
 
     def best(self) -> Path | None:
-        """The checkpoint with the lowest val/ce_loss, the earliest of equal ones; None without."""
-        return self._best_and_unreadable()[0]
+        """The checkpoint with the lowest val/ce_loss, the earliest of equal ones; None without.
 
-    def _best_and_unreadable(self) -> tuple[Path | None, set[Path]]:
-        """`best`, and those whose figure cannot be read."""
-        figures, unreadable = dict[Path, float](), set[Path]()
+        A warning names each one whose loss cannot be read, for it might be the best.
+        """
+        best, unreadable = self._best_and_unreadable()
+        for path, error in unreadable.items():
+            if os.path.lexists(path):
+                logger.warning("passed over as the best: %s", error, extra={"once": str(path)})
+        return best
+
+    def _best_and_unreadable(self) -> tuple[Path | None, dict[Path, UserError]]:
+        """`best`, and those whose loss cannot be read, with the reason."""
+        losses, unreadable = dict[Path, float](), dict[Path, UserError]()
         for path in self.all():
             try:
-                figure = read_manifest(path).after_step.val_ce_loss
-            except (DamagedCheckpointError, IncompatibleCheckpointError):
-                unreadable.add(path)
+                loss = read_manifest(path).after_step.val_ce_loss
+            except (DamagedCheckpointError, IncompatibleCheckpointError) as error:
+                unreadable[path] = error
                 continue
-            if figure is not None:
-                figures[path] = figure
-        return min(figures, key=figures.__getitem__, default=None), unreadable
+            if loss is not None:
+                losses[path] = loss
+        return min(losses, key=losses.__getitem__, default=None), unreadable
 
     def amend(self, step: int, after_step: AfterStep) -> None:
         """Record what was done after the checkpoint of `step` was written."""
@@ -147,7 +156,7 @@ class CheckpointFolder:
     def prune(self) -> None:
         """Remove the checkpoints that are not to be kept.
 
-        One that cannot be read stays: it may be the best, and the fault that of the moment.
+        One that cannot be read stays: it may be the best, and the failure transient.
         """
         present = self.all()
         best, unreadable = self._best_and_unreadable()

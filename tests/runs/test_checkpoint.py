@@ -1,6 +1,5 @@
 """Checkpoints: any damage is found, the one before is taken, and a stranger's can do no harm."""
 
-import hashlib
 import json
 import math
 import os
@@ -22,13 +21,14 @@ from sharpgpt.runs.checkpoint import (
     DamagedCheckpointError,
 )
 from sharpgpt.runs.checkpoint_files import HostCopies, load_tensors
-from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts, read_manifest
+from sharpgpt.runs.manifest import MANIFEST, Manifest, read_manifest
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.runs.state import SUMS_OF_VERSION_1, IncompatibleCheckpointError, RowSums
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.train import train
 from tests.compatibility.make_fixtures import FIXTURES
 from tests.run_reading import records
+from tests.runs.resealed import reseal, write_as_newer_version
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 MakeConfig = Callable[..., TrainingConfig]
@@ -54,17 +54,6 @@ def checkpoints(tiny_config: MakeConfig, tmp_path: Path) -> Path:
 
 def newest(checkpoints: Path) -> Path:
     return checkpoints / "step_00000006"
-
-
-def reseal(checkpoint: Path, **changes: Any) -> None:
-    """A manifest that fits the files as they are now, as a stranger can make one."""
-    files = {
-        path.name: file_facts(path)
-        for path in checkpoint.iterdir()
-        if path.is_file() and path.name != MANIFEST
-    }
-    manifest = read_manifest(checkpoint).model_copy(update={"files": files} | changes)
-    (checkpoint / MANIFEST).write_text(manifest.sealed_text(), encoding="utf-8")
 
 
 def truncate(path: Path) -> None:
@@ -212,23 +201,6 @@ def test_names_that_lead_out_of_the_folder_are_refused(checkpoints: Path, name: 
     (checkpoint / MANIFEST).write_text(manifest.sealed_text(), encoding="utf-8")
     with pytest.raises(DamagedCheckpointError, match=r"checkpoint.json: files"):
         Checkpoint.verified(checkpoint)
-
-
-def write_as_newer_version(checkpoint: Path, name: str) -> None:
-    """As a later SharpGPT may: another version, a field that this one does not know."""
-    if name == "training_state.json":
-        state = json.loads((checkpoint / name).read_text(encoding="utf-8"))
-        text = json.dumps(state | {"format_version": 99, "unheard_of": [1]})
-        (checkpoint / name).write_text(text, encoding="utf-8")
-        reseal(checkpoint)
-        return
-    content = json.loads((checkpoint / name).read_text(encoding="utf-8"))
-    content |= {"format_version": 99, "after_step": {"unheard_of": 1}, "manifest_sha256": ""}
-    content["manifest_sha256"] = content.pop("manifest_sha256")  # at the end
-    text = json.dumps(content, indent=1)
-    seal = hashlib.sha256(text.encode()).hexdigest()
-    sealed = text.replace('"manifest_sha256": ""', f'"manifest_sha256": "{seal}"') + "\n"
-    (checkpoint / name).write_text(sealed, encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["checkpoint.json", "training_state.json"])

@@ -19,6 +19,7 @@ from sharpgpt.runs.resolve import (
     resolve_model,
     resolve_run,
 )
+from tests.runs.resealed import write_as_newer_version
 
 FIXTURE = Path(__file__).parents[1] / "compatibility/fixtures"
 RUN = "outputs/adamw"
@@ -249,3 +250,21 @@ def test_each_command_takes_or_refuses_a_name_on_the_hub(
         assert "SHARPGPT_OFFLINE is set" in printed
     else:
         assert code == 0, printed
+
+
+def test_a_checkpoint_whose_loss_cannot_be_read_is_passed_over_as_the_best_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path(STEPS, BEFORE, MANIFEST).write_text("{", encoding="utf-8")
+    assert resolve_model(f"{RUN}/best") == Path(STEPS, NEWEST)
+    assert f"{BEFORE} cannot be used: checkpoint.json" in caplog.text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_names_a_checkpoint_of_a_newer_version(run_command: Run, command: str) -> None:
+    """And takes no earlier one, which may be long before."""
+    write_as_newer_version(Path(STEPS, NEWEST), MANIFEST)
+    code, printed = run_command(command, RUN)
+    assert code == 1, printed
+    assert f"{NEWEST} was written by a newer version of SharpGPT" in printed
+    assert "damaged" not in printed
