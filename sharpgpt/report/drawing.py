@@ -1,44 +1,32 @@
-"""Pictures for HTML pages, drawn by matplotlib as SVG, and the same as files.
+"""Pictures of the pages: drawn by matplotlib, inline SVG on a page, SVG and PNG as files.
 
-Matplotlib draws with placeholder colours, which become CSS variables, so that one picture suits
-light and dark pages; in a file they become the colours of the light page. Text stays text. Legends
-and titles belong to the page, not to the picture.
+Matplotlib draws in the colours of the light page; on a page they become CSS variables, so that one
+picture suits light and dark. Text stays text. Titles and legends belong to the page, not to the
+picture.
 """
 
 import io
-import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sharpgpt.report.numbers import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Placeholders that matplotlib takes for colours, and the CSS that they become.
-SERIES_COLOURS = ("#0a0b01", "#0a0b02", "#0a0b05", "#0a0b06", "#0a0b07", "#0a0b08")
-INK, GRID, STRONG = "#0a0b03", "#0a0b04", "#0a0b09"
+SERIES_COLOURS = ("#2c6cb5", "#d4700f", "#2f8a4c", "#8a4fb0", "#c23b3b", "#128a8a")
+INK, GRID, STRONG = "#666b74", "#e3e4e6", "#1b1d21"
+"""Those of report.css, light."""
 CSS_COLOURS = {
     **{colour: f"var(--series-{place + 1})" for place, colour in enumerate(SERIES_COLOURS)},
     INK: "var(--muted)",
     GRID: "var(--rule)",
     STRONG: "var(--ink)",
 }
-FILE_COLOURS = {
-    **dict(
-        zip(
-            SERIES_COLOURS,
-            ("#2c6cb5", "#d4700f", "#2f8a4c", "#8a4fb0", "#c23b3b", "#128a8a"),
-            strict=True,
-        )
-    ),
-    INK: "#666b74",
-    GRID: "#e3e4e6",
-    STRONG: "#1b1d21",
-}
-"""Those of report.css, light."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +47,45 @@ class Drawing:
     title: str
     unit: str
     svg: str
-    keys: list[Key] = field(default_factory=list)
+    figure: "Figure" = field(repr=False, compare=False)
+    keys: Sequence[Key] = ()
     text: str = ""
     """What to look for, below the picture."""
-    figure: "Figure | None" = field(default=None, repr=False, compare=False)
-    """What `save_files` can write as files; None where that is not wanted."""
 
 
-def new_figure(width: float = 4.6, height: float = 2.5) -> tuple["Figure", "Axes"]:
+class Chart:
+    """A picture while it is drawn: axes, a legend, and a sentence about each thing drawn."""
+
+    def __init__(
+        self, title: str, unit: str = "", *, size: tuple[float, float] = (4.6, 2.5), name: str = ""
+    ) -> None:
+        """`name` begins the ids of the SVG, which differ on a page; the title if it is empty."""
+        self.title, self.unit, self.name = title, unit, name or title
+        self.keys: list[Key] = []
+        self.sentences: list[str] = []
+        self.text = ""
+        self.figure, self.axes = _new_figure(*size)
+
+    def line(self, points: Sequence[tuple[float, ...]], **style: Any) -> None:
+        """A line through points (x, y)."""
+        self.axes.plot(*zip(*points, strict=True), **{"linewidth": 1.4} | style)
+
+    def short_numbers(self, *, y: bool) -> None:
+        """Steps as 1.5k and 20k, and the values too if `y`."""
+        self.axes.xaxis.set_major_formatter(short)
+        if y:
+            self.axes.yaxis.set_major_formatter(short)
+
+    def drawing(self) -> Drawing | None:
+        """The finished picture; None if there is no sentence, since nothing was drawn."""
+        if not self.sentences:
+            return None
+        words = f"{self.title}. {' '.join(self.sentences)}"
+        picture = _svg(self.figure, self.name, words)
+        return Drawing(self.title, self.unit, picture, self.figure, self.keys, self.text)
+
+
+def _new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     """A figure outside pyplot's global state, with quiet axes."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -84,22 +103,29 @@ def new_figure(width: float = 4.6, height: float = 2.5) -> tuple["Figure", "Axes
     return figure, axes
 
 
-def svg(figure: "Figure", name: str, sentence: str) -> str:
-    """The figure as an inline `<svg>` whose ids start with `name`, for the eye and for the ear."""
+def _save(figure: "Figure", target: Any, name: str, *, fonttype: str = "path", **how: Any) -> None:
+    """Write a figure, the same bytes each time."""
     import matplotlib
+
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": name,
+        "svg.fonttype": fonttype,
+        "font.family": "DejaVu Sans",
+    }
+    with matplotlib.rc_context(settings):
+        figure.savefig(target, **how)
+
+
+def _svg(figure: "Figure", name: str, sentence: str) -> str:
+    """The figure as an inline `<svg>` whose ids start with `name`; screen readers get the
+    sentence."""
     from markupsafe import escape
 
     target = io.StringIO()
     name = name.encode("utf-8", "replace").decode()  # halves of surrogate pairs cannot be hashed
     nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-    # The font's name only measures text here; the page chooses the font.
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.family": "DejaVu Sans",
-    }
-    with matplotlib.rc_context(settings):
-        figure.savefig(target, format="svg", metadata=nothing)
+    # The font only measures the text here; the page chooses another.
+    _save(figure, target, name, fonttype="none", format="svg", metadata=nothing)
     _, _, rest = target.getvalue().partition("<svg ")
     head, _, body = rest.partition(">")
     view_box = re.search(r'viewBox="[^"]*"', head)
@@ -110,54 +136,22 @@ def svg(figure: "Figure", name: str, sentence: str) -> str:
     body = re.sub(r'xlink:href="#', f'href="#{slug}-', body)
     body = body.replace("url(#", f"url(#{slug}-")
     body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
-    for placeholder, css in CSS_COLOURS.items():
-        body = body.replace(placeholder, css)
+    for colour, variable in CSS_COLOURS.items():
+        body = body.replace(colour, variable)
     return f'<svg {view_box[0]} role="img" aria-label="{escape(sentence)}">{body}'
 
 
 def save_all(drawings: Iterable[Drawing], folder: Path) -> None:
-    """The pictures as files in `folder`, named by their titles."""
+    """The pictures as NAME.svg and NAME.png in `folder`, on white, named after their titles."""
     taken: set[str] = set()
     for drawing in drawings:
-        if drawing.figure is not None:
-            name = (
-                re.sub(r"((?!-\d)[^a-z0-9.])+", "_", drawing.title.lower()).strip("_.")[:80]
-                or "figure"
-            )
-            again = itertools.count(2)
-            unique = name
-            while unique in taken:
-                unique = f"{name}_{next(again)}"
-            taken.add(unique)
-            save_files(drawing.figure, folder, unique)
-
-
-def save_files(figure: "Figure", folder: Path, name: str) -> None:
-    """The picture as NAME.svg and NAME.png in `folder`, in the colours of the light page."""
-    import matplotlib
-    from matplotlib import colors
-
-    for artist in figure.findobj():
-        for part in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
-            getter, setter = (getattr(artist, f"{way}_{part}", None) for way in ("get", "set"))
-            if getter is None or setter is None:
-                continue
-            try:
-                found = colors.to_rgba_array(getter())
-            except (TypeError, ValueError):
-                continue
-            hexes = [colors.to_hex(one) for one in found]
-            if any(one in FILE_COLOURS for one in hexes):
-                new = [
-                    colors.to_rgba(FILE_COLOURS.get(name_, name_), alpha=float(one[3]))
-                    for name_, one in zip(hexes, found, strict=True)
-                ]
-                setter(new[0] if len(new) == 1 else new)
-    for axes in figure.axes:
-        axes.tick_params(colors=FILE_COLOURS[INK])
-    figure.patch.set(visible=True, facecolor="white")
-    folder.mkdir(parents=True, exist_ok=True)
-    nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator"])
-    with matplotlib.rc_context({"svg.hashsalt": name, "font.family": "DejaVu Sans"}):
-        figure.savefig(folder / f"{name}.svg", metadata=nothing)
-        figure.savefig(folder / f"{name}.png", dpi=160)
+        name = re.sub(r"((?!-\d)[^a-z0-9.])+", "_", drawing.title.lower()).strip("_.")[:80]
+        unique, again = name or "figure", 2
+        while unique in taken:
+            unique, again = f"{name or 'figure'}_{again}", again + 1
+        taken.add(unique)
+        folder.mkdir(parents=True, exist_ok=True)
+        drawing.figure.patch.set(visible=True, facecolor="white")
+        nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator"])
+        _save(drawing.figure, folder / f"{unique}.svg", unique, metadata=nothing)
+        _save(drawing.figure, folder / f"{unique}.png", unique, dpi=160)

@@ -1,49 +1,44 @@
-"""Pictures of evaluated models: reliability, buckets, generation. Each takes arms and leaves out
-what their JSON lacks; without anything to show there is no picture."""
+"""Pictures of evaluated models: reliability, buckets, generated text. Each takes arms, leaves out
+what their JSON lacks, and is None without anything to show."""
 
 from collections.abc import Callable, Sequence
 
-from sharpgpt.report.arms import Arm, Json, mean_of, number_of, objects, value_at
-from sharpgpt.report.drawing import INK, Drawing, new_figure, svg
+from sharpgpt.report.arms import Arm, Json, mapping, mean, number_of, objects, points_of, value_at
+from sharpgpt.report.drawing import INK, Chart, Drawing
 from sharpgpt.report.numbers import number
+
+DOTS = {"marker": "o", "markersize": 3}
 
 
 def reliability(arm: Arm) -> Drawing | None:
-    """How often a confidence is right, before and after the best temperature; of the first run."""
+    """Accuracy by confidence, before and after the best temperature; of the first run."""
     run = next((run for run in arm.runs if objects(_bins(run, "unchanged"))), None)
     if run is None:
         return None
-    figure, axes = new_figure(3.1, 2.7)
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
-    for name, marker in (("unchanged", "o"), ("best_temperature", "s")):
-        points = [
-            (confidence, accuracy)
-            for one in objects(_bins(run, name))
-            if (confidence := number_of(one, "confidence")) is not None
-            and (accuracy := number_of(one, "accuracy")) is not None
-        ]
-        if not points:
-            continue
-        is_plain = name == "unchanged"
-        axes.plot(
-            *zip(*points, strict=True),
-            color=arm.ink if is_plain else INK,
-            linewidth=1.3 if is_plain else 1.0,
-            marker=marker,
-            markersize=3.5,
-            markerfacecolor=arm.ink if is_plain else "none",
-        )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
+    chart = Chart(
+        arm.name, "share right by confidence", size=(3.1, 2.7), name=f"reliability {arm.name}"
+    )
+    chart.line([(0, 0), (1, 1)], color=INK, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
+    colour = arm.style["color"]
+    for name, style in (
+        ("unchanged", {"color": colour, "linewidth": 1.3, "marker": "o"}),
+        (
+            "best_temperature",
+            {"color": INK, "linewidth": 1.0, "marker": "s", "markerfacecolor": "none"},
+        ),
+    ):
+        if points := points_of(_bins(run, name), "confidence", "accuracy"):
+            chart.line(points, markersize=3.5, **style)
+    chart.axes.set_xlim(0, 1)
+    chart.axes.set_ylim(0, 1)
     before, after = (
         number_of(run, "calibration", name, "smooth_ece")
         for name in ("unchanged", "best_temperature")
     )
-    words = f"Smooth calibration error {number(before, 3)}"
-    if after is not None:
-        words += f", at its best temperature {number(after, 3)}"
-    picture = svg(figure, f"reliability {arm.name}", f"Reliability of {arm.name}. {words}.")
-    return Drawing(arm.name, "share right by confidence", picture, text=f"{words}.", figure=figure)
+    chart.text = f"Smooth calibration error {number(before, 3)}"
+    chart.text += "." if after is None else f", at its best temperature {number(after, 3)}."
+    chart.sentences.append(f"Reliability. {chart.text}")
+    return chart.drawing()
 
 
 def _bins(run: Json, name: str) -> object:
@@ -58,49 +53,39 @@ BUCKETS = {
 """Kind -> title and what its bounds are of."""
 
 
-def buckets(
+def buckets(arms: Sequence[Arm], value: Callable[[Json], float | None], unit: str) -> list[Drawing]:
+    """For each kind of bucket a value by bucket, the mean over runs, one line for each arm."""
+    drawings = [_buckets(arms, kind, value, unit) for kind in BUCKETS]
+    return [drawing for drawing in drawings if drawing]
+
+
+def _buckets(
     arms: Sequence[Arm], kind: str, value: Callable[[Json], float | None], unit: str
 ) -> Drawing | None:
-    """A figure by buckets, the mean over runs, one line for each arm."""
     title, of = BUCKETS[kind]
-    labels: list[str] = []
-    lines = []
+    chart = Chart(title, f"{unit}; {of}", size=(4.6, 2.6))
+    chart.axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    labels: dict[int, str] = {}
     for arm in arms:
-        rows = [objects(value_at(run, "buckets", kind)) for run in arm.runs]
-        rows = [one for one in rows if one]
-        if not rows:
-            continue
-        length = min(map(len, rows))
-        known = [k for k in range(length) if any(number_of(one[k], "num_rows") for one in rows)]
-        labels = labels or [_bounds(rows[0][k]) for k in range(length)]
         points = []
-        for k in known:
-            values = [found for one in rows if (found := value(one[k])) is not None]
-            if values:
-                points.append((k, sum(values) / len(values)))
+        for k, rows in enumerate(zip(*_tables(arm, kind), strict=False)):
+            average = mean(map(value, rows))
+            if average is not None and any(number_of(row, "num_rows") for row in rows):
+                points.append((float(k), average))
+                labels.setdefault(k, _bounds(rows[0]))
         if points:
-            lines.append((arm, points))
-    if not lines:
-        return None
-    figure, axes = new_figure(4.6, 2.6)
-    axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-    for arm, points in lines:
-        axes.plot(
-            *zip(*points, strict=True),
-            color=arm.ink,
-            alpha=arm.strength,
-            linewidth=1.4,
-            marker="o",
-            markersize=3,
-        )
-    shown = sorted({k for _, points in lines for k, _ in points})
-    axes.set_xticks(shown, [labels[k] for k in shown], fontsize=8)
-    first = lines[0]
-    sentence = f"{title}: {first[0].name} from " + " to ".join(
-        f"{number(point[1])} ({labels[point[0]]})" for point in (first[1][0], first[1][-1])
-    )
-    picture = svg(figure, f"{title} {unit}", f"{sentence}.")
-    return Drawing(title, f"{unit}; {of}", picture, figure=figure)
+            chart.line(points, **arm.style, **DOTS)
+            ends = " to ".join(
+                f"{number(y)} ({labels[int(x)]})" for x, y in (points[0], points[-1])
+            )
+            chart.sentences.append(f"{arm.name} from {ends}.")
+    chart.axes.set_xticks(sorted(labels), [labels[k] for k in sorted(labels)], fontsize=8)
+    return chart.drawing()
+
+
+def _tables(arm: Arm, kind: str) -> list[list[Json]]:
+    tables = [objects(value_at(run, "buckets", kind)) for run in arm.runs]
+    return [table for table in tables if table]
 
 
 def _bounds(row: Json) -> str:
@@ -121,128 +106,69 @@ def ce_of(row: Json) -> float | None:
     return number_of(row, "ce")
 
 
-def quality_and_diversity(arms: Sequence[Arm], name: str, title: str, unit: str) -> Drawing | None:
-    """Perplexity under the judge against a figure of diversity, over the ways to decode."""
-    figure, axes = new_figure(4.6, 3.0)
-    sentences = []
+DIVERSITY = {
+    "distinct_2": ("Quality and variety", "distinct 2-grams"),
+    "self_bleu": ("Quality and likeness", "self-BLEU"),
+    "seq_rep_4": ("Quality and repetition", "repeated 4-grams"),
+}
+"""Statistic of diversity -> title of its picture, and its words."""
+
+
+def quality_and_diversity(arms: Sequence[Arm], name: str, perplexity: str) -> Drawing | None:
+    """Perplexity, in the words given, against a statistic of DIVERSITY, over decoding methods."""
+    title, words = DIVERSITY[name]
+    chart = Chart(title, f"{perplexity} by {words}", size=(4.6, 3.0))
+    texts = []
     for arm in arms:
-        run = _with_texts(arm)
-        if run is None:
-            continue
-        ways = objects(value_at(run, "generation", "ways"))
-        points = [
-            (x, y)
-            for way in ways
-            if number_of(way, "temperature") and number_of(way, "top_p") == 1
-            if (x := number_of(way, name)) is not None
-            and (y := number_of(way, "perplexity")) is not None
+        generation = _generation(arm)
+        ways = objects(generation.get("ways"))
+        sampled = [
+            way for way in ways if number_of(way, "temperature") and number_of(way, "top_p") == 1
         ]
+        nucleus = [way for way in ways if (number_of(way, "top_p") or 1) < 1]
+        points = points_of(sampled, name, "perplexity")
+        texts += points_of([generation.get("text")], name, "perplexity")
         if not points:
             continue
-        axes.plot(
-            *zip(*points, strict=True),
-            color=arm.ink,
-            alpha=arm.strength,
-            linewidth=1.4,
-            marker="o",
-            markersize=3,
-        )
-        for way in ways:
-            x, y = number_of(way, name), number_of(way, "perplexity")
-            if (number_of(way, "top_p") or 1) < 1 and x is not None and y is not None:
-                axes.plot([x], [y], color=arm.ink, alpha=arm.strength, marker="^", markersize=5)
-        sentences.append(
-            f"{arm.name} from perplexity {number(points[0][1])} to {number(points[-1][1])}"
-        )
-    if not sentences:
-        return None
-    text = next(
-        (
-            found
-            for arm in arms
-            if (run := _with_texts(arm)) is not None
-            and isinstance(found := value_at(run, "generation", "text"), dict)
-        ),
-        None,
-    )
-    x, y = number_of(text, name), number_of(text, "perplexity")
-    if x is not None and y is not None:
-        axes.plot([x], [y], color=INK, marker="*", markersize=11, linestyle="", zorder=5)
-        sentences.append(f"the text itself has perplexity {number(y)}")
-    axes.margins(0.06)
-    picture = svg(figure, title, f"{title}. {'; '.join(sentences)}.")
-    return Drawing(title, unit, picture, figure=figure)
+        chart.line(points, **arm.style, **DOTS)
+        for point in points_of(nucleus, name, "perplexity"):
+            chart.line([point], **arm.style, marker="^", markersize=5)
+        first, last = (number(perplexity) for _, perplexity in (points[0], points[-1]))
+        chart.sentences.append(f"{arm.name} from perplexity {first} to {last}.")
+    if chart.sentences and texts:
+        chart.line(texts[:1], color=INK, marker="*", markersize=11, linestyle="", zorder=5)
+        chart.sentences.append(f"The text itself has perplexity {number(texts[0][1])}.")
+    chart.axes.margins(0.06)
+    return chart.drawing()
 
 
 def entropy_along(arms: Sequence[Arm]) -> Drawing | None:
     """The entropy of the predictions along a model's own texts."""
-    figure, axes = new_figure(4.6, 2.6)
-    sentences = []
+    chart = Chart(
+        "Entropy along generated texts",
+        "nats by position, sampled at temperature 1",
+        size=(4.6, 2.6),
+    )
     for arm in arms:
-        run = _with_texts(arm)
-        rows = objects(value_at(run, "generation", "entropy_by_position")) if run else []
-        points = [
-            ((first + below - 1) / 2, entropy)
+        rows = objects(_generation(arm).get("entropy_by_position"))
+        centres = [
+            {"position": (first + below - 1) / 2, "entropy": row.get("entropy")}
             for row in rows
             if (first := number_of(row, "from")) is not None
             and (below := number_of(row, "below")) is not None
-            and (entropy := number_of(row, "entropy")) is not None
         ]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=arm.ink, alpha=arm.strength, linewidth=1.4)
-            sentences.append(
-                f"{arm.name} from {number(points[0][1])} to {number(points[-1][1])} nats"
-            )
-    if not sentences:
-        return None
-    title = "Entropy along generated texts"
-    return Drawing(
-        title, "nats by position, sampled at temperature 1",
-        svg(figure, title, f"{title}: {'; '.join(sentences)}."), figure=figure,
-    )  # fmt: skip
+        if points := points_of(centres, "position", "entropy"):
+            chart.line(points, **arm.style)
+            start, end = number(points[0][1]), number(points[-1][1])
+            chart.sentences.append(f"{arm.name} from {start} to {end} nats.")
+    return chart.drawing()
 
 
-def _with_texts(arm: Arm) -> Json | None:
-    return next((run for run in arm.runs if isinstance(run.get("generation"), dict)), None)
+def _generation(arm: Arm) -> Json:
+    """The generated texts of an arm's first run that has any."""
+    return next((found for run in arm.runs if (found := mapping(run, "generation"))), {})
 
 
 def samples_of(arm: Arm) -> list[Json]:
     """The texts of an arm's first run that has any."""
-    run = _with_texts(arm)
-    return objects(value_at(run, "generation", "samples")) if run else []
-
-
-FIGURES = {
-    "ce": "Cross-entropy",
-    "perplexity": "Perplexity",
-    "bits_per_byte": "Bits per byte",
-    "accuracy": "Accuracy",
-    "accuracy_top_5": "Top-5 accuracy",
-    "accuracy_top_k": "Top-k accuracy",
-    "reciprocal_rank": "Reciprocal rank",
-    "entropy": "Entropy",
-    "max_prob": "Largest probability",
-    "top_k_mass": "Top-k mass",
-    "brier": "Brier score",
-    "logit_std": "Logit deviation",
-}
-"""Figure -> its column heading."""
-
-
-def figure_rows(arms: Sequence[Arm]) -> tuple[list[str], list[tuple[Arm, list[str]]]]:
-    """Headings, and for each arm its figures as means over runs, with more that is of use."""
-    more: dict[str, tuple[str, ...]] = {
-        "Best temperature": ("temperature", "best"),
-        "Smooth calibration error": ("calibration", "unchanged", "smooth_ece"),
-        "… at its best temperature": ("calibration", "best_temperature", "smooth_ece"),
-        "Final norm, rms": ("final_layer", "layer_norm_weight_rms"),
-        "Output rows, norm": ("final_layer", "head_row_norm"),
-    }
-    columns = {label: ("figures", name, "estimate") for name, label in FIGURES.items()} | more
-    known = {
-        label: names
-        for label, names in columns.items()
-        if any(mean_of(arm.runs, *names) is not None for arm in arms)
-    }
-    rows = [(arm, [number(mean_of(arm.runs, *names)) for names in known.values()]) for arm in arms]
-    return list(known), rows
+    return objects(_generation(arm).get("samples"))

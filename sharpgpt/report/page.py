@@ -1,4 +1,4 @@
-"""`write_report`: the files of a run folder -> one HTML page that needs nothing else."""
+"""`write_report`: the files of a run folder -> one self-contained HTML page."""
 
 import math
 import statistics
@@ -11,38 +11,41 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.config.options import descriptions
 from sharpgpt.config.settings import SECTIONS
 from sharpgpt.core.metrics import metrics_shown
-from sharpgpt.report.arms import number_of, objects, value_at
+from sharpgpt.report.arms import mapping, number_of, objects, value_at
 from sharpgpt.report.drawing import Drawing
 from sharpgpt.report.evaluation import drawings, evaluated_models
 from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.plots import DISTRIBUTION, draw, draw_histogram, plots
-from sharpgpt.runs.reader import Metrics, RunFiles, read_run
+from sharpgpt.runs.reader import RunFiles, read_run
 
 MAX_SAMPLE_STEPS = 30
-"""The page shows the samples of so many steps, the newest; samples.jsonl holds all."""
+"""The page shows the samples of this many steps, the newest; samples.jsonl has all."""
 
 
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into a run folder, atomically, and return its path.
 
-    The page is made from the folder's files alone; what is missing or unreadable is said on it.
-    Raises `UserError` if `run_folder` is no folder.
+    The page is made from the folder's files alone, and lists those that are missing or unreadable.
+    Raises `UserError` if `run_folder` is not a folder.
     """
     run = read_run(run_folder)
-    sample_steps = _samples_by_step(run.samples)
-    data = run.environment.get("data")
+    steps = _samples_by_step(run.samples)
+    never_finite = [name for name, one in run.metrics.columns.items() if not one.finite().steps]
+    notes = list(run.notes)
+    if never_finite:
+        notes.append(f"Never a finite value, so not plotted: {', '.join(never_finite)}.")
     return write_page(
         run_folder / "report.html",
         "report.html.jinja",
         run=run,
-        data=data if isinstance(data, dict) else {},
+        data=mapping(run.environment, "data"),
         subtitle=_subtitle(run),
-        figures=_headline(run),
+        headline=_headline(run),
         sections=_sections(run) | drawings(evaluated_models(run.evaluation)),
-        not_finite=_not_finite(run.metrics),
-        sample_steps=sample_steps[:MAX_SAMPLE_STEPS],
-        hidden_sample_steps=len(sample_steps[MAX_SAMPLE_STEPS:]),
+        notes=notes,
+        sample_steps=steps[:MAX_SAMPLE_STEPS],
+        num_hidden_steps=len(steps[MAX_SAMPLE_STEPS:]),
         settings=_settings(run.config) if run.config else {},
         environment=_flat(run.environment),
         summary=_flat(run.summary),
@@ -50,20 +53,20 @@ def write_report(run_folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A headline figure: label, value and a few words about where it comes from."""
+class Headline:
+    """A metric at the top: label, value and a few words about where it comes from."""
 
     label: str
     value: str
     note: str = ""
 
 
-def _headline(run: RunFiles) -> list[Figure]:
-    """The figures at the top; those without a source are left out."""
+def _headline(run: RunFiles) -> list[Headline]:
+    """The metrics at the top; those without a source are left out."""
     metrics = run.metrics
     split = "val" if metrics.column("val/ce_loss").steps else "train"
     words = {"val": "validation", "train": "training, never validated"}[split]
-    figures = []
+    found = []
     for metric in metrics_shown("report headline"):
         column = metrics.column(f"{split}/{metric.name}")
         if column.last is not None:
@@ -72,37 +75,35 @@ def _headline(run: RunFiles) -> list[Figure]:
             lowest = min(zip(finite.values, finite.steps, strict=True), default=None)
             if metric.name == "ce_loss" and lowest and lowest[1] != column.steps[-1]:
                 note = f"{words}; lowest {number(lowest[0])} at step {number(lowest[1])}"
-            figures.append(Figure(metric.label, number(column.last), note))
+            found.append(Headline(metric.label, number(column.last), note))
     if speeds := metrics.column("train/tokens_per_s").finite().values:
-        figures.append(Figure("Tokens per second", number(statistics.median(speeds)), "median"))
+        found.append(Headline("Tokens per second", number(statistics.median(speeds)), "median"))
     if metrics.columns:
         planned: Any = run.environment.get("num_steps")
         if planned is None and run.config:
             planned = run.config.max_steps
         note = f"of {number(planned)}" if _is_int(planned) else ""
-        figures.append(Figure("Steps", number(metrics.last_step), note))
-    figures += _evaluated(run)
-    model = run.environment.get("model")
-    num_parameters = model.get("num_parameters") if isinstance(model, dict) else None
-    if isinstance(num_parameters, int | float):
-        figures.append(Figure("Parameters", number(num_parameters), ""))
-    return figures
+        found.append(Headline("Steps", number(metrics.last_step), note))
+    found += _evaluated(run)
+    if num_parameters := number_of(run.environment, "model", "num_parameters"):
+        found.append(Headline("Parameters", number(int(num_parameters))))
+    return found
 
 
-def _evaluated(run: RunFiles) -> list[Figure]:
+def _evaluated(run: RunFiles) -> list[Headline]:
     """What `sharpgpt evaluate` adds, if it was run."""
     one = next(iter(objects(run.evaluation.get("evaluations"))), {})
-    figures = []
+    found = []
     for label, names, note in (
         ("Bits per byte", ("figures", "bits_per_byte", "estimate"), "whole validation split"),
         ("Best temperature", ("temperature", "best"), "1 for a model as sharp as it should be"),
         ("Calibration error", ("calibration", "unchanged", "smooth_ece"), "smooth"),
     ):
         value = number_of(one, *names)
-        # Where there is no best temperature a note says so, and the figure is an end of the search.
+        # Without a best temperature there is a note, and the value is an end of the search.
         if value is not None and not (names[-1] == "best" and value_at(one, "temperature", "note")):
-            figures.append(Figure(label, number(value), note))
-    return figures
+            found.append(Headline(label, number(value), note))
+    return found
 
 
 def _subtitle(run: RunFiles) -> str:
@@ -110,10 +111,9 @@ def _subtitle(run: RunFiles) -> str:
     if run.config is None:
         return ""
     config = run.config
-    data = run.environment.get("data")
-    name = data.get("name") if isinstance(data, dict) else None
+    name = value_at(run.environment, "data", "name") or config.dataset
     return (
-        f"{config.model_name} on {name or config.dataset}, "
+        f"{config.model_name} on {name}, "
         f"loss = cross-entropy + {config.penalty_weight:g} × {config.penalty_type}"
     )
 
@@ -139,7 +139,7 @@ def _sections(run: RunFiles) -> dict[str, list[Drawing]]:
 
 @dataclass(frozen=True)
 class Sample:
-    """A generated text, split into what was given and what the model wrote."""
+    """A generated text, split into its prompt and what the model wrote."""
 
     prompt: str
     continuation: str
@@ -150,25 +150,17 @@ def _samples_by_step(samples: Iterable[dict[str, Any]]) -> list[tuple[str, list[
     """(step, its samples), newest step first."""
     by_step: dict[Any, list[Sample]] = {}
     for sample in samples:
-        prompt, text = str(sample.get("prompt", "")), sample["text"]
-        settings = sample.get("settings")
-        words = (
-            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
-            if isinstance(settings, dict)
-            else ""
-        )
-        continuation = text.removeprefix(prompt)
-        by_step.setdefault(sample.get("step"), []).append(Sample(prompt, continuation, words))
-    steps = sorted(by_step, key=_step_order, reverse=True)
-    return [(number(step) if _is_int(step) else "unknown", by_step[step]) for step in steps]
+        prompt, settings = str(sample.get("prompt", "")), mapping(sample, "settings")
+        words = (f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+        continuation = sample["text"].removeprefix(prompt)
+        step = sample.get("step") if _is_int(sample.get("step")) else None
+        by_step.setdefault(step, []).append(Sample(prompt, continuation, ", ".join(words)))
+    steps = sorted(by_step, key=lambda step: -math.inf if step is None else step, reverse=True)
+    return [("unknown" if step is None else number(step), by_step[step]) for step in steps]
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _step_order(step: Any) -> float:
-    return float(step) if _is_int(step) else -math.inf
 
 
 @dataclass(frozen=True)
@@ -220,8 +212,3 @@ def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(content, int) and not isinstance(content, bool):
         return [(prefix, f"{content:,}")]
     return [(prefix, _shown(content))]
-
-
-def _not_finite(metrics: Metrics) -> list[str]:
-    """Metrics with values none of which is finite, so that no curve shows them."""
-    return [name for name, column in metrics.columns.items() if not column.finite().steps]

@@ -6,14 +6,15 @@ from typing import Any
 
 from sharpgpt.core.files import write_text
 from sharpgpt.report.arms import number_of, value_at
-from sharpgpt.report.numbers import number
+from sharpgpt.report.numbers import number, percent
+from sharpgpt.report.visible import visible_bytes
 
 
 def environment(**options: Any) -> Any:
     """A jinja environment over the templates of this package, everything escaped.
 
-    Filters: `number`, `thousands`, `at` and `number_at` (into nested JSON that may lack parts), and
-    `svg`, which marks a picture as safe.
+    Filters: `number`, `thousands`, `percent`; `at` and `number_at`, into nested JSON that may lack
+    parts; `visible`, for the bytes of a token; `svg`, which marks a picture as safe.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -29,8 +30,10 @@ def environment(**options: Any) -> Any:
     found.filters |= {
         "number": number,
         "thousands": "{:,.0f}".format,
+        "percent": percent,
         "at": value_at,
         "number_at": number_of,
+        "visible": visible_bytes,
         "svg": Markup,
     }
     return found

@@ -1,6 +1,6 @@
-"""`write_runs_report`: many runs on one HTML page; those that differ only in their seed are one."""
+"""`write_runs_report`: several runs on one HTML page, with those that differ only in
+their seed as one."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS, SPLIT_LABELS, metrics_shown
-from sharpgpt.report.arms import Arm, arms_of
-from sharpgpt.report.comparison_plots import band_of
-from sharpgpt.report.drawing import Drawing, Key, new_figure, svg
-from sharpgpt.report.numbers import number, short
+from sharpgpt.report.arms import Arm, arms_of, mean
+from sharpgpt.report.curves import MAX_KEYS, draw_bands
+from sharpgpt.report.drawing import Chart
+from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
-from sharpgpt.runs.reader import Column, Metrics, read_metrics
+from sharpgpt.runs.reader import Metrics, read_metrics
 
 PICTURES = tuple(
     (f"{split}/{metric.name}", f"{metric.label}, {SPLIT_LABELS[split]}", metric.unit)
@@ -29,9 +29,6 @@ SAME = tuple(
     name for name, kind in KINDS.items() if kind is not Kind.HOUSEKEEPING and name != "seed"
 )
 """Runs with the same values of these, and of the dataset, are shown together."""
-
-MOST_KEYS = 14
-"""Lines of a legend; with more groups the table of the page names them."""
 
 
 @dataclass(frozen=True)
@@ -47,36 +44,33 @@ def write_runs_report(run_folders: Sequence[Path], path: Path) -> Path:
     """Write one page over several run folders; returns `path`.
 
     Raises:
-        UserError: a folder that is none, or has no metrics.
+        UserError: a folder that does not exist or has no metrics.
     """
     groups = list(_grouped(run_folders).values())
     arms = _arms(groups)
-    pictures = [
-        drawing
-        for metric, title, unit in PICTURES
-        if (drawing := _picture(groups, arms, metric, title, unit))
-    ]
-    differing = [
-        name
+    pictures = []
+    for metric, title, unit in PICTURES:
+        columns = [[one.column(metric) for one in group.metrics] for group in groups]
+        chart = Chart(title, unit, size=(4.6, 2.9))
+        if drawing := draw_bands(chart, list(zip(arms, columns, strict=True))):
+            pictures.append(drawing)
+    settings = {
+        name: [str(group.settings.get(name, "unknown")) for group in groups]
         for name in ("dataset", *SAME)
-        if len({str(group.settings.get(name)) for group in groups}) > 1
-    ]
+    }
     return write_page(
         path,
         "runs.html.jinja",
         num_runs=len(run_folders),
+        arms=arms,
         pictures=pictures,
-        legend=[arm.key() for arm in arms] if len(arms) <= MOST_KEYS else [],
+        legend_of=arms if len(arms) <= MAX_KEYS else [],
         headings=[*(name.removeprefix("val/") for name in LAST), "runs"],
         rows=[
-            (arm, [_last(group, name) for name in LAST], ", ".join(group.names))
+            (arm, [*(_last(group, name) for name in LAST), ", ".join(group.names)])
             for arm, group in zip(arms, groups, strict=True)
         ],
-        differing=[
-            (name, [str(group.settings.get(name, "unknown")) for group in groups])
-            for name in differing
-        ],
-        names=[arm.name for arm in arms],
+        settings=[(name, values) for name, values in settings.items() if len(set(values)) > 1],
     )
 
 
@@ -95,7 +89,7 @@ def _grouped(run_folders: Sequence[Path]) -> dict[str, Group]:
             settings = TrainingConfig.from_yaml(folder / "config.yaml").to_dict()
             key = repr([settings.get(name) for name in ("dataset", *SAME)])
         except (OSError, ConfigError):
-            pass  # a run without readable settings stands alone
+            pass  # a run without readable settings is a group of its own
         group = groups.setdefault(key, Group(settings, [], []))
         group.metrics.append(read_metrics(metrics_path, only=wanted))
         group.names.append(folder.resolve().name)
@@ -103,7 +97,7 @@ def _grouped(run_folders: Sequence[Path]) -> dict[str, Group]:
 
 
 def _arms(groups: Sequence[Group]) -> list[Arm]:
-    """The groups as arms: named by penalty and weight, or by their run where that says nothing."""
+    """The groups as arms: named by penalty and weight, or by their run where these are unknown."""
     models = []
     for group in groups:
         penalty, weight = group.settings.get("penalty_type"), group.settings.get("penalty_weight")
@@ -120,44 +114,11 @@ def _arms(groups: Sequence[Group]) -> list[Arm]:
     return arms_of(models)
 
 
-def _picture(
-    groups: Sequence[Group], arms: Sequence[Arm], metric: str, title: str, unit: str
-) -> Drawing | None:
-    figure, axes = new_figure(4.6, 2.9)
-    lowest, highest, sentences = math.inf, -math.inf, []
-    keys: list[Key] = []
-    for group, arm in zip(groups, arms, strict=True):
-        columns = [one.column(metric).finite() for one in group.metrics]
-        band = band_of([column for column in columns if column.steps])
-        if not band:
-            continue
-        steps, low, middle, high = zip(*band, strict=True)
-        axes.fill_between(steps, low, high, color=arm.ink, alpha=0.16, linewidth=0)
-        axes.plot(steps, middle, color=arm.ink, alpha=arm.strength, linewidth=1.2)
-        late = [index for index, step in enumerate(steps) if step >= 0.1 * steps[-1]]
-        lowest = min(lowest, *(low[index] for index in late), middle[-1])
-        highest = max(highest, *(high[index] for index in late), middle[-1])
-        sentences.append(f"{arm.name} ends at {number(middle[-1])}.")
-        if len(arms) <= MOST_KEYS:
-            keys.append(arm.key(number(middle[-1])))
-    if not sentences:
-        return None
-    pad = 0.06 * max(highest - lowest, 1e-9)
-    axes.set_ylim(lowest - pad, highest + pad)
-    axes.xaxis.set_major_formatter(short)
-    if highest >= 10_000:
-        axes.yaxis.set_major_formatter(short)
-    words = f"{title}. {' '.join(sentences[:MOST_KEYS])}"
-    return Drawing(title, unit, svg(figure, title, words), keys)
-
-
 def _last(group: Group, metric: str) -> str:
-    """The newest value: the mean over runs, and from where to where it goes."""
-    columns: list[Column] = [one.column(metric).finite() for one in group.metrics]
+    """The newest value: the mean over runs, and the lowest and highest."""
+    columns = [one.column(metric).finite() for one in group.metrics]
     values = [column.values[-1] for column in columns if column.values]
-    if not values:
-        return "–"
-    mean = number(math.fsum(values) / len(values))
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({number(min(values))} to {number(max(values))})"
+    words = number(mean(values))
+    if len(values) > 1:
+        words += f" ({number(min(values))} to {number(max(values))})"
+    return words

@@ -1,34 +1,35 @@
-"""`write_view`: a text as models read it, token by token, on one HTML page that needs nothing else.
+"""`write_view`: a text as models predict it, token by token, on one self-contained HTML page.
 
 Every token is tinted by the entropy of the prediction at its place, by the largest probability, by
 the token's own loss, or by the difference of the losses of two models; the page switches between
-these without a script. What is known of a token shows under the pointer, on the keyboard's focus
-and on a tap. Ten steps of tint keep the page small: a class of two letters in place of a colour.
+these without a script. The details of a token show under the pointer, on the keyboard's focus and
+on a tap. Ten steps of tint keep the page small: a class of two letters in place of a colour.
 """
 
 import math
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
+from typing import Any
 
-from sharpgpt.core.files import write_text
+from sharpgpt.report.arms import mean
 from sharpgpt.report.numbers import number
-from sharpgpt.report.visible import TokenText, printable, texts_of_tokens, visible_bytes
+from sharpgpt.report.pages import write_page
+from sharpgpt.report.visible import printable, texts_of_tokens
 
 STRONGEST = 9
 """Tints go from 0, none, to this."""
 SCALE_SHARE = 0.95
-"""The strongest tint begins where this share of the tokens, over all models, lies below."""
+"""The strongest tint begins above this share of the tokens, over all models."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model expected at the place of one token; entropies and losses in nats."""
+    """What a model predicted at the place of one token; entropies and losses in nats."""
 
     ce: float
-    """-ln p of the token that stands there."""
+    """-ln p of the token in the text."""
     entropy: float
     max_prob: float
     rank: int
@@ -37,6 +38,11 @@ class Prediction:
     """The likeliest tokens and their probabilities, likeliest first."""
     target_place: int | None = None
     """Index of the token among the candidates; None if it is not one of them."""
+
+    @property
+    def probability(self) -> float:
+        """Of the token in the text."""
+        return math.exp(-self.ce)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class TextView:
-    """A text, cut into tokens, and what each model expected."""
+    """A text, split into tokens, and what each model predicted."""
 
     title: str
     tokens: Sequence[bytes]
@@ -73,42 +79,21 @@ def write_view(view: TextView, path: Path) -> Path:
     """
     for model in view.models:
         assert len(model.predictions) == len(view.tokens) - 1, "the first token is not predicted"
-    # Names of runs and folders may hold control characters and halves of surrogate pairs.
-    page = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", _render(view))
-    write_text(path, page.encode("utf-8", errors="replace").decode("utf-8"))
-    return path
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A row of the list of candidates; `width` is that of its bar in percent."""
-
-    text: str
-    probability: str
-    width: int
-    is_target: bool
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One token of one model on the page."""
-
-    classes: str
-    text: TokenText
-    number: int
-    lines: list[str]
-    candidates: list[Candidate] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One model on the page."""
-
-    letter: str
-    name: str
-    about: str
-    reading: str
-    cells: list[Cell]
+    tints = Tints(view.models)
+    measures = [_measures(model) for model in view.models]
+    return write_page(
+        path,
+        "view.html.jinja",
+        title=printable(view.title),
+        num_tokens=len(view.tokens),
+        notes=[printable(note) for note in view.notes],
+        columns=[_column(view, index, tints) for index in range(len(view.models))],
+        scales=tints.scales(),
+        measures=list(measures[0]),
+        rows=list(_rows(view.models, measures)),
+        summary_sentence=_sentence(view.models),
+        is_one_vocabulary=len({model.vocab_size for model in view.models}) == 1,
+    )
 
 
 @dataclass(frozen=True)
@@ -119,30 +104,6 @@ class Scale:
     label: str
     legend: tuple[str, str]
     meaning: str
-
-
-def _render(view: TextView) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("sharpgpt.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    tints = Tints(view.models)
-    return environment.get_template("view.html.jinja").render(
-        title=printable(view.title),
-        num_tokens=len(view.tokens),
-        notes=[printable(note) for note in view.notes],
-        columns=_columns(view, tints),
-        scales=tints.scales(),
-        measures=["", *MEASURES],
-        rows=_rows(view.models),
-        summary_sentence=_sentence(view.models),
-        is_one_vocabulary=len({model.vocab_size for model in view.models}) == 1,
-    )
 
 
 class Tints:
@@ -205,58 +166,29 @@ def _level(share: float) -> int:
     return round(STRONGEST * min(max(share, 0.0), 1.0))
 
 
-def _columns(view: TextView, tints: Tints) -> list[Column]:
+def _column(view: TextView, index: int, tints: Tints) -> dict[str, Any]:
+    """One model on the page: its names, and for each token its text, prediction and classes."""
+    model = view.models[index]
+    # Two models show each other's predictions; of more, each shows those of the first.
+    other = 0 if index else 1 if len(view.models) == 2 else None
     texts = texts_of_tokens(view.tokens)
-    columns = []
-    for index, model in enumerate(view.models):
-        # Two models show each other's figures; of more, each shows those of the first.
-        other = 0 if index else 1 if len(view.models) == 2 else None
-        cells = [
-            Cell(_space(texts[0]), texts[0], 1, ["The first token: nothing to predict it from"])
-        ]
-        for row, (text, prediction) in enumerate(zip(texts[1:], model.predictions, strict=True)):
-            others = None if other is None else view.models[other].predictions[row]
-            lines = [
-                f"probability {_percent(math.exp(-prediction.ce))}, rank {prediction.rank:,}, "
-                f"loss {prediction.ce:.2f}",
-                f"entropy {prediction.entropy:.2f}, largest {_percent(prediction.max_prob)}",
-            ]
-            if others is not None and other is not None:
-                lines.append(
-                    f"{_letter(other)}: {_percent(math.exp(-others.ce))}, loss {others.ce:.2f}, "
-                    f"entropy {others.entropy:.2f}, largest {_percent(others.max_prob)}"
-                )
-            if text.part_of:
-                lines.append(f"part of {text.part_of}")
-            classes = tints.classes(prediction, others if index else None) + _space(text)
-            cells.append(Cell(classes, text, row + 2, lines, _candidates(prediction, text)))
-        columns.append(
-            Column(
-                _letter(index),
-                printable(model.name),
-                printable(model.about),
-                _reading(model),
-                cells,
-            )
-        )
-    return columns
-
-
-def _space(text: TokenText) -> str:
-    return " s" if text.is_space else ""
-
-
-def _candidates(prediction: Prediction, text: TokenText) -> list[Candidate]:
-    rows = [
-        Candidate(
-            visible_bytes(token), _percent(p), round(100 * p), place == prediction.target_place
-        )
-        for place, (token, p) in enumerate(prediction.candidates)
-    ]
-    if prediction.target_place is None:
-        p = math.exp(-prediction.ce)
-        rows.append(Candidate(text.alone, _percent(p), round(100 * p), True))
-    return rows
+    others: Sequence[Prediction | None] = [None] * len(model.predictions)
+    if other is not None:
+        others = view.models[other].predictions
+    rows: list[tuple[Prediction | None, Prediction | None]] = [(None, None)]
+    rows += zip(model.predictions, others, strict=True)
+    cells = []
+    for text, (own, compared) in zip(texts, rows, strict=True):
+        classes = tints.classes(own, compared if index else None) if own else ""
+        cells.append((text, own, compared, classes + (" s" if text.is_space else "")))
+    return {
+        "letter": _letter(index),
+        "other": None if other is None else _letter(other),
+        "name": printable(model.name),
+        "about": printable(model.about),
+        "context": _context(model),
+        "cells": cells,
+    }
 
 
 def _letter(index: int) -> str:
@@ -265,7 +197,7 @@ def _letter(index: int) -> str:
     return ascii_uppercase[place] + (str(turn + 1) if turn else "")
 
 
-def _reading(model: ModelView) -> str:
+def _context(model: ModelView) -> str:
     """How much text the model sees, in a sentence."""
     if len(model.predictions) <= model.context_tokens:
         return "Every token is predicted from all the text before it."
@@ -277,63 +209,28 @@ def _reading(model: ModelView) -> str:
     )
 
 
-def _percent(probability: float) -> str:
-    """31.2%, 3.12%, 0.05%; never 0% or 100% for what is only near."""
-    if probability >= 1:
-        return "100%"
-    if probability > 0.9995:
-        return ">99.9%"
-    if probability < 0.0001:
-        return "<0.01%"
-    return f"{100 * probability:.{1 if probability >= 0.1 else 2}f}%"
+def _measures(model: ModelView) -> dict[str, float]:
+    """The row of the summary."""
+    rows = model.predictions
+    ce = mean(row.ce for row in rows) or 0.0
+    return {
+        "Cross-entropy": ce,
+        "Perplexity": math.exp(ce) if ce < 700 else math.inf,
+        "Mean entropy": mean(row.entropy for row in rows) or 0.0,
+        "Mean largest probability": mean(row.max_prob for row in rows) or 0.0,
+        "Accuracy": mean(row.rank == 1 for row in rows) or 0.0,
+    }
 
 
-def _mean(measure: Callable[[Prediction], float]) -> Callable[[ModelView], float]:
-    def mean(model: ModelView) -> float:
-        return math.fsum(map(measure, model.predictions)) / len(model.predictions)
-
-    return mean
-
-
-_mean_ce = _mean(lambda prediction: prediction.ce)
-
-
-def _perplexity(model: ModelView) -> float:
-    try:
-        return math.exp(_mean_ce(model))
-    except OverflowError:
-        return math.inf
-
-
-MEASURES: dict[str, Callable[[ModelView], float]] = {
-    "Cross-entropy": _mean_ce,
-    "Perplexity": _perplexity,
-    "Mean entropy": _mean(lambda prediction: prediction.entropy),
-    "Mean largest probability": _mean(lambda prediction: prediction.max_prob),
-    "Accuracy": _mean(lambda prediction: prediction.rank == 1),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the summary: a model's measures, or their differences to the first model's."""
-
-    letter: str
-    name: str
-    values: list[str]
-    is_difference: bool = False
-
-
-def _rows(models: Sequence[ModelView]) -> list[Row]:
-    values = [[measure(model) for measure in MEASURES.values()] for model in models]
-    rows = [
-        Row(_letter(i), printable(model.name), [number(value) for value in values[i]])
-        for i, model in enumerate(models)
-    ]
+def _rows(
+    models: Sequence[ModelView], measures: Sequence[dict[str, float]]
+) -> Iterator[tuple[str, str, list[str]]]:
+    """(letter, name, values) of each model, then the differences to the first, without a name."""
+    for i, model in enumerate(models):
+        yield _letter(i), printable(model.name), [number(value) for value in measures[i].values()]
     for i in range(1, len(models)):
-        shown = [_difference(own, first) for own, first in zip(values[i], values[0], strict=True)]
-        rows.append(Row(f"{_letter(i)} − A", "", shown, is_difference=True))
-    return rows
+        pairs = zip(measures[i].values(), measures[0].values(), strict=True)
+        yield f"{_letter(i)} − A", "", [_difference(own, first) for own, first in pairs]
 
 
 def _difference(own: float, first: float) -> str:

@@ -175,7 +175,7 @@ def test_the_banner_is_there_for_stand_in_data(made_up_run) -> None:
     data = {"name": "tinyshakespeare", "is_stand_in": True, "note": "Another edition."}
     (made_up_run / "environment.json").write_text(json.dumps({"data": data}))
     _, parsed = _made(made_up_run)
-    banner = "This run was not trained on tinyshakespeare as asked for. Another edition. Its"
+    banner = "This run was not trained on tinyshakespeare as configured. Another edition. The"
     assert banner in parsed.words
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sharpgpt.commands.main import main
 from sharpgpt.config import TrainingConfig
-from sharpgpt.report.comparison_plots import MOST_POINTS, band_of
+from sharpgpt.report.curves import MAX_POINTS, band_of
 from sharpgpt.report.runs import write_runs_report
 from sharpgpt.runs.reader import Column
 from tests.report.test_comparison import Page
@@ -48,7 +48,7 @@ def test_a_band_is_thinned_and_keeps_its_extremes() -> None:
         Column(steps, [2.0] * 1000),
     ]
     band = band_of(runs)
-    assert len(band) == MOST_POINTS
+    assert len(band) == MAX_POINTS
     assert max(high for *_, high in band) == 2.0
     assert min(low for _, low, _, _ in band) == 0.0
     assert band_of([Column([1, 2], [1.0, 2.0]), Column([2, 3], [4.0, 8.0])]) == [(2, 2.0, 3.0, 4.0)]
