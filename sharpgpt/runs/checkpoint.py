@@ -127,9 +127,14 @@ class CheckpointFolder:
         """The checkpoint with the lowest val/ce_loss, the earliest of equal ones; None without.
 
         A warning names each one whose loss cannot be read, for it might be the best.
+
+        Raises:
+            IncompatibleCheckpointError: a newer version wrote one of them, which might be the best.
         """
         best, unreadable = self._best_and_unreadable()
         for path, error in unreadable.items():
+            if isinstance(error, IncompatibleCheckpointError):
+                raise error
             if os.path.lexists(path):
                 logger.warning("passed over as the best: %s", error, extra={"once": str(path)})
         return best

@@ -43,8 +43,7 @@ class DamagedCheckpointError(UserError):
         self.checkpoint = checkpoint
         self.reason = reason
         super().__init__(
-            f"resume: the checkpoint {checkpoint} cannot be used: {reason}; resume from an earlier "
-            "one"
+            f"the checkpoint {checkpoint} cannot be used: {reason}; give an earlier one"
         )
 
 

@@ -40,9 +40,9 @@ class IncompatibleCheckpointError(UserError):
     def __init__(self, checkpoint: Path, version: int) -> None:
         self.checkpoint = checkpoint
         super().__init__(
-            f"resume: the checkpoint {checkpoint} was written by a newer version of SharpGPT: its "
-            f"format is version {version}, this one reads up to {FORMAT_VERSION}; upgrade "
-            "sharpgpt, or give a checkpoint that this version wrote"
+            f"the checkpoint {checkpoint} was written by a newer version of SharpGPT (format "
+            f"{version}; this one reads up to {FORMAT_VERSION}); upgrade sharpgpt, or give a "
+            "checkpoint that this version wrote (in training with another run_name)"
         )
 
 

@@ -209,7 +209,7 @@ def test_a_checkpoint_of_a_newer_version_is_not_called_damaged_and_never_touched
 ) -> None:
     write_as_newer_version(newest(checkpoints), name)
     before = {path: path.read_bytes() for path in newest(checkpoints).iterdir()}
-    message = "step_00000006 was written by a newer version .* 99, this one reads up to .* upgrade"
+    message = "step_00000006 was written by a newer version .* 99; this one reads up to .* upgrade"
     with pytest.raises(IncompatibleCheckpointError, match=message):
         Checkpoint.verified(newest(checkpoints))
     for resume in ("auto", str(checkpoints.parent), str(newest(checkpoints))):

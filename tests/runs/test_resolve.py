@@ -52,6 +52,12 @@ def set_loss(checkpoint: Path, loss: float) -> None:
     (checkpoint / MANIFEST).write_text(changed.sealed_text(), encoding="utf-8")
 
 
+def files_of(folder: Path) -> dict[Path, bytes]:
+    """Every file but the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.lock")
+    return {path: path.read_bytes() for path in files}
+
+
 def as_model(checkpoint: Path, folder: Path) -> None:
     """Only what makes a HuggingFace model."""
     training = shutil.ignore_patterns("training_state*", MANIFEST)
@@ -261,10 +267,27 @@ def test_a_checkpoint_whose_loss_cannot_be_read_is_passed_over_as_the_best_with_
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_names_a_checkpoint_of_a_newer_version(run_command: Run, command: str) -> None:
-    """And takes no earlier one, which may be long before."""
+def test_no_command_calls_a_checkpoint_of_a_newer_version_damaged_or_passes_over_it(
+    run_command: Run, command: str
+) -> None:
     write_as_newer_version(Path(STEPS, NEWEST), MANIFEST)
-    code, printed = run_command(command, RUN)
-    assert code == 1, printed
-    assert f"{NEWEST} was written by a newer version of SharpGPT" in printed
-    assert "damaged" not in printed
+    before = files_of(Path(RUN))
+    for given in (RUN, f"{RUN}/best", f"{STEPS}/{NEWEST}"):
+        code, printed = run_command(command, given)
+        assert code == 1, printed
+        assert f"{NEWEST} was written by a newer version of SharpGPT (format 99; this" in printed
+        assert "damaged" not in printed
+    assert files_of(Path(RUN)) == before
+
+
+def test_resume_auto_stops_at_a_checkpoint_of_a_newer_version_and_touches_nothing(
+    run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the one before could be continued."""
+    write_as_newer_version(Path(STEPS, NEWEST), MANIFEST)
+    before = files_of(Path(RUN))
+    monkeypatch.setitem(COMMANDS, "train", COMMANDS["train"].replace("fork", "adamw"))
+    code, printed = run_command("train", "auto")
+    assert code == 1
+    assert f"{NEWEST} was written by a newer version of SharpGPT (format 99; this" in printed
+    assert files_of(Path(RUN)) == before
