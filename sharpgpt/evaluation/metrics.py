@@ -30,4 +30,4 @@ def evaluate(
             output = model(input_ids_BT.to(device.torch_device))
         totals.add(output, penalty_weight)
     model.train(was_training)
-    return totals.means("val")
+    return totals.means("val/")

@@ -38,14 +38,14 @@ class RowMeans:
             )
 
     def means(self, prefix: str) -> dict[str, float]:
-        """`prefix/name` -> mean over all rows so far; perplexity is exp(ce_loss). Waits once."""
+        """`prefix` + name -> mean over all rows so far; perplexity is exp(ce_loss). Waits once."""
         sums, num_rows = torch.stack([self._sums, self._num_rows]).tolist()
         means = {
             metric.name: total / count if count else math.nan
             for metric, total, count in zip(ROW_MEANS, sums, num_rows, strict=True)
         }
         means["perplexity"] = perplexity(means["ce_loss"])
-        return {f"{prefix}/{name}": value for name, value in means.items()}
+        return {prefix + name: value for name, value in means.items()}
 
     def over(self, total: Callable[[Tensor], Tensor]) -> "RowMeans":
         """The sums over all processes; `total` adds up a tensor over them, and changes none."""

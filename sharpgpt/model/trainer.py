@@ -7,41 +7,36 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers import Trainer
 
 from sharpgpt.core.metrics import ROW_MEANS
 from sharpgpt.model.huggingface import SharpnessSettings, use_sharpness_loss
+from sharpgpt.model.row_means import RowMeans
 from sharpgpt.sharpness.output import SharpnessOutput
 
-LOGGED = {
-    metric.name: str(metric.statistic)
-    for metric in ROW_MEANS
-    if metric.name not in ("loss", "accuracy")
-}
-"""Name in the logs of a Trainer: name in SharpnessOutput."""
+LOGGED = {metric.name for metric in ROW_MEANS} - {"loss", "accuracy"}
+"""In the logs of a Trainer, which has a loss of its own."""
 
 
-class _RowMeans:
-    """Means over the rows of many batches; summed on the device, so that no batch waits for it."""
+class _Window:
+    """The rows since the last log line."""
 
     def __init__(self) -> None:
-        self.sums: Tensor | None = None
+        self._rows: RowMeans | None = None
 
     def add(self, output: SharpnessOutput) -> None:
-        means = [getattr(output, field) for field in LOGGED.values()]
-        sums = torch.stack([*means, torch.ones_like(output.ce)]) * output.num_rows
-        self.sums = sums if self.sums is None else self.sums + sums
+        if self._rows is None:
+            self._rows = RowMeans(output.ce.device)
+        self._rows.add(output, penalty_weight=0.0)
 
-    def take(self, reduce: Callable[[Tensor], Tensor], prefix: str = "") -> dict[str, float]:
-        """The means over all processes, by name in the logs; then start again from zero."""
-        if self.sums is None:
+    def take(self, total: Callable[[Tensor], Tensor], prefix: str = "") -> dict[str, float]:
+        """The means over all processes, by name in the logs; the next window begins."""
+        if self._rows is None:
             return {}
-        *sums, num_rows = reduce(self.sums).tolist()
-        self.sums = None
-        means = (total / max(1.0, num_rows) for total in sums)
-        return {prefix + name: mean for name, mean in zip(LOGGED, means, strict=True)}
+        means = self._rows.over(total).means(prefix)
+        self._rows = None
+        return {name: mean for name, mean in means.items() if name.removeprefix(prefix) in LOGGED}
 
 
 class SharpnessTrainer(Trainer):  # type: ignore[misc]
@@ -64,7 +59,7 @@ class SharpnessTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, model: Any = None, *args: Any, **kwargs: Any) -> None:
         names = {field.name for field in fields(SharpnessSettings)} - {"eval_logits"}
         self._sharpness = {name: kwargs.pop(name) for name in names & kwargs.keys()}
-        self._training_rows, self._evaluation_rows = _RowMeans(), _RowMeans()
+        self._training_rows, self._evaluation_rows = _Window(), _Window()
         if model is not None:
             use_sharpness_loss(model, **self._sharpness)
         super().__init__(model, *args, **kwargs)

@@ -79,7 +79,7 @@ def log_training(
     started = time.perf_counter()
     # Waits for all that the device has still to do, and for the other processes.
     rows = window.rows.over(run.processes.all_reduce_sum)
-    means = rows.means("train") if has_rows else {}
+    means = rows.means("train/") if has_rows else {}
     window.seconds += time.perf_counter() - started
     tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
     tokens_per_s = window.num_steps * tokens_per_step / window.seconds

@@ -28,12 +28,10 @@ def test_row_means_are_fields_of_the_output() -> None:
 
 def test_the_console_lines_have_a_format_for_each_metric() -> None:
     values = {name: 2.0 for metric in METRICS for name in metric.logged_names}
-    assert console_line(values, "train") == (
-        "CE 2.0000  penalty 2.0000  max p 2.0000  lr 2.00e+00  2 tokens/s"
-    )
-    assert console_line(values, "val") == (
-        "CE 2.0000  perplexity 2.00  max p 2.0000  entropy 2.0000"
-    )
+    train, val = (console_line(values, split).split("  ") for split in ("train", "val"))
+    assert {"CE 2.0000", "penalty 2.0000", "max p 2.0000", "lr 2.00e+00", "2 tokens/s"} <= {*train}
+    assert {"CE 2.0000", "perplexity 2.00", "max p 2.0000", "entropy 2.0000"} <= {*val}
+    assert all("2" in part for part in (*train, *val))
 
 
 def test_the_documentation_lists_exactly_the_registry() -> None:

@@ -21,7 +21,7 @@ def test_means_are_over_rows_not_over_batches() -> None:
             logits_NV[rows], target_N[rows], penalty="neg_entropy", per_row=True
         )
         parts.add(output, penalty_weight=0.5)
-    means = parts.means("x")
+    means = parts.means("x/")
     assert means["x/ce_loss"] == pytest.approx(whole.ce.item())
     assert means["x/loss"] == pytest.approx((whole.ce + 0.5 * whole.penalty).item())
     assert means["x/avg_max_prob"] == pytest.approx(whole.max_prob.item())
@@ -32,7 +32,7 @@ def test_means_are_over_rows_not_over_batches() -> None:
 
     again = RowMeans(torch.device("cpu"))
     again.restore(parts.sums(), parts.histogram())
-    assert again.means("x") == means
+    assert again.means("x/") == means
     assert again.histogram() == parts.histogram()
 
 
@@ -45,10 +45,10 @@ def test_a_metric_without_a_sum_starts_with_no_rows_and_one_of_no_metric_is_drop
     rows.restore(sums | {"min_prob": (1.0, 4.0)}, [0] * 20)
     assert "min_prob" in caplog.text
     assert "min_prob" not in rows.sums()
-    assert math.isnan(rows.means("x")["x/entropy"])
+    assert math.isnan(rows.means("x/")["x/entropy"])
     logits_NV, target_N = torch.zeros(4, 8), torch.arange(4)
     rows.add(sharpness_loss(logits_NV, target_N), penalty_weight=0.0)
-    means = rows.means("x")
+    means = rows.means("x/")
     assert means["x/entropy"] == pytest.approx(math.log(8))  # over its own four rows
     assert means["x/avg_max_prob"] == pytest.approx((8 + 4 / 8) / 8)
 
