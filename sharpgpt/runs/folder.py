@@ -14,6 +14,7 @@ from typing import Any
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
+from sharpgpt.core.jsonio import read_object
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.resolve import checkpoint_path, resolve_checkpoint
 from sharpgpt.runs.state import TrainingState
@@ -109,15 +110,19 @@ class RunFolder:
         for lock in self._locks:
             lock.release()
 
-    def wandb_run_id(self) -> str | None:
-        """The W&B run that an earlier part of this run was tracked in."""
+    def tracker_run_ids(self) -> dict[str, str | None]:
+        """The ids that trackers gave an earlier part of this run, by key of environment.json."""
         try:
-            text = (self.path / "environment.json").read_text(encoding="utf-8")
-            run_id = json.loads(text).get("wandb_run_id")
-        except (OSError, ValueError, AttributeError, RecursionError):
-            return None
-        is_an_id = isinstance(run_id, str) and re.fullmatch(r"[\w.-]{1,128}", run_id)
-        return run_id if is_an_id else None
+            earlier = read_object(self.path / "environment.json").items()
+        except (OSError, ValueError):
+            return {}
+        return {
+            key: value
+            for key, value in earlier
+            if key.endswith("_run_id")
+            and isinstance(value, str)
+            and re.fullmatch(r"[\w.-]{1,128}", value)
+        }
 
     def write_description(self, config: TrainingConfig, environment: dict[str, Any]) -> None:
         """Write config.yaml and environment.json."""

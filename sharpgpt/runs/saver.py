@@ -1,15 +1,16 @@
-"""Writing checkpoints while training goes on: one at a time, from a copy, on a thread.
+"""Writes checkpoints while training continues: one at a time, from a copy, on a thread.
 
-Training waits for the copy out of the device alone (on the CPU too the weights change in place).
-The copy costs host memory, once: 12 bytes a parameter with AdamW. The thread then writes, hashes
-and flushes. The next checkpoint waits for the one before, and so does the end of the run.
+Training waits only for the copy from the device (on the CPU too: weights change in place). The copy
+takes host memory once, 12 bytes per parameter with AdamW. The thread then writes, hashes and
+flushes. The next checkpoint waits for the one before, and so does the end of the run.
 
-The rule for a checkpoint that cannot be written, as on a full disk: what was half written is
-removed, the earlier ones stay, one NOTE says so, training goes on, and the next interval tries
-again. Only the last checkpoint of a run must be written: without it the run fails.
+When a checkpoint cannot be written, as on a full disk, its partial files are removed, the earlier
+ones stay, a warning is logged, training continues, and the next interval tries again. Only the last
+checkpoint of a run must be written: without it the run fails.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from sharpgpt.runs.checkpoint import CheckpointFolder, step_folder, step_of
 from sharpgpt.runs.checkpoint_files import Contents, HostCopies, training_tensors, write_checkpoint
 from sharpgpt.runs.state import AfterStep, TrainingState
 
+logger = logging.getLogger(__name__)
+
 
 class CheckpointSaver:
     """Writes the checkpoints of one run into `folder`.
 
     `records` are the run's files that must not be behind a checkpoint after a power cut;
-    `last_saved` is the newest checkpoint of this run that is whole on the disk.
+    `last_saved` is the newest checkpoint of this run that is complete on the disk.
     """
 
     def __init__(
@@ -43,7 +46,6 @@ class CheckpointSaver:
         device: torch.device,
         in_background: bool,
         records: Sequence[Path],
-        say: Callable[[str], None],
         last_saved: Path | None = None,
     ) -> None:
         self.folder = folder
@@ -55,7 +57,6 @@ class CheckpointSaver:
         self._device = device
         self._in_background = in_background
         self._records = records
-        self._say = say
         self._copies = HostCopies()
         self._huggingface_tokenizer: Any = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -66,7 +67,7 @@ class CheckpointSaver:
         return self.last_saved is not None and step_of(self.last_saved) == step
 
     def save(self, state: TrainingState, after_step: AfterStep) -> None:
-        """Save while training goes on; a failure is said, and training goes on."""
+        """Save while training continues; a failure is a warning, and training continues."""
         self.wait()
         contents = self._contents(state, after_step)
         if self._in_background:
@@ -77,19 +78,19 @@ class CheckpointSaver:
                     state=state,
                     after_step=after_step,
                 )
-            except (RuntimeError, MemoryError):  # torch says "can't allocate memory" so
+            except (RuntimeError, MemoryError):  # torch raises RuntimeError for it
                 self._in_background = False
                 self._copies = HostCopies()
-                self._say(
-                    "NOTE: no memory for a copy of weights and optimizer state, so training waits "
+                logger.warning(
+                    "no memory for a copy of weights and optimizer state, so training waits "
                     "while checkpoints are written (background_saving: false)"
                 )
-        self._writing = self._writer.submit(self._write_or_say, contents)
+        self._writing = self._writer.submit(self._write_or_warn, contents)
         if not self._in_background:
             self.wait()
 
     def save_last(self, state: TrainingState, after_step: AfterStep) -> None:
-        """Save the checkpoint that the run ends with, unless it is there; needs no copy.
+        """Save the checkpoint that the run ends with, unless it exists; needs no copy.
 
         Raises:
             UserError: it cannot be written; the checkpoints before it stay.
@@ -106,15 +107,15 @@ class CheckpointSaver:
             ) from error
 
     def amend(self, step: int, after_step: AfterStep) -> None:
-        """Record work that was done after the checkpoint of `step` was written, if it was."""
+        """Record work done after the checkpoint of `step` was written, if it was."""
         if self.has(step):
             try:
                 self.folder.amend(step, after_step)
             except (OSError, UserError) as error:
-                self._say(f"NOTE: the checkpoint of step {step} keeps its old figures: {error}")
+                logger.warning("the checkpoint of step %d keeps its old metrics: %s", step, error)
 
     def wait(self) -> None:
-        """Until what is being written is written, or given up."""
+        """Wait until the checkpoint in progress is written or has failed."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
@@ -145,14 +146,14 @@ class CheckpointSaver:
         self.last_saved = path
         self.folder.prune()
 
-    def _write_or_say(self, contents: Contents) -> None:
+    def _write_or_warn(self, contents: Contents) -> None:
         try:
             self._write(contents)
-        except Exception as error:  # whatever it is, the run is worth more than one checkpoint
-            step = contents.state.step
-            self._say(
-                f"NOTE: {self._failure(step, error)}. Training goes on, earlier checkpoints are "
-                "whole, and the next interval tries again"
+        except Exception as error:  # of any kind: the run matters more than one checkpoint
+            logger.warning(
+                "%s. Training continues, earlier checkpoints are whole, and the next interval "
+                "tries again",
+                self._failure(contents.state.step, error),
             )
 
     def _failure(self, step: int, error: Exception) -> str:

@@ -1,195 +1,126 @@
-"""The records of a run: metrics.jsonl and samples.jsonl always, Weights & Biases where asked.
+"""The log of a run: every event goes to each of its trackers.
 
-One JSON object per line; `step` counts finished optimizer steps, `time_s` seconds since the run
-began. A resumed run, and one that is rolled back, drops what lies after its checkpoint, and a last
-line that a crash has torn; so each step stands once. W&B's own history cannot be taken back: of
-steps that are logged twice it keeps the first version.
-
-A line that cannot be written, as on a full disk, is kept in memory and written before the next one,
-before the next checkpoint, or at the end.
+A tracker is a module in trackers/ with a function `start`, and a setting `use_NAME` that turns it
+on; there is no other registry. metrics.jsonl and samples.jsonl (trackers/jsonl.py) are always
+written. A tracker that fails costs a warning, never the run.
 """
 
-import contextlib
-import json
-import math
-import os
-import time
-from collections.abc import Callable, Collection
+import importlib
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM
+from sharpgpt.config import TrainingConfig
 from sharpgpt.runs.state import DueWork
-from sharpgpt.runs.trackers.wandb import WandbRun
+from sharpgpt.runs.trackers.jsonl import JsonLines
 
-MAX_LINES_IN_MEMORY = 10_000
+logger = logging.getLogger(__name__)
 
 
-class JsonLines:
-    """A file of one JSON object a line. Nothing here raises for want of space."""
+class Tracker(Protocol):
+    """Where metrics and samples of a run go. `step` counts finished optimizer steps.
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self.path = path
-        self._say = say
-        self._unwritten: list[str] = []
-        self._is_failing = False
+    Calls come from the training loop, which waits for them. Steps come in order, but are repeated
+    after a resume or a rollback.
+    """
 
-    def append(self, event: dict[str, Any]) -> None:
-        """Add a line. Figures that are not finite become null."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in event.items()
-        }
-        self._unwritten.append(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
-        self.flush()
+    run_id: str | None
+    """Continues this tracker's run when given to `start`; NAME_run_id in environment.json."""
 
-    def flush(self) -> int:
-        """Write the lines that are in memory, where it is possible; how many are left there."""
-        if not self._unwritten:
-            return 0
+    def log(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        histograms: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Metrics by name, and counts over equal bins of [0, 1] by name."""
+
+    def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Generated texts: mappings with prompt, text and settings (temperature, top_p, ...)."""
+
+    def summary(self, metrics: Mapping[str, float]) -> None:
+        """The last value of every metric, before `finish`."""
+
+    def finish(self, exit_code: int) -> None:
+        """Close; any exit code but 0 marks the run as failed."""
+
+
+def start_trackers(
+    config: TrainingConfig,
+    *,
+    run_folder: Path,
+    run_ids: dict[str, str | None],
+    environment: Mapping[str, Any],
+) -> list[Tracker]:
+    """The trackers that `config` turns on: `use_NAME` calls `start` in trackers/NAME.py.
+
+    `start(config, run_folder=..., run_id=..., environment=...)` returns a tracker, or None when
+    tracking is off after all. `run_ids` has the ids of earlier parts of the run as NAME_run_id, and
+    is updated. `environment` describes the run.
+    """
+    trackers = list[Tracker]()
+    for setting, value in config.to_dict().items():
+        if not (setting.startswith("use_") and value):
+            continue
+        name = setting.removeprefix("use_")
+        key = f"{name}_run_id"
         try:
-            self._write("".join(self._unwritten).encode("utf-8", errors="replace"))
-            self._unwritten = []
-            self._is_failing = False
-        except OSError as error:
-            del self._unwritten[:-MAX_LINES_IN_MEMORY]
-            if not self._is_failing:
-                self._is_failing = True
-                self._say(
-                    f"NOTE: {self.path} cannot be written ({error.strerror}); the lines are kept "
-                    "in memory and written when it can be again"
-                )
-        return len(self._unwritten)
-
-    def _write(self, data: bytes) -> None:
-        """Append all of `data` or, where that fails, none of it."""
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            size = os.fstat(descriptor).st_size
-            try:
-                while data:
-                    data = data[os.write(descriptor, data) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, size)
-                raise
-        finally:
-            os.close(descriptor)
-
-    def keep_while(self, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Cut the file off at the first event that is not kept; return the events before it.
-
-        A torn last line goes too. Cutting needs no space, so it works on a full disk.
-        """
-        data = self.path.read_bytes() if self.path.exists() else b""
-        events, end = [], 0
-        # Not splitlines(): a sample may hold U+2028 and the like, which JSON leaves as they are.
-        for line in data.split(b"\n")[:-1]:
-            event = _event(line)
-            if event is not None:
-                if not is_kept(event):
-                    break
-                events.append(event)
-            end += len(line) + 1
-        if end < len(data):
-            os.truncate(self.path, end)
-        in_memory = [(line, json.loads(line)) for line in self._unwritten]
-        self._unwritten = [line for line, event in in_memory if is_kept(event)]
-        return events + [event for _, event in in_memory if is_kept(event)]
-
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    """The JSON object with a step in a line, or None for anything else."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("step"), int) else None
+            start = importlib.import_module(f"sharpgpt.runs.trackers.{name}").start
+            tracker = start(
+                config, run_folder=run_folder, run_id=run_ids.get(key), environment=environment
+            )
+        except Exception as error:
+            logger.warning("%s: not tracked (%s: %s)", name, type(error).__name__, error)
+            continue
+        if tracker is not None:
+            trackers.append(tracker)
+            run_ids[key] = tracker.run_id
+    return trackers
 
 
 class RunLog:
-    """Writes every event of a run to its files and to W&B.
-
-    `due` is what the run has still to do after `first_step`; it will write those lines again.
-    """
+    """Sends every event of a run to `records` (its files) and to the other trackers."""
 
     def __init__(
         self,
         run_folder: Path,
-        wandb_run: WandbRun | None,
-        first_step: int,
+        trackers: Sequence[Tracker] = (),
         *,
+        first_step: int = 0,
         due: Collection[DueWork] = (),
-        say: Callable[[str], None] = print,
     ) -> None:
-        self.metrics = JsonLines(run_folder / "metrics.jsonl", say)
-        self.samples = JsonLines(run_folder / "samples.jsonl", say)
-        self._say = say
-        self.latest: dict[str, float] = {}
-        self._wandb = wandb_run
-        kept = self.keep_until(first_step, due=due)
-        elapsed_s = kept[-1].get("time_s") if kept else 0.0
-        self._began = time.monotonic() - (elapsed_s if isinstance(elapsed_s, float | int) else 0.0)
+        self.records = JsonLines(run_folder, first_step, due=due)
+        self._trackers: list[Tracker] = [self.records, *trackers]
 
-    def keep_until(self, step: int, *, due: Collection[DueWork] = ()) -> list[dict[str, Any]]:
-        """Drop all events after `step`, and those of `due` at `step`; return the metrics kept."""
-
-        def is_kept(event: dict[str, Any], will_come_again: bool) -> bool:
-            at: int = event["step"]
-            return at < step or (at == step and not will_come_again)
-
-        self.samples.keep_while(lambda event: is_kept(event, "sample" in due))
-        kept = self.metrics.keep_while(
-            lambda event: is_kept(event, "validate" in due and "val/loss" in event)
-        )
-        self.latest = {
-            name: value
-            for event in kept
-            for name, value in event.items()
-            if "/" in name and isinstance(value, float)
-        }
-        return kept
-
-    def log(self, step: int, metrics: dict[str, float], histogram: list[int] | None = None) -> None:
-        """One event; `histogram` counts the rows by their largest probability."""
-        self.latest |= metrics
-        event: dict[str, Any] = {"step": step, "time_s": round(self.elapsed_s(), 3), **metrics}
-        if histogram is not None:
-            event[MAX_PROB_HISTOGRAM] = histogram
-        self.metrics.append(event)
-        if self._wandb:
-            self._wandb.log(step, metrics)
-            if histogram is not None:
-                self._wandb.log_histogram(step, MAX_PROB_HISTOGRAM, histogram)
+    def log(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        histograms: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """One event."""
+        self._each(lambda tracker: tracker.log(step, metrics, histograms))
 
     def log_samples(
         self, step: int, prompt: str, texts: list[str], settings: dict[str, Any]
     ) -> None:
         """Generated texts with how they were made."""
-        samples = [
-            {"step": step, "prompt": prompt, "text": text, "settings": settings} for text in texts
-        ]
-        for sample in samples:
-            self.samples.append(sample)
-        if self._wandb:
-            self._wandb.log_samples(step, samples)
-
-    def flush(self) -> None:
-        """Write what could not be written, where it can be now; before each checkpoint, which is
-        past these lines."""
-        self.metrics.flush()
-        self.samples.flush()
-
-    def elapsed_s(self) -> float:
-        """Seconds since the run began, earlier parts of a resumed run included."""
-        return time.monotonic() - self._began
+        samples = [{"prompt": prompt, "text": text, "settings": settings} for text in texts]
+        self._each(lambda tracker: tracker.log_samples(step, samples))
 
     def finish(self, exit_code: int) -> None:
-        """Write what is left, and close W&B with the run's last figures; any exit code but 0 marks
-        the run as failed."""
-        for lines in (self.metrics, self.samples):
-            if left := lines.flush():
-                self._say(f"NOTE: {left} lines of {lines.path} could not be written and are lost")
-        if self._wandb:
-            self._wandb.summary(self.latest)
-            self._wandb.finish(exit_code)
+        """Close all trackers; any exit code but 0 marks the run as failed."""
+        self._each(lambda tracker: tracker.summary(self.records.latest))
+        self._each(lambda tracker: tracker.finish(exit_code))
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in self._trackers:
+            try:
+                call(tracker)
+            except Exception as error:
+                name = type(tracker).__name__
+                reason = f"{type(error).__name__}: {error}"
+                logger.warning(
+                    "%s failed (%s); training continues", name, reason, extra={"once": name}
+                )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.metrics import console_line
+from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM, console_line
 from sharpgpt.evaluation.generation import generate_texts
 from sharpgpt.evaluation.metrics import evaluate
 from sharpgpt.runs.checkpoint_files import random_states, set_random_states
@@ -92,8 +92,8 @@ def log_training(
         "train/mfu": tokens_per_s * run.flops_per_token / run.peak_flops,
         **run.watch.counts(),
     }
-    histogram = rows.histogram() if has_rows else None
-    run.log.log(run.step, metrics, histogram=histogram)
+    histograms = {MAX_PROB_HISTOGRAM: rows.histogram()} if has_rows else None
+    run.log.log(run.step, metrics, histograms)
     if has_rows:
         run.terminal.show_training(
             run.step, run.total_steps, metrics, window.seconds / window.num_steps

@@ -63,7 +63,7 @@ def save_last(run: Training) -> Path | None:
     """
     state = run.state()
     if run.processes.is_main:
-        run.log.flush()
+        run.log.records.flush()
         run.saver.save_last(state, run.after_step())
     return run.saver.last_saved
 
@@ -105,7 +105,7 @@ def save(run: Training, stop: StopSignal) -> None:
     """Save while training goes on; where a signal has come, `run_steps` saves at once."""
     state = run.state()
     if run.processes.is_main and stop.number is None:
-        run.log.flush()
+        run.log.records.flush()
         run.saver.save(state, run.after_step())
 
 
@@ -239,6 +239,6 @@ def roll_back(run: Training) -> bool:
     run.restore(checkpoint, after_rollback=True)
     run.next_block = next_block
     run.saver.last_saved = checkpoint.path  # the one before may have been set aside
-    run.log.keep_until(run.step)
+    run.log.records.keep_until(run.step)
     run.terminal.say(f"NOTE: back at step {run.step}; training goes on with other batches")
     return True

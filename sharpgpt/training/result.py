@@ -62,11 +62,11 @@ def conclude(
     summary = {
         "step": run.step,
         "num_steps": run.total_steps,
-        "time_s": round(run.log.elapsed_s(), 1),
+        "time_s": round(run.log.records.elapsed_s(), 1),
         "startup_s": startup.phases,
         "checkpoint": last_saved.name if last_saved else None,
         "best": run.best.model_dump() if run.best else None,
-        **run.log.latest,
+        **run.log.records.latest,
     }
     report = None
     try:
@@ -79,10 +79,10 @@ def conclude(
     return RunResult(
         run_folder=run_folder,
         report=report,
-        samples=run.log.samples.path,
+        samples=run.log.records.samples.path,
         checkpoint=last_saved,
         step=run.step,
-        metrics=dict(run.log.latest),
+        metrics=dict(run.log.records.latest),
         interrupted_by=None if is_complete else signal_number,
     )
 
@@ -93,7 +93,7 @@ def follower_result(run: Training, folder: Path, *, signal_number: int | None) -
     return RunResult(
         run_folder=folder,
         report=None,
-        samples=run.log.samples.path,
+        samples=run.log.records.samples.path,
         checkpoint=None,
         step=run.step,
         metrics={},

@@ -31,8 +31,7 @@ from sharpgpt.runs.checkpoint import Checkpoint
 from sharpgpt.runs.checkpoint_files import load_tensors
 from sharpgpt.runs.folder import RunFolder
 from sharpgpt.runs.saver import CheckpointSaver
-from sharpgpt.runs.tracker import RunLog
-from sharpgpt.runs.trackers.wandb import WandbRun
+from sharpgpt.runs.tracker import RunLog, start_trackers
 from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.device import Device, choose_device, peak_flops
 from sharpgpt.runtime.distributed import (
@@ -104,8 +103,6 @@ def train(config: TrainingConfig) -> RunResult:
         if processes.is_main:
             config = replace(config, run_name=folder.path.name)
             console.open_log_file(folder.path / "log.txt")
-        else:
-            config = replace(config, use_wandb=False)
         if config.resume == "auto" and folder.resume_from is None:
             terminal.say(
                 f"NOTE: there is no checkpoint in {folder.checkpoints.path}, so the run starts "
@@ -288,19 +285,13 @@ def _prepare(
         "num_processes": processes.world_size,
         "resumed_from": str(source.path) if source else None,
     }
-    wandb_run = None
-    if config.use_wandb:
-        wandb_run = WandbRun.start(
-            config,
-            run_folder=folder.path,
-            run_name=folder.path.name,
-            run_id=folder.wandb_run_id(),
-            say=terminal.say,
-            extra_config=environment,
-        )
-        environment["wandb_run_id"] = wandb_run.run_id
-    elif run_id := folder.wandb_run_id():  # a later part of the run may be tracked again
-        environment["wandb_run_id"] = run_id
+    run_ids = folder.tracker_run_ids()  # kept where this part of the run is not tracked
+    trackers = (
+        start_trackers(config, run_folder=folder.path, run_ids=run_ids, environment=environment)
+        if processes.is_main
+        else []
+    )
+    environment |= run_ids
     folder.write_description(config, environment)
     tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
     terminal.say(
@@ -318,7 +309,7 @@ def _prepare(
     first_step = source.state.step if source else 0
     terminal.start_bar(first_step, num_steps)
     due = source.after_step.due if source else []
-    log = RunLog(folder.path, wandb_run, first_step, due=due, say=terminal.say)
+    log = RunLog(folder.path, trackers, first_step=first_step, due=due)
 
     def on_first_step() -> None:
         startup.phase("first step")
@@ -347,8 +338,7 @@ def _prepare(
             max_seq_length=config.max_seq_length,
             device=device.torch_device,
             in_background=config.background_saving,
-            records=(log.metrics.path, log.samples.path),
-            say=terminal.say,
+            records=(log.records.metrics.path, log.records.samples.path),
             last_saved=source.path if source and folder.is_continued else None,
         ),
         facts=facts,

@@ -14,6 +14,7 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS
 from sharpgpt.runs.tracker import RunLog
+from sharpgpt.runs.trackers import wandb
 from sharpgpt.training import loop
 from sharpgpt.training.train import train
 from tests.wandb_reading import read_wandb
@@ -110,13 +111,13 @@ def test_records_that_lead_elsewhere_are_refused(
 
 
 def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:
-    first = RunLog(tmp_path, None, first_step=0)
+    first = RunLog(tmp_path, first_step=0)
     for step in (1, 2, 3):
         first.log(step, {"train/loss": float(step)})
         first.log_samples(step, "p", [f"text\u2028{step}\x85"], {})
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 3, "tra')  # torn by a crash
-    second = RunLog(tmp_path, None, first_step=2)
+    second = RunLog(tmp_path, first_step=2)
     second.log(3, {"train/loss": 30.0, "train/perplexity": float("inf")})
     lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
@@ -125,3 +126,31 @@ def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> N
     assert events[2]["time_s"] >= events[1]["time_s"]
     samples = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert [json.loads(line)["text"] for line in samples] == ["text\u20281\x85", "text\u20282\x85"]
+
+
+class _FullTracker:
+    """Fails at every call."""
+
+    run_id = None
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no space")
+
+
+def test_a_tracker_that_fails_never_ends_the_run(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb, "start", lambda *_, **__: _FullTracker())
+    result = train(tiny_config(use_wandb=True, max_steps=2))
+    assert result.step == 2
+    assert (result.run_folder / "metrics.jsonl").exists()
+    line = "NOTE: _FullTracker failed (RuntimeError: no space); training continues"
+    assert capsys.readouterr().out.count(line) == 1
+
+
+def test_a_tracker_that_cannot_start_is_left_out(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb, "start", lambda: None)
+    assert train(tiny_config(use_wandb=True, max_steps=2)).step == 2
+    assert "NOTE: wandb: not tracked (TypeError" in capsys.readouterr().out

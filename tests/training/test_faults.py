@@ -15,8 +15,9 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import TrainingBlocks
 from sharpgpt.runs import saver as saving
-from sharpgpt.runs import tracker as tracking
-from sharpgpt.runs.tracker import JsonLines, RunLog
+from sharpgpt.runs.tracker import RunLog
+from sharpgpt.runs.trackers import jsonl
+from sharpgpt.runs.trackers.jsonl import JsonLines, JsonLinesFile
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.training import after_step, loop, memory
 from sharpgpt.training.anomalies import MAX_ROLLBACKS
@@ -265,10 +266,9 @@ def test_samples_that_fail_are_said_once_and_change_nothing(
 
 
 def test_a_full_disk_costs_no_line_of_the_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    lines = JsonLines(tmp_path / "metrics.jsonl", said.append)
+    lines = JsonLinesFile(tmp_path / "metrics.jsonl")
     lines.append({"step": 1})
     original, full = os.write, True
 
@@ -279,11 +279,12 @@ def test_a_full_disk_costs_no_line_of_the_records(
             raise OSError(errno.ENOSPC, "No space left on device")
         return original(descriptor, data)
 
-    monkeypatch.setattr(tracking.os, "write", write)
+    monkeypatch.setattr(jsonl.os, "write", write)
     lines.append({"step": 2})
     lines.append({"step": 3})
     assert (tmp_path / "metrics.jsonl").read_text("utf-8") == '{"step": 1}\n'
-    assert [len(said), "No space left on device" in said[0]] == [1, True]
+    (warning,) = caplog.messages
+    assert "No space left on device" in warning
     full = False
     lines.append({"step": 4})
     written = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
@@ -291,29 +292,29 @@ def test_a_full_disk_costs_no_line_of_the_records(
 
 
 def test_lines_kept_in_memory_are_written_before_a_checkpoint_and_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    log = RunLog(tmp_path, None, 0, say=said.append)
+    log = RunLog(tmp_path)
+    metrics = log.records.metrics.path
 
     def fail(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr(tracking.os, "write", fail)
+        full.setattr(jsonl.os, "write", fail)
         log.log(1, {"train/loss": 3.0})
-        log.flush()
-    assert log.metrics.path.read_bytes() == b""
-    log.flush()
+        log.records.flush()
+    assert metrics.read_bytes() == b""
+    log.records.flush()
     assert [event["step"] for event in records(tmp_path)] == [1]
     with monkeypatch.context() as full:
-        full.setattr(tracking.os, "write", fail)
+        full.setattr(jsonl.os, "write", fail)
         log.log(2, {"train/loss": 3.0})
         log.finish(0)
-    assert [line.split(" could")[0].split(" cannot")[0] for line in said] == [
-        f"NOTE: {log.metrics.path}",
-        f"NOTE: {log.metrics.path}",
-        f"NOTE: 1 lines of {log.metrics.path}",
+    assert [line.split(" could")[0].split(" cannot")[0] for line in caplog.messages] == [
+        f"{metrics}",
+        f"{metrics}",
+        f"1 lines of {metrics}",
     ]
     log.finish(0)
     assert [event["step"] for event in records(tmp_path)] == [1, 2]
@@ -323,19 +324,19 @@ def test_a_run_flushes_its_lines_where_its_checkpoints_are(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: list[int] = []
-    original = RunLog.flush
+    original = JsonLines.flush
 
-    def flush(self: RunLog) -> None:
+    def flush(self: JsonLines) -> None:
         original(self)
         flushed.append(len(self.metrics.path.read_text("utf-8").splitlines()))
 
-    monkeypatch.setattr(RunLog, "flush", flush)
+    monkeypatch.setattr(JsonLines, "flush", flush)
     train(tiny_config(**SETTINGS, max_steps=9, save_interval=3, eval_interval=0))
     assert flushed == [3, 6, 10]  # with the validation at the end
 
 
 def test_a_rollback_on_a_full_disk_keeps_the_lines_that_stay(tmp_path: Path) -> None:
-    lines = JsonLines(tmp_path / "metrics.jsonl", lambda _: None)
+    lines = JsonLinesFile(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
         lines.append({"step": step})
     lines._unwritten = ['{"step": 4}\n', '{"step": 5}\n']

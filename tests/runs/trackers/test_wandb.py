@@ -1,5 +1,6 @@
 import http.server
 import json
+import logging
 import os
 import pty
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.runs.tracker import start_trackers
 from sharpgpt.runs.trackers import wandb as wandb_run
 from sharpgpt.runs.trackers.wandb import WandbRun
 from tests.wandb_reading import read_wandb
@@ -38,31 +40,44 @@ def _nothing_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., tuple[WandbRun, list[str]]]:
-    """Start tracking in tmp_path/run with some settings; gives the run and the lines it said."""
+def lines() -> Iterator[list[str]]:
+    """What the module logs."""
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    wandb_run.logger.addHandler(handler)
+    wandb_run.logger.setLevel(logging.INFO)
+    yield logged
+    wandb_run.logger.setLevel(logging.NOTSET)
+    wandb_run.logger.removeHandler(handler)
+
+
+@pytest.fixture
+def start(tmp_path: Path, lines: list[str]) -> Callable[..., tuple[WandbRun | None, list[str]]]:
+    """Start tracking in tmp_path/run with some settings; gives the run and the lines it logs."""
 
     def make(
-        *, run_id: str | None = None, extra_config: dict[str, Any] | None = None, **settings: Any
-    ) -> tuple[WandbRun, list[str]]:
-        lines: list[str] = []
-        run = WandbRun.start(
+        *, run_id: str | None = None, environment: dict[str, Any] | None = None, **settings: Any
+    ) -> tuple[WandbRun | None, list[str]]:
+        ids = {"wandb_run_id": run_id}
+        trackers: list[Any] = start_trackers(
             TrainingConfig(**settings),
             run_folder=tmp_path / "run",
-            run_name="a-name",
-            run_id=run_id,
-            say=lines.append,
-            extra_config=extra_config or {},
+            run_ids=ids,
+            environment=environment or {},
         )
+        run = trackers[0] if trackers else None
+        assert ids == {"wandb_run_id": run.run_id if run else run_id}
         return run, lines
 
     return make
 
 
 def test_everything_logged_can_be_read_back(start, tmp_path) -> None:
-    run, lines = start(wandb_mode="offline", seed=7, extra_config={"num_parameters": 124_439_808})
+    run, lines = start(wandb_mode="offline", seed=7, environment={"num_parameters": 124_439_808})
     run.log(10, {"train/loss": 3.5, "train/entropy": 2.25})
     run.log(10, {"val/loss": 3.75})
-    run.log_histogram(10, "train/max_prob_histogram", [1, 2, 3, 4])
+    run.log(10, {}, {"train/max_prob_histogram": [1, 2, 3, 4]})
     run.log_samples(10, [SAMPLE])
     run.log(20, {"train/loss": 3.25, "train/grad_norm": float("nan")})
     run.log_samples(20, [{**SAMPLE, "text": "To be not"}])
@@ -85,7 +100,7 @@ def test_everything_logged_can_be_read_back(start, tmp_path) -> None:
     assert record.config["num_parameters"] == 124_439_808
     assert set(TrainingConfig().to_dict()) <= set(record.config)
     assert record.summary["best_val_ce_loss"] == 3.5
-    assert (record.run_id, record.name) == (run.run_id, "a-name")
+    assert (record.run_id, record.name) == (run.run_id, "run")
     assert record.project == TrainingConfig().wandb_project
     assert record.exit_code == 0
     assert len(lines) == 1
@@ -251,10 +266,14 @@ import sys
 from pathlib import Path
 from sharpgpt.config import TrainingConfig
 from sharpgpt.runs.trackers import wandb as wandb_run
+from sharpgpt.runtime.console import console_logging
 assert "wandb" not in sys.modules
 wandb_run.INIT_TIMEOUT_S = 2.0
-run = wandb_run.WandbRun.start(TrainingConfig(), run_folder=Path(sys.argv[1]), run_name="a-name",
-    run_id="abc", say=print, extra_config={})
+console = console_logging()
+console.__enter__()
+run = wandb_run.start(
+    TrainingConfig(), run_folder=Path(sys.argv[1]), run_id="abc", environment={}
+)
 run.log(1, {"train/loss": 1.5})
 run.log_samples(1, [{"prompt": "a", "text": "ab", "settings": {}}])
 if "finish" in sys.argv:
@@ -345,12 +364,7 @@ def test_disabled_makes_no_files_and_imports_nothing(start, tmp_path, monkeypatc
     else:
         monkeypatch.setenv("WANDB_MODE", "disabled")
     run, lines = start(run_id="kept", **settings)
-    run.log(1, {"train/loss": 1.0})
-    run.log_histogram(1, "h", [1, 2])
-    run.log_samples(1, [SAMPLE])
-    run.summary({"a": 1})
-    run.finish()
-    assert (run.run_id, lines) == ("kept", [])
+    assert (run, lines) == (None, [])
     assert not (tmp_path / "run").exists()
     monkeypatch.delitem(sys.modules, "wandb")
 
@@ -395,11 +409,9 @@ def test_an_active_run_is_used_and_left_open(start, tmp_path) -> None:
 def test_when_wandb_cannot_be_imported_the_run_goes_on(start, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     run, lines = start(run_id="kept")
-    run.log(1, {"train/loss": 1.0})
-    run.finish()
+    assert run is None
     assert len(lines) == 1
     assert lines[0].startswith("W&B: not tracked, since ")
-    assert run.run_id == "kept"
     monkeypatch.delitem(sys.modules, "wandb")
 
 
@@ -420,10 +432,9 @@ class _BrokenRun:
         raise RuntimeError("no luck at the end")
 
 
-def test_failing_calls_are_said_once_and_the_others_still_made() -> None:
-    lines: list[str] = []
+def test_failing_calls_are_logged_once_and_the_others_still_made(lines) -> None:
     broken = _BrokenRun()
-    run = WandbRun(broken, run_id="broken", say=lines.append)
+    run = WandbRun(broken)
     for step in range(1, 6):
         run.log(step, {"train/loss": 1.0})
     run.summary({"a": 1})
@@ -439,6 +450,8 @@ def test_failing_calls_are_said_once_and_the_others_still_made() -> None:
 class _StuckRun:
     """A run whose log never returns while `stuck` is set."""
 
+    id = "stuck"
+
     class settings:  # noqa: N801
         sync_dir = "somewhere"
 
@@ -452,11 +465,10 @@ class _StuckRun:
         pass
 
 
-def test_a_call_that_never_returns_stops_neither_training_nor_its_end(monkeypatch) -> None:
+def test_a_call_that_never_returns_stops_neither_training_nor_its_end(monkeypatch, lines) -> None:
     monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 0.2)
-    lines: list[str] = []
     stuck = _StuckRun()
-    run = WandbRun(stuck, run_id="stuck", say=lines.append)
+    run = WandbRun(stuck)
     started = time.monotonic()
     for step in range(100):
         run.log(step, {"train/loss": 1.0})
