@@ -3,7 +3,6 @@ and a model card, without the training state."""
 
 import argparse
 import contextlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.jsonio import read_object
 from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
@@ -19,8 +19,6 @@ from sharpgpt.report.model_facts import ModelFacts, arm_of, read_facts, run_of
 from sharpgpt.runs.resolve import MODEL_FILES, resolve_checkpoint
 
 CARD = "README.md"
-
-MAX_JSON_BYTES = 100 * 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +154,10 @@ def _results(
     for flag, path in paths.items():
         if path is None:
             continue
-        content = _read_json(path, flag)
+        try:
+            content = read_object(Path(path).expanduser())
+        except ValueError as error:
+            raise UserError(f"--{flag}: {path} is not a {flag}.json ({error})") from None
         if flag == "comparison":
             arm, run = arm_of(content, facts)
         else:
@@ -170,21 +171,6 @@ def _results(
                 "checkpoint"
             )
     return run, data, arm
-
-
-def _read_json(path: str | Path, flag: str) -> Json:
-    file = Path(path).expanduser()
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"--{flag}: {path} is not a {flag}.json ({' '.join(str(error).split())[:200]})"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"--{flag}: {path} is not a {flag}.json (not a JSON object)")
-    return content
 
 
 def upload(publication: Publication, *, private: bool) -> str:

@@ -1,11 +1,10 @@
-"""`sharpgpt view`: a text, token by token, as one or several models read it, on one HTML page."""
+"""`sharpgpt view`: a text, token by token, as one or several models predict it, on one page."""
 
 import argparse
 import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,6 @@ import torch
 from sharpgpt.commands.flags import add_device, broken, usable_device
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.predictions import (
-    TokenPredictions,
     context_length,
     predict_tokens,
     shortest_later_context,
@@ -79,39 +77,27 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for folder in folders
     ]
-    _check_same_tokens(reads)
-    names = [read.model.name for read in reads]
+    tokens, is_cut, models = (list(column) for column in zip(*reads, strict=True))
+    _check_same_tokens(tokens, models)
     notes = []
-    if reads[0].is_cut:
+    if is_cut[0]:
         notes.append(
             f"The text is longer: these are its first {arguments.max_tokens:,} tokens. "
             "--max_tokens shows more."
         )
-    if len(set(names)) < len(names):
+    if len({model.name for model in models}) < len(models):
         given = ", ".join(map(str, arguments.runs))
         notes.append(f"Some models have the same name; in their order they are {given}.")
-    page = TextView(
-        title=_title(arguments.text),
-        tokens=reads[0].tokens,
-        models=[read.model for read in reads],
-        notes=notes,
-    )
+    page = TextView(_title(arguments.text), tokens[0], models, notes)
     print(write_view(page, output / "view.html" if output.is_dir() else output))
     return 0
 
 
-@dataclass(frozen=True)
-class Read:
-    """A text as one model reads it."""
-
-    tokens: list[bytes]
-    is_cut: bool
-    """Whether the text goes on after these tokens."""
-    model: ModelView
-
-
-def read_with(saved: SavedModel, text: str, *, max_tokens: int, num_candidates: int) -> Read:
-    """The predictions of one model for the first `max_tokens` tokens of `text` (or of its file)."""
+def read_with(
+    saved: SavedModel, text: str, *, max_tokens: int, num_candidates: int
+) -> tuple[list[bytes], bool, ModelView]:
+    """The first `max_tokens` tokens of `text` (or of its file), whether it is longer, and the
+    predictions of one model for them."""
     require_linear_head(saved)
     vocab_size = len(cast(Any, saved.causal_lm).get_output_embeddings().weight)
     ids, is_cut = encoded_text(saved, text, max_tokens)
@@ -131,21 +117,33 @@ def read_with(saved: SavedModel, text: str, *, max_tokens: int, num_candidates: 
             f"{saved.folder}: the model's logits are NaN or infinite (its training diverged, or "
             "the file is damaged); give an earlier checkpoint"
         )
-    candidate_ids = predictions.candidate_ids.flatten().tolist()
-    bytes_of = bytes_of_tokens(saved.tokenizer, [*ids, *candidate_ids])
+    bytes_of = bytes_of_tokens(
+        saved.tokenizer, [*ids, *predictions.candidate_ids.flatten().tolist()]
+    )
+    columns = (
+        predictions.ce, predictions.entropy, predictions.max_prob, predictions.rank,
+        predictions.candidate_ids, predictions.candidate_probs,
+    )  # fmt: skip
+    rows = []
+    for id_, ce, entropy, max_prob, rank, candidates, probs in zip(
+        ids[1:], *(column.tolist() for column in columns), strict=True
+    ):
+        pairs = [(bytes_of[candidate], p) for candidate, p in zip(candidates, probs, strict=True)]
+        place = candidates.index(id_) if id_ in candidates else None
+        rows.append(Prediction(ce, entropy, max_prob, rank, pairs, place))
     model = ModelView(
         name=saved.name if saved.step is None else f"{saved.name}, step {saved.step:,}",
         about=_about(saved),
-        predictions=_predictions(predictions, ids, bytes_of),
+        predictions=rows,
         context_tokens=context_length(saved.max_length),
         least_context_tokens=shortest_later_context(saved.max_length),
         vocab_size=vocab_size,
     )
-    return Read([bytes_of[id_] for id_ in ids], is_cut, model)
+    return [bytes_of[id_] for id_ in ids], is_cut, model
 
 
 def encoded_text(saved: SavedModel, text: str, max_tokens: int) -> tuple[list[int], bool]:
-    """The first `max_tokens` ids of `text` (or of its file), and whether it goes on after them.
+    """The first `max_tokens` ids of `text` (or of its file), and whether it is longer.
 
     No more of the text is read and encoded than is needed. Names of special tokens in it are text.
     """
@@ -172,14 +170,14 @@ def encoded_text(saved: SavedModel, text: str, max_tokens: int) -> tuple[list[in
 
 
 def _characters(text: str, max_characters: int) -> tuple[str, bool]:
-    """The beginning of a text or of the file that it names, and whether there is more."""
+    """The beginning of a text or of the file that it names, and whether it is longer."""
     if os.path.isfile(text):  # noqa: PTH113 - Path.is_file raises for a text too long for a name
         try:
             with open(text, encoding="utf-8", newline="") as file:
                 content = file.read(max_characters + 1)
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{text}: is no UTF-8 text ({error.reason}); convert it, for example with iconv"
+                f"{text}: is not UTF-8 text ({error.reason}); convert it, for example with iconv"
             ) from None
     else:
         content = text
@@ -188,19 +186,19 @@ def _characters(text: str, max_characters: int) -> tuple[str, bool]:
 
 
 def _check_text(text: str) -> None:
-    """Raise `UserError` for a text that was rather meant as a file, or is no Unicode."""
+    """Raise `UserError` for a text that looks like a file name, or is not Unicode."""
     if os.path.isdir(text):  # noqa: PTH112 - as above
         raise UserError(f"TEXT: {text!r} is a folder; give a file in it, or a text")
     if re.fullmatch(r"\S*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}", text):
         raise UserError(
-            f"TEXT: {text!r} looks like a file (no space in it, but a slash or an ending), and "
-            "there is no such file; give an existing one, or a text with a space in it"
+            f"TEXT: {text!r} looks like a file (no space, but a slash or an extension), which "
+            "does not exist; give an existing one, or a text with a space in it"
         )
     try:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"TEXT: {_shortened(text)} is no valid UTF-8; put the text into a UTF-8 file"
+            f"TEXT: {_shortened(text)} is not valid UTF-8; put the text into a UTF-8 file"
         ) from None
 
 
@@ -218,51 +216,21 @@ def _cannot_encode(saved: SavedModel, text: str, error: Exception) -> str:
     )
 
 
-def _predictions(
-    predictions: TokenPredictions, ids: Sequence[int], bytes_of: dict[int, bytes]
-) -> list[Prediction]:
-    """The rows as the page takes them."""
-    columns = zip(
-        ids[1:],
-        predictions.ce.tolist(),
-        predictions.entropy.tolist(),
-        predictions.max_prob.tolist(),
-        predictions.rank.tolist(),
-        predictions.candidate_ids.tolist(),
-        predictions.candidate_probs.tolist(),
-        strict=True,
-    )
-    return [
-        Prediction(
-            ce=ce,
-            entropy=entropy,
-            max_prob=max_prob,
-            rank=rank,
-            candidates=[
-                (bytes_of[candidate], p) for candidate, p in zip(candidates, probs, strict=True)
-            ],
-            target_place=candidates.index(id_) if id_ in candidates else None,
-        )
-        for id_, ce, entropy, max_prob, rank, candidates, probs in columns
-    ]
-
-
-def _check_same_tokens(reads: Sequence[Read]) -> None:
-    """Raise `UserError` if two models cut the text into different tokens."""
-    first = reads[0]
-    for other in reads[1:]:
-        if other.tokens == first.tokens:
+def _check_same_tokens(tokens: Sequence[list[bytes]], models: Sequence[ModelView]) -> None:
+    """Raise `UserError` if two models split the text into different tokens."""
+    for own, model in zip(tokens, models, strict=True):
+        if own == tokens[0]:
             continue
-        pairs = zip(first.tokens, other.tokens, strict=False)
-        place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        example = ""
-        if place is not None:
-            a, b = (read.tokens[place].decode(errors="replace") for read in (first, other))
-            example = f" (token {place + 1}: {a!r} and {b!r})"
+        pairs = enumerate(zip(tokens[0], own, strict=False), 1)
+        examples = [
+            f" (token {place}: {a.decode(errors='replace')!r} and {b.decode(errors='replace')!r})"
+            for place, (a, b) in pairs
+            if a != b
+        ]
         raise UserError(
-            f"--runs: {first.model.name} and {other.model.name} cut the text into different "
-            f"tokens{example}, and a view compares token by token; give runs with the same "
-            "tokenizer, or view each by itself"
+            f"--runs: {models[0].name} and {model.name} split the text into different "
+            f"tokens{examples[0] if examples else ''}, and a view compares token by token; give "
+            "runs with the same tokenizer, or view each by itself"
         )
 
 

@@ -27,7 +27,7 @@ from sharpgpt.report.evaluation_plots import (
 )
 from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
-from sharpgpt.report.plane import headline, plane, shapes
+from sharpgpt.report.plane import plane, shapes
 from sharpgpt.report.statistics import STATISTICS, statistics_table
 
 VERDICTS = ("better", "worse", "not distinguishable")
@@ -73,7 +73,6 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
         margin=margin,
         level=1 - (number_of(comparison, "error_rate") or 0.05),
         counts=_counts(arms),
-        headline=headline(baseline),
         arms=everyone,
         verdicts=_verdicts(arms, margin),
         shapes=shapes(arms),

@@ -79,7 +79,7 @@ def _buckets(
                 f"{number(y)} ({labels[int(x)]})" for x, y in (points[0], points[-1])
             )
             chart.sentences.append(f"{arm.name} from {ends}.")
-    chart.axes.set_xticks(sorted(labels), [labels[k] for k in sorted(labels)], fontsize=8)
+    chart.axes.set_xticks(sorted(labels), [labels[k] for k in sorted(labels)], fontsize=9)
     return chart.drawing()
 
 
@@ -158,7 +158,7 @@ def entropy_along(arms: Sequence[Arm]) -> Drawing | None:
             and (below := number_of(row, "below")) is not None
         ]
         if points := points_of(centres, "position", "entropy"):
-            chart.line(points, **arm.style)
+            chart.line(points, **arm.style, **DOTS)
             start, end = number(points[0][1]), number(points[-1][1])
             chart.sentences.append(f"{arm.name} from {start} to {end} nats.")
     return chart.drawing()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sharpgpt.report.arms import Arm, Json, mapping, mean_of, points_of, value_at
+from sharpgpt.report.arms import Arm, Json, mapping, points_of, value_at
 from sharpgpt.report.drawing import GRID, INK, STRONG, Chart, Drawing
 from sharpgpt.report.numbers import number
 
@@ -77,6 +77,7 @@ def plane(
         for point in [] if best.get("note") else points_of([best], *POINT):
             hollow = {"marker": "s", "markerfacecolor": "none"}
             chart.line([point], color=STRONG, markersize=6, zorder=3, **hollow)
+            shown.append(point)
     _zoom(chart.axes, [*shown, *at_one], crosses)
     _name_temperatures(chart.axes, curve)
     chart.axes.set_xlabel("entropy, nats (sharper to the left)", color=INK, fontsize=10)
@@ -169,6 +170,7 @@ def _name_temperatures(axes: "Axes", curve: Curve) -> None:
     """T at a few visible points of the curve."""
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
+    lowest = min(curve, key=lambda one: one[2], default=(1.0,))[0]
     for temperature, entropy, ce in curve:
         named = min(CURVE_LABELS, key=lambda one: abs(math.log(one / temperature)))
         if abs(math.log(named / temperature)) > 0.01:
@@ -176,7 +178,7 @@ def _name_temperatures(axes: "Axes", curve: Curve) -> None:
         if not (left < entropy < right and bottom < ce < top):
             continue
         axes.plot([entropy], [ce], color=STRONG, marker="|", markersize=8, zorder=3)
-        side = -1 if named <= 1 else 1  # below the line on either branch
+        side = -1 if temperature < lowest else 1  # below the line on either branch
         axes.annotate(
             f"T = {named:g}", (entropy, ce), textcoords="offset points", xytext=(4 * side, -13),
             fontsize=8.5, color=INK, ha="right" if side < 0 else "left",
@@ -191,14 +193,3 @@ def shapes(arms: Sequence[Arm]) -> str:
     signs = list(MARKERS.values())
     words = [f"{signs[k % len(signs)]} {one}" for k, one in enumerate(penalties.values())]
     return f"Shapes: {', '.join(words)}; larger and stronger for larger weights."
-
-
-def headline(baseline: Arm) -> str:
-    """The baseline's statistics in a sentence; empty where they are missing."""
-    ce = mean_of(baseline.runs, "figures", "ce", "estimate")
-    entropy = mean_of(baseline.runs, "figures", "entropy", "estimate")
-    best = mean_of(baseline.runs, "temperature", "best")
-    if ce is None or entropy is None:
-        return ""
-    words = f"The baseline has cross-entropy {number(ce)} and entropy {number(entropy)} nats"
-    return f"{words}; its own best temperature is {number(best)}." if best else f"{words}."
