@@ -1,6 +1,7 @@
 """Files: atomic writes, of which a reader sees the old file or the new one, and paths of users."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -44,13 +45,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
-    if os.name == "nt":
-        return  # Windows cannot open a folder, and its renames are journaled
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk: a rename then survives a power cut.
+
+    A missing file is skipped, and so is what the system cannot flush, as Windows a folder.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR):
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not for this file
+            raise
     finally:
         os.close(descriptor)
 

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import readable, sync_folder, write_text
+from sharpgpt.core.files import readable, sync, write_text
 from sharpgpt.data.external_formats import HEADER_BYTES
 from sharpgpt.data.shards import RESTORE, Shard, regular_size, require_size
 
@@ -119,7 +119,7 @@ class Manifest(_Record):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, atomically; when this returns it survives a power cut."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-    sync_folder(folder)
+    sync(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:

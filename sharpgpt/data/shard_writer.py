@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sharpgpt.core.files import make_readable, sync_folder
+from sharpgpt.core.files import make_readable, sync
 from sharpgpt.data.external_formats import HEADER_BYTES, llmc_header
 from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
 
@@ -124,7 +124,7 @@ class ShardWriter:
         else:
             _require_file(partial, size)
             os.truncate(partial, size)
-        sync_folder(self.folder)
+        sync(self.folder)
         if num_tokens > 0:
             self._file = open(partial, "r+b", buffering=1 << 20)  # noqa: SIM115
             self._file.seek(size)
@@ -179,7 +179,7 @@ class ShardWriter:
         partial.unlink(missing_ok=True)
         self._file = open(partial, "xb", buffering=1 << 20)  # noqa: SIM115
         self._file.write(bytes(self._header_bytes()))
-        sync_folder(self.folder)
+        sync(self.folder)
 
     def _close_shard(self) -> None:
         assert self._file is not None
@@ -194,7 +194,7 @@ class ShardWriter:
         entry = ShardEntry(file=final.name, num_tokens=self._num_tokens, sha256=sha256_of(partial))
         make_readable(partial)
         os.replace(partial, final)
-        sync_folder(self.folder)
+        sync(self.folder)
         self.entries.append(entry)
         self._num_tokens = 0
 

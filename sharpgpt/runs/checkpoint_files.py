@@ -21,8 +21,6 @@ of seed and epoch).
 """
 
 import copy
-import errno
-import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
@@ -35,6 +33,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import sync
 from sharpgpt.runs.checkpoint import UNFINISHED, remove
 from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
 from sharpgpt.runs.state import FORMAT_VERSION, STATE_JSON, AfterStep, TrainingState
@@ -88,7 +87,7 @@ class HostCopies:
 def training_tensors(
     causal_lm: nn.Module, optimizers: list[Optimizer], device: torch.device
 ) -> dict[str, Tensor]:
-    """Optimizer and random states by name; those on the CPU are not copied."""
+    """Optimizer and random states, each under its name; those on the CPU are not copied."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     # An optimizer without state has none to save: PyTorch would initialise it, by a step with zero
@@ -164,30 +163,13 @@ def write_checkpoint(
         for path in temporary.iterdir():
             path.chmod(mode)
         for path in [*temporary.iterdir(), temporary, *flush_first]:
-            flush(path)
+            sync(path)
         if checkpoint.exists():
             remove(checkpoint)
         temporary.rename(checkpoint)
-        flush(checkpoint.parent)
+        sync(checkpoint.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, from memory to the disk; no file is no matter."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR):  # Windows opens no folders
-            return
-        raise
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not for this file
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def load_tensors(
@@ -243,8 +225,8 @@ def load_tensors(
 def _read_weights(checkpoint: Path, causal_lm: nn.Module) -> dict[str, Tensor]:
     """The weights as a state of this very model, complete and in float32.
 
-    The architecture is the run's own and not that of the checkpoint's config.json, so a stranger's
-    file cannot ask for another one, or for one of any size.
+    The architecture is the run's own and not that of the checkpoint's config.json, so no file from
+    outside can ask for another one, or for one of any size.
     """
     from safetensors import safe_open
 
@@ -288,7 +270,7 @@ def _check_tensors(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
 
 
 def without_progress_bars(action: Callable[[], Any]) -> Any:
-    """transformers shows a bar for each file it writes, across ours."""
+    """Without the bars of transformers, which would break the run's own."""
     from transformers.utils import logging
 
     was_enabled = logging.is_progress_bar_enabled()

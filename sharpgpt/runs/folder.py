@@ -1,7 +1,6 @@
 """The folder of a run: its name, whether it may be used, what it continues, what describes it."""
 
 import contextlib
-import json
 import re
 import stat
 import tempfile
@@ -13,8 +12,7 @@ from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import write_text
-from sharpgpt.core.jsonio import read_object
+from sharpgpt.core.jsonio import read_object, write_json
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.resolve import checkpoint_path, resolve_checkpoint
 from sharpgpt.runs.state import TrainingState
@@ -127,7 +125,7 @@ class RunFolder:
     def write_description(self, config: TrainingConfig, environment: dict[str, Any]) -> None:
         """Write config.yaml and environment.json."""
         config.to_yaml(self.path / "config.yaml")
-        write_text(self.path / "environment.json", json.dumps(environment, indent=2))
+        write_json(self.path / "environment.json", environment, indent=2)
 
 
 def _checkpoint_path(config: TrainingConfig, path: Path) -> Path:
@@ -179,7 +177,7 @@ def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> No
 
 
 def _require_plain_files(path: Path) -> None:
-    """Refuse links, which would have another file cut off and added to, and pipes, which wait."""
+    """Refuse links, through which another file would be truncated, and pipes, which block."""
     for name in ("metrics.jsonl", "samples.jsonl", "log.txt", "environment.json"):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG((path / name).lstat().st_mode):

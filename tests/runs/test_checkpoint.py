@@ -452,7 +452,7 @@ def test_files_and_folders_are_flushed_before_and_after_the_rename(
 ) -> None:
     done: list[str] = []
     original = Path.rename
-    monkeypatch.setattr(checkpoint_files, "flush", lambda path: done.append(path.name))
+    monkeypatch.setattr(checkpoint_files, "sync", lambda path: done.append(path.name))
     monkeypatch.setattr(
         Path, "rename", lambda self, to: (done.append(f"to {to.name}"), original(self, to))[1]
     )
