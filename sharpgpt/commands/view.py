@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_tokens", type=int, default=2000, help="how much of the text, from its start [2000]"
     )
     parser.add_argument(
-        "--num_candidates", type=int, default=5, help="likeliest tokens shown at each place [5]"
+        "--num_candidates", type=int, default=5, help="most probable tokens shown at each place [5]"
     )
     parser.add_argument(
         "--output", default="view.html", help="the page, or a folder for view.html [view.html]"

@@ -30,7 +30,7 @@ VALIDATION = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the files of the checkpoint and its run folder say."""
+    """What is known from the files of the checkpoint and its run folder."""
 
     folder: Path
     name: str

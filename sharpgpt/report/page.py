@@ -96,7 +96,7 @@ def _evaluated(run: RunFiles) -> list[Headline]:
     found = []
     for label, names, note in (
         ("Bits per byte", ("figures", "bits_per_byte", "estimate"), "whole validation split"),
-        ("Best temperature", ("temperature", "best"), "1 for a model as sharp as it should be"),
+        ("Best temperature", ("temperature", "best"), "1 for a model of the right sharpness"),
         ("Calibration error", ("calibration", "unchanged", "smooth_ece"), "smooth"),
     ):
         value = number_of(one, *names)

@@ -33,9 +33,9 @@ class Prediction:
     entropy: float
     max_prob: float
     rank: int
-    """1 if the token was the likeliest."""
+    """1 for the most probable token."""
     candidates: Sequence[tuple[bytes, float]]
-    """The likeliest tokens and their probabilities, likeliest first."""
+    """The most probable tokens and their probabilities, in falling order."""
     target_place: int | None = None
     """Index of the token among the candidates; None if it is not one of them."""
 
@@ -98,7 +98,7 @@ def write_view(view: TextView, path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Scale:
-    """One way to tint: `legend` says what its first and its last swatch stand for."""
+    """One way to tint: `legend` labels its first and its last swatch."""
 
     key: str
     label: str
@@ -144,7 +144,7 @@ class Tints:
         if self.is_comparison:
             end = number(self.difference, 2)
             legend = (f"−{end} nats and below", f"+{end} nats and above")
-            meaning = "blue: likelier than for A; red: less likely"
+            meaning = "blue: more probable than for A; red: less"
             scales.append(Scale("difference", "Difference of the loss to A", legend, meaning))
         return scales
 

@@ -27,7 +27,7 @@ def visible(text: str) -> str:
 
     Space ·, newline ↵, tab →, carriage return ⟨CR⟩, everything else of that kind (control,
     formatting, private, unassigned, other spaces) as ⟨U+00A0⟩: signs that every font has. An accent
-    without a letter stands on ◌.
+    without a letter is shown on ◌.
     """
     shown = [_visible(character) for character in text]
     if text and unicodedata.category(text[0]).startswith("M"):
@@ -53,7 +53,7 @@ def visible_bytes(token: bytes) -> str:
 def texts_of_tokens(tokens: Sequence[bytes]) -> list[TokenText]:
     """How the tokens of a text are shown, one after the other.
 
-    A character that several tokens share stands in the first of them; the others are ‥.
+    A character that several tokens share is shown in the first of them; the others are ‥.
     """
     data = b"".join(tokens)
     characters = _characters(data)
