@@ -137,24 +137,12 @@ def _sections(run: RunFiles) -> dict[str, list[Drawing]]:
     return sections
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A generated text, split into its prompt and what the model wrote."""
-
-    prompt: str
-    continuation: str
-    settings: str
-
-
-def _samples_by_step(samples: Iterable[dict[str, Any]]) -> list[tuple[str, list[Sample]]]:
+def _samples_by_step(samples: Iterable[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """(step, its samples), newest step first."""
-    by_step: dict[Any, list[Sample]] = {}
+    by_step: dict[int | None, list[dict[str, Any]]] = {}
     for sample in samples:
-        prompt, settings = str(sample.get("prompt", "")), mapping(sample, "settings")
-        words = (f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
-        continuation = sample["text"].removeprefix(prompt)
-        step = sample.get("step") if _is_int(sample.get("step")) else None
-        by_step.setdefault(step, []).append(Sample(prompt, continuation, ", ".join(words)))
+        step = sample.get("step")
+        by_step.setdefault(step if _is_int(step) else None, []).append(sample)
     steps = sorted(by_step, key=lambda step: -math.inf if step is None else step, reverse=True)
     return [("unknown" if step is None else number(step), by_step[step]) for step in steps]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.files import write_text
-from sharpgpt.report.arms import mean_of, number_of, value_at
+from sharpgpt.report.arms import mapping, mean_of, number_of, value_at
 from sharpgpt.report.numbers import number, percent
 from sharpgpt.report.visible import visible_bytes
 
@@ -13,9 +13,9 @@ from sharpgpt.report.visible import visible_bytes
 def environment(**options: Any) -> Any:
     """A jinja environment over the templates of this package, everything escaped.
 
-    Filters: `number`, `thousands`, `percent`; `at`, `number_at` and `mean_at` (over several), into
-    nested JSON that may lack parts; `visible`, for the bytes of a token; `svg`, which marks a
-    picture as safe.
+    Filters: `number`, `thousands`, `percent`; `at`, `mapping`, `number_at` and `mean_at` (over
+    several), into nested JSON that may lack parts; `visible`, for the bytes of a token; `svg`,
+    which marks a picture as safe.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -33,6 +33,7 @@ def environment(**options: Any) -> Any:
         "thousands": "{:,.0f}".format,
         "percent": percent,
         "at": value_at,
+        "mapping": mapping,
         "number_at": number_of,
         "mean_at": mean_of,
         "visible": visible_bytes,

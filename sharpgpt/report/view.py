@@ -81,6 +81,13 @@ def write_view(view: TextView, path: Path) -> Path:
         assert len(model.predictions) == len(view.tokens) - 1, "the first token is not predicted"
     tints = Tints(view.models)
     measures = [_measures(model) for model in view.models]
+    first = view.models[0].predictions
+    comparisons = []
+    for index, model in enumerate(view.models[1:], 1):
+        pairs = list(zip(model.predictions, first, strict=True))
+        better = sum(own.ce < other.ce for own, other in pairs)
+        sharper = sum(own.entropy < other.entropy for own, other in pairs)
+        comparisons.append((_letter(index), better, sharper))
     return write_page(
         path,
         "view.html.jinja",
@@ -88,22 +95,12 @@ def write_view(view: TextView, path: Path) -> Path:
         num_tokens=len(view.tokens),
         notes=[printable(note) for note in view.notes],
         columns=[_column(view, index, tints) for index in range(len(view.models))],
-        scales=tints.scales(),
+        tints=tints,
         measures=list(measures[0]),
         rows=list(_rows(view.models, measures)),
-        summary_sentence=_sentence(view.models),
+        comparisons=comparisons,
         is_one_vocabulary=len({model.vocab_size for model in view.models}) == 1,
     )
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One way to tint: `legend` labels its first and its last swatch."""
-
-    key: str
-    label: str
-    legend: tuple[str, str]
-    meaning: str
 
 
 class Tints:
@@ -119,7 +116,6 @@ class Tints:
         self.entropy = _scale_end([prediction.entropy for prediction in every])
         self.loss = _scale_end([prediction.ce for prediction in every])
         self.difference = _scale_end(differences)
-        self.is_comparison = bool(differences)
 
     def classes(self, prediction: Prediction, first: Prediction | None) -> str:
         """The classes of a token: e entropy, m largest probability, l loss, b or w better or worse
@@ -133,24 +129,6 @@ class Tints:
             difference = prediction.ce - first.ce
             levels["w" if difference > 0 else "b"] = _level(abs(difference) / self.difference)
         return "".join(f" {letter}{level}" for letter, level in levels.items() if level)
-
-    def scales(self) -> list[Scale]:
-        """The ways to tint, in the order of the switch."""
-        scales = [
-            Scale("entropy", "Entropy", _ends(self.entropy), "the stronger, the less certain"),
-            Scale("max-prob", "Largest probability", ("0", "1"), "the stronger, the sharper"),
-            Scale("loss", "Loss of the token", _ends(self.loss), "the stronger, the less expected"),
-        ]
-        if self.is_comparison:
-            end = number(self.difference, 2)
-            legend = (f"−{end} nats and below", f"+{end} nats and above")
-            meaning = "blue: more probable than for A; red: less"
-            scales.append(Scale("difference", "Difference of the loss to A", legend, meaning))
-        return scales
-
-
-def _ends(end: float) -> tuple[str, str]:
-    return "0", f"{number(end, 2)} nats and above"
 
 
 def _scale_end(values: Sequence[float]) -> float:
@@ -186,7 +164,7 @@ def _column(view: TextView, index: int, tints: Tints) -> dict[str, Any]:
         "other": None if other is None else _letter(other),
         "name": printable(model.name),
         "about": printable(model.about),
-        "context": _context(model),
+        "model": model,
         "cells": cells,
     }
 
@@ -195,18 +173,6 @@ def _letter(index: int) -> str:
     """A, B, ... Z, A2, B2, ..."""
     turn, place = divmod(index, len(ascii_uppercase))
     return ascii_uppercase[place] + (str(turn + 1) if turn else "")
-
-
-def _context(model: ModelView) -> str:
-    """How much text the model sees, in a sentence."""
-    if len(model.predictions) <= model.context_tokens:
-        return "Every token is predicted from all the text before it."
-    return (
-        f"The model sees at most {model.context_tokens:,} tokens. The text is read in windows of "
-        f"that length that overlap by about half, so past the first {model.context_tokens:,} every "
-        f"token is predicted from the {model.least_context_tokens:,} to {model.context_tokens:,} "
-        "tokens before it."
-    )
 
 
 def _measures(model: ModelView) -> dict[str, float]:
@@ -239,17 +205,3 @@ def _difference(own: float, first: float) -> str:
         return number(own - first)
     decimals = len(number(own).partition(".")[2])
     return f"{own - first:+,.{decimals}f}".replace("-", "−")
-
-
-def _sentence(models: Sequence[ModelView]) -> str:
-    """How many tokens each later model finds likelier than the first, in words."""
-    sentences = []
-    for i, model in enumerate(models[1:], 1):
-        pairs = list(zip(model.predictions, models[0].predictions, strict=True))
-        likelier = sum(own.ce < first.ce for own, first in pairs)
-        sharper = sum(own.entropy < first.entropy for own, first in pairs)
-        sentences.append(
-            f"{_letter(i)} gives {likelier:,} of {len(pairs):,} tokens a higher probability than A "
-            f"does, and is sharper (has less entropy) at {sharper:,}."
-        )
-    return " ".join(sentences)
