@@ -1,6 +1,9 @@
-"""Optimizer state in a checkpoint's files is what the optimizers hold, and nothing is made up."""
+"""The files of a checkpoint: what is saved is what is loaded, and nothing foreign is used."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +12,21 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.runs import checkpoint_files
-from sharpgpt.runs.checkpoint_files import STATE_TENSORS, load_tensors, training_tensors
+from sharpgpt.runs.checkpoint import Checkpoint
+from sharpgpt.runs.checkpoint_files import STATE_TENSORS, HostCopies, load_tensors, training_tensors
 from sharpgpt.training.optimizer import create_optimizers
+from sharpgpt.training.train import train
+from tests.runs.broken_checkpoints import (
+    FILES,
+    newest,
+    reseal,
+)
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+MakeConfig = Callable[..., TrainingConfig]
 CPU = torch.device("cpu")
 UNUSED = "transformer.h.0.mlp.c_fc.weight"
 
@@ -54,3 +67,100 @@ def test_state_is_saved_and_loaded_as_it_is(
     assert all(torch.equal(weights[name], value) for name, value in other.state_dict().items())
     for group in others[1].param_groups:
         assert group["lr"] == TrainingConfig().learning_rate
+
+
+def changed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., None]:
+    def apply(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = change(tensors[name])
+
+    return apply
+
+
+WEIGHT, MOMENT = "transformer.h.0.mlp.c_fc.weight", "optimizer/transformer.wte.weight/exp_avg"
+
+HOSTILE_TENSORS: list[tuple[str, Callable[..., Any], str]] = [
+    ("model", changed(WEIGHT, lambda t: t.T.contiguous()), "mismatched|size"),
+    ("model", changed(WEIGHT, lambda t: t[:1].contiguous()), "mismatched|size"),
+    ("model", changed(WEIGHT, torch.Tensor.half), "type F16"),
+    ("model", changed(WEIGHT, torch.Tensor.long), "type I64"),
+    ("model", lambda t: t.pop(WEIGHT), "missing_keys"),
+    ("model", lambda t: t.update(extra=torch.zeros(3)), "unexpected_keys"),
+    ("model", lambda t: t.clear(), "missing_keys|metadata"),
+    ("training_state", changed(MOMENT, lambda t: t[:1].contiguous()), "is not its own"),
+    ("training_state", changed(MOMENT, lambda t: t[None].contiguous()), "is not its own"),
+    ("training_state", changed(MOMENT, torch.Tensor.double), "is not its own"),
+    ("training_state", lambda t: t.pop(MOMENT), "exp_avg is missing"),
+    ("training_state", lambda t: t.update({"optimizer/no/exp_avg": torch.zeros(3)}), "its own"),
+    ("training_state", lambda t: t.update({MOMENT + "/x": torch.zeros(3)}), "is not its own"),
+    ("training_state", lambda t: t.pop("random/cpu"), "random/cpu is missing"),
+    ("training_state", changed("random/cpu", lambda t: t[:9].clone()), "RNG state"),
+    ("training_state", changed("random/cpu", lambda t: t.float()), "is not its own"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), HOSTILE_TENSORS)
+def test_tensors_of_another_kind_are_refused_before_any_is_used(
+    checkpoints: Path, name: str, change: Callable[..., Any], message: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = newest(checkpoints) / f"{name}.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    reseal(newest(checkpoints))
+    Checkpoint.verified(newest(checkpoints))
+    causal_lm = create_gpt2_model(
+        n_layer=1, n_head=2, n_embd=32, vocab_size=64, max_seq_length=32, end_of_text_id=None
+    )
+    optimizers = create_optimizers(causal_lm, TrainingConfig())
+    before = {key: value.clone() for key, value in causal_lm.state_dict().items()}
+    with pytest.raises(UserError, match=r"cannot be continued with these settings") as caught:
+        load_tensors(newest(checkpoints), causal_lm, optimizers, torch.device("cpu"))
+    assert any(part in str(caught.value) for part in message.split("|")), str(caught.value)
+    after = causal_lm.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not optimizers[0].state
+
+
+def test_a_config_json_of_any_size_asks_for_nothing(checkpoints: Path) -> None:
+    """The architecture is the run's own; a stranger's config.json could ask for a terabyte."""
+    path = newest(checkpoints) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"n_embd": 10**9, "n_layer": 10**9, "auto_map": {"AutoModel": "evil.py--Model"}}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    causal_lm = create_gpt2_model(
+        n_layer=1, n_head=2, n_embd=32, vocab_size=64, max_seq_length=32, end_of_text_id=None
+    )
+    load_tensors(
+        newest(checkpoints), causal_lm, create_optimizers(causal_lm, TrainingConfig()),
+        torch.device("cpu"),
+    )  # fmt: skip
+
+
+def test_files_and_folders_are_flushed_before_and_after_the_rename(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    original = Path.rename
+    monkeypatch.setattr(checkpoint_files, "sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(
+        Path, "rename", lambda self, to: (done.append(f"to {to.name}"), original(self, to))[1]
+    )
+    train(tiny_config(max_steps=1, n_layer=1))
+    folder, record = ".unfinished_step_00000001", ["metrics.jsonl", "samples.jsonl"]
+    assert sorted(done[: len(FILES)]) == sorted(FILES)
+    assert done[len(FILES) :] == [folder, *record, "to step_00000001", "checkpoints"]
+
+
+def test_copies_in_host_memory_use_the_same_buffers_and_share_what_was_shared() -> None:
+    copies = HostCopies()
+    weight = torch.arange(6.0).reshape(2, 3)
+    first = copies.of({"a": weight, "tied": weight, "t": weight.T})
+    assert first["a"] is first["tied"]
+    assert torch.equal(first["t"], weight.T)
+    weight += 1
+    assert not torch.equal(first["a"], weight)
+    second = copies.of({"a": weight, "tied": weight, "t": weight.T})
+    assert torch.equal(second["a"], weight)
+    assert second["a"].data_ptr() == first["a"].data_ptr()

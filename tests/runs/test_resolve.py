@@ -19,7 +19,7 @@ from sharpgpt.runs.resolve import (
     resolve_model,
     resolve_run,
 )
-from tests.runs.resealed import write_as_newer_version
+from tests.runs.broken_checkpoints import write_as_newer_version
 
 FIXTURE = Path(__file__).parents[1] / "compatibility/fixtures"
 RUN = "outputs/adamw"

@@ -1,7 +1,6 @@
 """The records of whole runs: what W&B stored offline, and what a resumed log keeps."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import pytest
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS
-from sharpgpt.runs.tracker import RunLog
 from sharpgpt.runs.trackers import wandb
 from sharpgpt.training import loop
 from sharpgpt.training.train import train
@@ -88,44 +86,6 @@ def test_a_part_that_is_not_tracked_leaves_the_id_to_the_next_one(tiny_config: M
     segments = sorted((first.run_folder / "wandb").glob("offline-run-*"))
     assert len(segments) == 2
     assert len({path.name.split("-")[-1] for path in segments}) == 1
-
-
-@pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "samples.jsonl", "log.txt", "environment.json"]
-)  # fmt: skip
-@pytest.mark.parametrize("what", ["link", "pipe"])
-def test_records_that_lead_elsewhere_are_refused(
-    tiny_config: MakeConfig, tmp_path: Path, name: str, what: str
-) -> None:
-    """In a run folder from a stranger a link had another file cut off; a pipe waited for ever."""
-    other, folder = tmp_path / "other", tmp_path / "outputs" / "tiny"
-    other.write_text("precious\n", encoding="utf-8")
-    folder.mkdir(parents=True)
-    if what == "link":
-        (folder / name).symlink_to(other)
-    else:
-        os.mkfifo(folder / name)
-    with pytest.raises(UserError, match=rf"run_name: .*{name} is a link, a folder or a pipe"):
-        train(tiny_config(resume="auto", max_steps=1))
-    assert other.read_text(encoding="utf-8") == "precious\n"
-
-
-def test_a_resumed_log_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:
-    first = RunLog(tmp_path, first_step=0)
-    for step in (1, 2, 3):
-        first.log(step, {"train/loss": float(step)})
-        first.log_samples(step, "p", [f"text\u2028{step}\x85"], {})
-    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"step": 3, "tra')  # torn by a crash
-    second = RunLog(tmp_path, first_step=2)
-    second.log(3, {"train/loss": 30.0, "train/perplexity": float("inf")})
-    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
-    assert [(event["step"], event["train/loss"]) for event in events] == [(1, 1), (2, 2), (3, 30)]
-    assert events[2]["train/perplexity"] is None
-    assert events[2]["time_s"] >= events[1]["time_s"]
-    samples = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    assert [json.loads(line)["text"] for line in samples] == ["text\u20281\x85", "text\u20282\x85"]
 
 
 class _FullTracker:

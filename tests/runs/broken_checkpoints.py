@@ -1,11 +1,53 @@
-"""Checkpoints that were changed and given a manifest that fits the change."""
+"""Checkpoints of a short run, and what may happen to them."""
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sharpgpt.runs.manifest import MANIFEST, file_facts, read_manifest
+
+FILES = (
+    "checkpoint.json", "config.json", "generation_config.json", "model.safetensors",
+    "tokenizer.json", "tokenizer_config.json", "training_state.json", "training_state.safetensors",
+)  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "max_steps": 6, "save_interval": 2, "keep_checkpoints": 9, "eval_interval": 2, "n_layer": 1,
+}  # fmt: skip
+
+
+def newest(checkpoints: Path) -> Path:
+    return checkpoints / "step_00000006"
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def flip(place: float) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[int(place * (len(data) - 1))] ^= 1
+        path.write_bytes(data)
+
+    return damage
+
+
+def grow(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"\n")
+
+
+DAMAGES = {
+    "truncated": truncate, "emptied": empty, "deleted": Path.unlink, "grown": grow,
+    "flipped at the start": flip(0), "flipped inside": flip(0.4), "flipped at the end": flip(1),
+}  # fmt: skip
 
 
 def reseal(checkpoint: Path, **changes: Any) -> None:
