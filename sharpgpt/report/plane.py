@@ -71,6 +71,8 @@ def plane(
         )  # fmt: skip
         chart.sentences.append(_sentence(arm.name, point))
     shown: list[tuple[float, ...]] = [point for _, point in points]
+    if curve:  # the line below or above each point
+        shown += [(x, float(np.interp(x, *_rising(curve)))) for x, _ in shown]
     if not points:
         shown = [one[1:] for one in curve if WIDE[0] <= one[0] <= WIDE[1]]
         best = mapping(next(iter(baseline.runs), {}), "temperature")

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sharpgpt.report.arms import Arm, arms_of
 from sharpgpt.report.bars import scale_of
 from sharpgpt.report.comparison import write_comparison
 from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import signed
 from sharpgpt.report.page import write_report
-from sharpgpt.report.plane import smooth_curve
+from sharpgpt.report.plane import plane, smooth_curve
 from sharpgpt.report.runs import write_runs_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -163,6 +164,17 @@ def test_one_model_is_shown_over_many_temperatures(tmp_path: Path) -> None:
     assert max(shown) > 1.3
     html = (tmp_path / "evaluation.html").read_text("utf-8")
     assert "Best temperature 1.02, the square" in html
+
+
+def test_the_line_is_in_the_picture_at_the_entropy_of_each_arm() -> None:
+    """Otherwise nobody could tell whether an arm is above or below it."""
+    content = arm("neg_entropy", 0.1, "worse", 0.02)
+    content["point"] = {"entropy": 1.0, "ce": 2.5}
+    baseline = Arm("baseline", 0, 1.0, [evaluation("base")], {})
+    drawing = plane(baseline, arms_of([content]))
+    assert drawing is not None
+    bottom, top = drawing.figure.axes[0].get_ylim()
+    assert bottom < 1.9 + (1.0 / 1.9 - 1) ** 2 / 4 < 2.5 < top
 
 
 def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -> None:
