@@ -24,8 +24,8 @@ from sharpgpt.data.blocks import TrainingBlocks
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.model.build import create_model
 from sharpgpt.model.lm import SharpnessLM
-from sharpgpt.training.loop import clip_gradients
 from sharpgpt.training.optimizer import create_optimizers
+from sharpgpt.training.step import clip_gradients
 
 NUM_TOKENS, ROUNDS = 50_000_000, 300
 

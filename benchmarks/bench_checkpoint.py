@@ -52,8 +52,9 @@ def one_run(folder: Path, *, background: bool) -> dict[str, Any]:
         writes.append(last_written - started)
 
     def timed_step(self: Training, started: float, *, is_taken: bool) -> None:
-        is_writing = self.saver._writing is not None and not self.saver._writing.done()
-        if self.step > 0:
+        writing = self.outputs.saver._writing
+        is_writing = writing is not None and not writing.done()
+        if self.progress.step > 0:
             was_beside = is_writing or started < last_written
             (beside if was_beside else after).append(time.perf_counter() - started)
         end_step(self, started, is_taken=is_taken)

@@ -14,7 +14,8 @@ import time
 from record import REPOSITORY, write_result
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.training.train import load_training_data, train
+from sharpgpt.training.build import load_training_data
+from sharpgpt.training.train import train
 
 TARGET_CE = 1.90
 

@@ -18,8 +18,8 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.model.lm import SharpnessLM
 from sharpgpt.sharpness import PENALTIES
-from sharpgpt.training.loop import clip_gradients
 from sharpgpt.training.optimizer import create_optimizers
+from sharpgpt.training.step import clip_gradients
 
 BATCH, LENGTH, ROUNDS = 4, 128, 20
 CASES = {"weight 0": ("non_max_sum", 0.0)} | {name: (name, 0.01) for name in PENALTIES}

@@ -84,4 +84,4 @@ def command_environment(text_cache: Path) -> dict[str, str]:
 def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots, and measuring the machine, are most of the time of a tiny run."""
     monkeypatch.setattr("sharpgpt.training.result.write_report", lambda _: None)
-    monkeypatch.setattr("sharpgpt.training.train.peak_flops", lambda _: (1e12, "none"))
+    monkeypatch.setattr("sharpgpt.training.build.peak_flops", lambda _: (1e12, "none"))

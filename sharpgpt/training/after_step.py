@@ -1,13 +1,18 @@
 """What is due after a step: a log line, a validation, samples. None of it changes the run.
 
-A signal breaks off validations and samples, which may take minutes. What was broken off stays in
-`Training.due`, is saved so, and is done first when the run is resumed: the records are those of a
-run that was never stopped.
+Every rank makes these calls. Validation blocks are shared by the ranks and their sums reduced;
+rank 0 alone generates samples, which needs no collective.
+
+A signal interrupts validation and sampling, which may take minutes. What was interrupted stays in
+`Progress.due`, is saved there, and is done first in the resumed run, so the records are those of an
+uninterrupted run.
 """
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -17,172 +22,210 @@ from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM, console_line
 from sharpgpt.evaluation.generation import generate_texts
 from sharpgpt.evaluation.metrics import evaluate
 from sharpgpt.runs.checkpoint_files import random_states, set_random_states
-from sharpgpt.runs.state import DueWork, Figure
+from sharpgpt.runs.state import DueWork
+from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.signals import Interrupted, StopSignal
 from sharpgpt.training.schedule import penalty_weight_at
-from sharpgpt.training.state import CannotGoOnError, Training
+from sharpgpt.training.state import Training
+from sharpgpt.training.step import unreadable_text
+
+logger = logging.getLogger(__name__)
 
 LONG_VALIDATION_FLOPS = 2e12
-"""Work (some ten seconds on a CPU) from which a line says that a validation is under way."""
+"""From this much work on (some ten seconds on a CPU), a line announces a validation."""
 
 Result = TypeVar("Result")
 
 
-def is_due(run: Training, interval: int) -> bool:
-    """Whether something is done after this step: at each interval (0: none) and at the end."""
-    return (interval > 0 and run.step % interval == 0) or run.step == run.total_steps
-
-
-def work_due(run: Training) -> list[DueWork]:
-    """What is to be done after this step, in order."""
-    config, due = run.config, list[DueWork]()
-    if is_due(run, config.eval_interval):
+def due_work(run: Training) -> list[DueWork]:
+    """What is due after this step, in order."""
+    due = list[DueWork]()
+    if run.is_due(run.config.eval_interval):
         due.append("validate")
-    if is_due(run, config.generate_interval) and config.num_generate_samples > 0:
+    if run.is_due(run.config.generate_interval) and run.config.num_generate_samples > 0:
         due.append("sample")
     return due
 
 
 def do_due_work(run: Training, stop: StopSignal) -> None:
-    """Do what is in `run.due`, until a signal comes. The first process does it, the others wait.
+    """Do what is due, until any rank receives a signal.
 
     Raises:
-        CannotGoOnError: the validation text cannot be read.
+        CannotContinueError: the validation text cannot be read.
     """
-    if not run.due:
-        return
     actions: dict[DueWork, Callable[[Training, StopSignal], None]] = {
         "validate": validate,
         "sample": sample,
     }
-    problem = None
-    if not run.processes.is_main:
-        run.due = []
-    try:
-        while run.due and stop.number is None:
-            actions[run.due[0]](run, stop)
-            run.due = run.due[1:]
-            run.saver.amend(run.step, run.after_step())
-    except Interrupted:
-        pass
-    except CannotGoOnError as error:
-        problem = error
-    run.stops(stop, problem)
+    progress = run.progress
+    if not progress.due:
+        return
+    must_stop = run.must_stop(stop)
+    while progress.due and not must_stop:
+        with contextlib.suppress(Interrupted):
+            actions[progress.due[0]](run, stop)
+            progress.due = progress.due[1:]
+            if run.processes.is_main:
+                run.outputs.saver.amend(progress.step, progress.after_step())
+        must_stop = run.must_stop(stop)
+    progress.due = run.processes.broadcast(progress.due)  # only rank 0 knows of its samples
+
+
+def start_bar(run: Training) -> None:
+    """Show progress by steps, on a terminal."""
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+    run.outputs.console.start_bar(
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[metrics]}"),
+        TimeRemainingColumn(),
+        total=run.plan.total_steps,
+        completed=run.progress.step,
+        metrics="",
+    )
 
 
 def log_training(
     run: Training, learning_rate: float, penalty_weight: float, grad_norm: Tensor
 ) -> None:
     """Log the means over the window and begin the next one."""
-    config, window = run.config, run.window
+    window, plan, step = run.progress.window, run.plan, run.progress.step
     has_rows = window.num_skipped_steps < window.num_steps
     started = time.perf_counter()
-    # Waits for all that the device has still to do, and for the other processes.
+    # Waits for the device and for the other ranks.
     rows = window.rows.over(run.processes.all_reduce_sum)
     means = rows.means("train/") if has_rows else {}
     window.seconds += time.perf_counter() - started
-    tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
-    tokens_per_s = window.num_steps * tokens_per_step / window.seconds
+    tokens_per_s = window.num_steps * plan.tokens_per_step / window.seconds
     metrics = {
         **means,
         "train/learning_rate": learning_rate,
         "train/penalty_weight": penalty_weight,
         "train/grad_norm": grad_norm.item(),
         "train/tokens_per_s": tokens_per_s,
-        "train/mfu": tokens_per_s * run.flops_per_token / run.peak_flops,
-        **run.watch.counts(),
+        "train/mfu": tokens_per_s * plan.flops_per_token / plan.peak_flops,
+        **run.progress.anomalies.counts(),
     }
     histograms = {MAX_PROB_HISTOGRAM: rows.histogram()} if has_rows else None
-    run.log.log(run.step, metrics, histograms)
+    run.outputs.log.log(step, metrics, histograms)
     if has_rows:
-        run.terminal.show_training(
-            run.step, run.total_steps, metrics, window.seconds / window.num_steps
-        )
+        line = console_line(metrics, "train")
+        left = clock((plan.total_steps - step) * window.seconds / window.num_steps)
+        in_bar = {"log_file_only": run.outputs.console.has_bar}
+        logger.info("step %d/%d  %s  %s left", step, plan.total_steps, line, left, extra=in_bar)
+        run.outputs.console.update_bar(metrics=line)
     else:
-        run.terminal.say(f"step {run.step}: all {window.num_steps} steps were skipped")
+        logger.info("step %d: all %d steps were skipped", step, window.num_steps)
     window.clear()
 
 
 def validate(run: Training, stop: StopSignal) -> None:
     """Log `val/*` over the validation blocks, with the penalty weight of this step."""
-    weight = penalty_weight_at(max(0, run.step - 1), run.total_steps, run.config)
-    blocks, size = run.val_blocks, run.config.batch_size
+    step, plan, blocks = run.progress.step, run.plan, run.data.val_blocks
+    weight = penalty_weight_at(max(0, step - 1), plan.total_steps, run.config)
     # A forward pass is a third of a training step's FLOPs.
-    if len(blocks) * run.config.max_seq_length * run.flops_per_token / 3 > LONG_VALIDATION_FLOPS:
-        run.terminal.say(f"step {run.step}: validating on {len(blocks)} blocks")
-    try:
-        metrics = _until_signal(
-            run,
-            stop,
-            lambda: evaluate(
-                run.model,
-                (blocks[first : first + size] for first in range(0, len(blocks), size)),
-                penalty_weight=weight,
-                device=run.device,
-            ),
-        )
-    except (OSError, UserError) as error:
-        raise CannotGoOnError(
-            f"step {run.step}: the validation text cannot be read ({error})",
-            "Mend the file or the disk, then resume auto",
-        ) from error
-    run.log.log(run.step, metrics)
-    ce_loss = metrics["val/ce_loss"]
-    if math.isfinite(ce_loss):
-        run.validated = Figure(step=run.step, val_ce_loss=ce_loss)
-        if run.best is None or ce_loss < run.best.val_ce_loss:
-            run.best = run.validated
-    run.terminal.say(f"step {run.step}: validation {console_line(metrics, 'val')}")
+    if len(blocks) * blocks.block_length * plan.flops_per_token / 3 > LONG_VALIDATION_FLOPS:
+        logger.info("step %d: validating on %d blocks", step, len(blocks))
+    num_batches, processes = math.ceil(len(blocks) / run.config.batch_size), run.processes
+    metrics = _interruptible(
+        run,
+        stop,
+        lambda: evaluate(
+            run.model.loss_lm,
+            _validation_batches(run, stop, num_batches),
+            penalty_weight=weight,
+            device=run.device,
+            processes=processes,
+            num_counted=len(range(processes.rank, num_batches, processes.world_size)),
+        ),
+    )
+    run.outputs.log.log(step, metrics)
+    if math.isfinite(metrics["val/ce_loss"]):
+        run.progress.add_validation(metrics["val/ce_loss"])
+    logger.info("step %d: validation %s", step, console_line(metrics, "val"))
+
+
+def _validation_batches(run: Training, stop: StopSignal, num_batches: int) -> Iterator[Tensor]:
+    """Every `world_size`-th batch, from the rank on.
+
+    Each rank gets the same number, since with sharded weights a forward pass is a collective: some
+    end with a batch that does not count.
+
+    Raises:
+        Interrupted: any rank received a signal.
+        CannotContinueError: any rank cannot read its blocks.
+    """
+    blocks, size, processes = run.data.val_blocks, run.config.batch_size, run.processes
+    for first in range(0, num_batches, processes.world_size):
+        number = min(first + processes.rank, num_batches - 1)
+        problem = None
+        try:
+            batch_BT = blocks[number * size : (number + 1) * size]
+        except (OSError, UserError) as error:
+            problem = unreadable_text(run.progress.step, "validation", error)
+        if run.must_stop(stop, problem):  # raises `problem`
+            raise Interrupted
+        yield batch_BT
 
 
 def sample(run: Training, stop: StopSignal) -> None:
     """Log generated texts; their randomness depends on the seed and the step alone.
 
-    A failure is said once, and the run goes on without samples of this step.
+    The first failure is logged, and the run continues without samples of this step.
     """
-    config = run.config
-    if config.num_generate_samples == 0:  # as a resumed run may ask, with samples still due
+    config, step = run.config, run.progress.step
+    # A resumed run may have samples due and now ask for none.
+    if not run.processes.is_main or config.num_generate_samples == 0:
         return
     settings: dict[str, Any] = {
         "max_length": config.generate_max_length,
         "temperature": config.generate_temperature,
         "top_p": config.generate_top_p,
-        "seed": config.seed + run.step,
+        "seed": config.seed + step,
     }
     try:
-        texts = _until_signal(
+        texts = _interruptible(
             run,
             stop,
             lambda: generate_texts(
-                run.causal_lm,
-                run.tokenizer,
+                run.model.causal_lm,
+                run.data.tokenizer,
                 prompt=config.generate_prompt,
                 num_samples=config.num_generate_samples,
                 window=config.max_seq_length,
                 **settings,
             ),
+            at_once=True,
         )
     except Exception as error:
-        run.terminal.note_once("no samples", f"{type(error).__name__}: {error}")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        logger.warning("no samples: %s", reason, extra={"once": "no samples"})
         return
-    run.log.log_samples(run.step, config.generate_prompt, texts, settings)
-    run.terminal.say(f"step {run.step}: sample: {' '.join(texts[0].split())[:200]}")
+    run.outputs.log.log_samples(step, config.generate_prompt, texts, settings)
+    logger.info("step %d: sample: %s", step, " ".join(texts[0].split())[:200])
 
 
-def _until_signal(run: Training, stop: StopSignal, compute: Callable[[], Result]) -> Result:
-    """The result of `compute`; modes and random states are as before, however it ends.
+def _interruptible(
+    run: Training, stop: StopSignal, compute: Callable[[], Result], *, at_once: bool = False
+) -> Result:
+    """The result of `compute`; model mode and random states are restored if it does not finish.
+
+    A signal interrupts it in the middle if `at_once`, or if there is one process: an exception
+    between two collectives would leave the other ranks waiting.
 
     Raises:
         Interrupted: a signal came first.
     """
     random = random_states(run.device.torch_device)
-    is_whole = False
+    is_complete = False
+    at_once = at_once or run.processes.world_size == 1
     try:
-        with stop.interruptible():
+        with stop.interruptible() if at_once else contextlib.nullcontext():
             result = compute()
-        is_whole = True
+        is_complete = True
         return result
     finally:
-        if not is_whole:  # the exception may have come where they are put back
+        if not is_complete:  # the exception may have come while they were being restored
             set_random_states(random, run.device.torch_device)
-        run.model.train()
+        run.model.loss_lm.train()

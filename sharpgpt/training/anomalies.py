@@ -1,17 +1,17 @@
-"""Numbers gone wrong: losses and gradients that are not finite, and spikes of the loss.
+"""Detects anomalies of a step: values that are not finite, and spikes of the loss.
 
 A step is judged before the optimizer takes it. A loss is a spike if
 
     loss > median + spike_threshold * max(MAD, 0.02)
 
-over the losses of the last 100 steps taken (20 at least), MAD their median absolute deviation from
-the median. Both are robust: a spike that is taken hardly moves them. The floor of 0.02 nats keeps a
-loss that hardly varies from having spikes at all.
+over the losses of the last 100 steps taken (at least 20); MAD is their median absolute deviation
+from the median. Both are robust: one spike hardly moves them. The minimum of 0.02 nats keeps a
+nearly constant loss from having spikes.
 
-A rollback returns to the newest checkpoint and leaves the data where they are, so that the batches
-since are passed over. Everything here is part of the checkpoint and a function of the losses: a run
-that is killed after a rollback comes to the same spike again and does the same. After
-`MAX_ROLLBACKS` to one checkpoint the next spike is let through.
+A rollback returns to the newest checkpoint but not to its place in the data, so the batches since
+are skipped. All of this is a function of the losses and kept in checkpoints: a run that is killed
+after a rollback meets the same spike again and does the same. After `MAX_ROLLBACKS` to one
+checkpoint the next spike is let through.
 """
 
 import math
@@ -23,26 +23,26 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.runs.state import MAX_LOSSES, WatchState
 
 MIN_LOSSES = 20
-"""Losses before which nothing is called a spike."""
+"""With fewer losses nothing is a spike."""
 
 MIN_SPREAD = 0.02
-"""The least spread of losses, in nats."""
+"""Minimum of the spread, in nats."""
 
 MAX_ROLLBACKS = 3
 """Rollbacks to one checkpoint."""
 
 
 class Verdict(Enum):
-    """What to do with a step whose gradients are there."""
+    """What to do with a step once its gradients are computed."""
 
     TAKE = "the optimizer takes it"
-    SKIP = "it is left out"
+    SKIP = "it is skipped"
     STOP = "the run ends before it"
     ROLL_BACK = "the run returns to its newest checkpoint"
 
 
-class Watch:
-    """Judges each step by its loss and its gradient norm, and counts what went wrong."""
+class AnomalyDetector:
+    """Judges each step by its loss and its gradient norm, and counts anomalies."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self._config = config
@@ -56,10 +56,10 @@ class Watch:
         self.num_rollbacks = 0
 
     def judge(self, loss: float, grad_norm: float) -> Verdict:
-        """What to do with the step; a step that is taken or skipped is remembered as that."""
+        """What to do with the step; remembers it if it is taken or skipped."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            is_too_much = self.num_skipped_in_a_row + 1 >= self._config.max_skipped_steps
-            if self._config.on_nonfinite == "stop" or is_too_much:
+            is_limit = self.num_skipped_in_a_row + 1 >= self._config.max_skipped_steps
+            if self._config.on_nonfinite == "stop" or is_limit:
                 return Verdict.STOP
             self.num_skipped_steps += 1
             self.num_skipped_in_a_row += 1
@@ -78,7 +78,7 @@ class Watch:
         self._losses.append(loss)
 
     def is_spike(self, loss: float) -> bool:
-        """Whether `loss` is far above those of the last steps."""
+        """Whether `loss` is far above the last losses."""
         return len(self._losses) >= MIN_LOSSES and loss > self.spike_limit()
 
     def spike_limit(self) -> float:
@@ -88,15 +88,17 @@ class Watch:
         return median + self._config.spike_threshold * max(spread, MIN_SPREAD)
 
     def may_roll_back_to(self, step: int) -> bool:
-        """Whether there were fewer than `MAX_ROLLBACKS` to the checkpoint of `step`, not counting
-        those before one to another; counts this one."""
+        """Whether there were fewer than `MAX_ROLLBACKS` to the checkpoint of `step` in a row.
+
+        Counts this one.
+        """
         if step != self._rolled_back_to:
             self._rolled_back_to, self._rollbacks_there = step, 0
         self._rollbacks_there += 1
         return self._rollbacks_there <= MAX_ROLLBACKS
 
     def counts(self) -> dict[str, float]:
-        """The figures that are logged."""
+        """The metrics that are logged."""
         return {
             "train/num_skipped_steps": float(self.num_skipped_steps),
             "train/num_loss_spikes": float(self.num_loss_spikes),
@@ -115,7 +117,7 @@ class Watch:
         )
 
     def restore(self, state: WatchState, *, after_rollback: bool = False) -> None:
-        """The inverse of `state`; after a rollback that and its spike stay counted."""
+        """Continue from a checkpoint; a rollback to it and its spike stay counted."""
         spikes, rollbacks = self.num_loss_spikes, self.num_rollbacks + 1
         self._losses = deque(state.losses, maxlen=MAX_LOSSES)
         self._in_spike = state.in_spike

@@ -1,4 +1,4 @@
-"""What a run would be: resolved settings, parameters, steps, FLOPs and memory. Trains nothing."""
+"""`--dry_run`: the resolved settings, parameters, steps, FLOPs and memory of a run."""
 
 import torch
 
@@ -7,12 +7,12 @@ from sharpgpt.config.yaml_files import commented_yaml
 from sharpgpt.data.blocks import TrainingBlocks
 from sharpgpt.model.build import create_model
 from sharpgpt.runtime.device import choose_device
+from sharpgpt.training.build import load_training_data, total_steps, training_flops_per_token
 from sharpgpt.training.memory import estimate_text, memory_estimate
-from sharpgpt.training.train import load_training_data, total_steps, training_flops_per_token
 
 
 def describe(config: TrainingConfig) -> str:
-    """The text that `--dry_run` prints. Raises as `train` does, for what shows without weights."""
+    """The text that `--dry_run` prints. Raises as `train` does, as far as it needs no weights."""
     config.check()
     device = choose_device(config)
     data = load_training_data(config, may_prepare=False)
@@ -36,7 +36,7 @@ def describe(config: TrainingConfig) -> str:
             f"{len(data.val_tokens):,} validation tokens, {len(blocks):,} blocks an epoch",
             f"model             {type(causal_lm).__name__}, "
             f"{sum(p.numel() for p in causal_lm.parameters()):,} parameters",
-            f"device            {device.name()}, {str(device.dtype).removeprefix('torch.')}",
+            f"device            {device.name()}, {device.dtype_name}",
             f"tokens per step   {tokens_per_step:,}",
             f"steps             {steps:,} ({steps * tokens_per_step:,} tokens, "
             f"{steps * config.batch_size * config.gradient_accumulation_steps / len(blocks):.2f} "

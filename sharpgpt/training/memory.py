@@ -1,7 +1,8 @@
-"""How much memory a run needs, estimated, and the message when there was not enough."""
+"""Estimates the memory of a run, and explains running out of it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ from sharpgpt.runtime.device import Device
 from sharpgpt.runtime.environment import memory_bytes
 from sharpgpt.sharpness.fused import default_chunk_size
 from sharpgpt.sharpness.rows import padded_width
+
+logger = logging.getLogger(__name__)
 
 GIB = 2**30
 
@@ -33,22 +36,18 @@ def memory_estimate(
     positions = config.batch_size * config.max_seq_length
     bytes_per_value = 1 if device.dtype == torch.bfloat16 else 2
     layers = 1 if config.gradient_checkpointing else shape.num_hidden_layers
-    activations = 34 * bytes_per_value * layers * positions * shape.hidden_size
+    if config.loss == "reference":
+        loss = 10 * 4 * positions * shape.vocab_size
+    else:
+        chunk = default_chunk_size(positions, shape.vocab_size, device.torch_device.type)
+        loss = 4 * (chunk * padded_width(shape.vocab_size) + shape.vocab_size * shape.hidden_size)
     return {
         "weights": 4.0 * num_parameters,
         "gradients": 4.0 * num_parameters,
         "optimizer": 8.0 * num_parameters,
-        "activations": float(activations),
-        "loss": float(_loss_bytes(config, positions, shape, device)),
+        "activations": float(34 * bytes_per_value * layers * positions * shape.hidden_size),
+        "loss": float(loss),
     }
-
-
-def _loss_bytes(config: TrainingConfig, positions: int, shape: Any, device: Device) -> int:
-    if config.loss == "reference":
-        return 10 * 4 * positions * int(shape.vocab_size)
-    chunk = default_chunk_size(positions, shape.vocab_size, device.torch_device.type)
-    buffer = chunk * padded_width(shape.vocab_size)
-    return int(4 * (buffer + shape.vocab_size * shape.hidden_size))
 
 
 def estimate_text(memory: dict[str, float]) -> str:
@@ -58,23 +57,17 @@ def estimate_text(memory: dict[str, float]) -> str:
 
 
 @dataclass
-class MemoryAdvice:
-    """What the message of `memory_advice` can say about the run, once its model is there."""
+class MemoryCheck:
+    """The estimate of a run, for the message of `explain_out_of_memory`."""
 
     config: TrainingConfig
     estimate: str = ""
 
-    def model_is(
-        self,
-        causal_lm: nn.Module,
-        device: Device,
-        say: Callable[[str], None],
-        num_processes: int = 1,
-    ) -> None:
-        """Estimate the need of this model on this device; say so if it is more than there is.
+    def check(self, causal_lm: nn.Module, device: Device, num_processes: int = 1) -> None:
+        """Estimate the memory that this model needs on this device; warn if it has less.
 
         Raises:
-            MemoryError: what is kept between two steps and the batch's tokens alone are too much.
+            MemoryError: weights, gradients, optimizer state and tokens alone do not fit.
         """
         size = memory_bytes()
         if device.torch_device.type == "cuda":
@@ -87,19 +80,19 @@ class MemoryAdvice:
         # The loop reads all micro-batches of a step before it begins.
         batches = self.config.batch_size * self.config.gradient_accumulation_steps // num_processes
         tokens = 8 * batches * self.config.max_seq_length
-        least = memory["weights"] + memory["gradients"] + memory["optimizer"] + tokens
-        if least > size:
-            raise MemoryError(f"{least / GIB:.2f} GiB without activations and the loss")
+        minimum = memory["weights"] + memory["gradients"] + memory["optimizer"] + tokens
+        if minimum > size:
+            raise MemoryError(f"{minimum / GIB:.2f} GiB without activations and the loss")
         if sum(memory.values()) > size:
-            say(f"NOTE: {self.estimate}--dry_run shows the estimate for other settings")
+            logger.warning("%s--dry_run shows the estimate for other settings", self.estimate)
 
 
 @contextlib.contextmanager
-def memory_advice(config: TrainingConfig) -> Iterator[MemoryAdvice]:
-    """Turn running out of memory into a message that says which settings to change."""
-    advice = MemoryAdvice(config)
+def explain_out_of_memory(config: TrainingConfig) -> Iterator[MemoryCheck]:
+    """Turn running out of memory into a message that names the settings to change."""
+    memory = MemoryCheck(config)
     try:
-        yield advice
+        yield memory
     except (RuntimeError, MemoryError) as error:
         out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         texts = ("can't allocate memory", "out of memory")
@@ -107,7 +100,7 @@ def memory_advice(config: TrainingConfig) -> Iterator[MemoryAdvice]:
             raise
         raise UserError(
             f"Out of memory with batch_size {config.batch_size} and max_seq_length "
-            f"{config.max_seq_length}. {advice.estimate}Lower batch_size and raise "
+            f"{config.max_seq_length}. {memory.estimate}Lower batch_size and raise "
             "gradient_accumulation_steps by the same factor (the same mathematics), or set "
             "gradient_checkpointing, or lower max_seq_length; --dry_run shows the estimate for "
             f"other settings. ({' '.join(str(error).split())[:200]})"

@@ -1,8 +1,9 @@
-"""The optimizers: fused AdamW, or Muon for the matrices inside the layers beside it.
+"""The optimizers: fused AdamW, or Muon for the matrices of the layers and AdamW for the rest.
 
-Weight decay is for tensors of two or more dimensions; biases and normalisation gains have none.
+Weight decay applies to tensors of two or more dimensions, not to biases and normalisation gains.
 """
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -23,16 +24,12 @@ def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Opti
     parameters = [p for p in causal_lm.parameters() if p.requires_grad]
     optimizers: list[Optimizer] = []
     if config.optimizer == "muon":
-        tables = {
-            id(module.weight) for module in causal_lm.modules() if isinstance(module, nn.Embedding)
-        }
-        tables.add(id(cast(Any, causal_lm).get_output_embeddings().weight))
-        inner = [p for p in parameters if p.ndim == 2 and id(p) not in tables]
-        chosen = {id(p) for p in inner}
+        matrices = [p for p in layer_matrices(causal_lm) if p.requires_grad]
+        chosen = {id(p) for p in matrices}
         parameters = [p for p in parameters if id(p) not in chosen]
         optimizers.append(
             torch.optim.Muon(
-                inner,
+                matrices,
                 lr=config.learning_rate,
                 weight_decay=config.weight_decay,
                 adjust_lr_fn="match_rms_adamw",
@@ -54,8 +51,15 @@ def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Opti
     return optimizers
 
 
-def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None:
-    """Give every parameter group this learning rate."""
+def layer_matrices(causal_lm: nn.Module) -> list[nn.Parameter]:
+    """The matrices inside the layers: neither embeddings nor the output layer."""
+    tables = {id(m.weight) for m in causal_lm.modules() if isinstance(m, nn.Embedding)}
+    tables.add(id(cast(Any, causal_lm).get_output_embeddings().weight))
+    return [p for p in causal_lm.parameters() if p.ndim == 2 and id(p) not in tables]
+
+
+def set_learning_rate(optimizers: Iterable[Optimizer], learning_rate: float) -> None:
+    """Set the learning rate of every parameter group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate

@@ -1,16 +1,19 @@
 """Where the time before the first training step goes."""
 
+import logging
 import os
 import time
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 _IMPORTED_AT = time.monotonic()
-LONG_AT_WORK_S = 120.0
-"""A process older than this did other things before, such as a notebook."""
+MAX_PROCESS_AGE_S = 120.0
+"""An older process did other things before, such as a notebook."""
 
 
 def process_age_s() -> float:
-    """Seconds since this process started; since this module was imported where that is unknown."""
+    """Seconds since this process started; since the import of this module if that is unknown."""
     try:
         fields = Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
         started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -21,24 +24,27 @@ def process_age_s() -> float:
 
 
 class Startup:
-    """Seconds by phase, from the start of the process (of `train`, in one long at work)."""
+    """Seconds by phase, from the start of the process; in an old process, from `train`."""
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
-        if (age_s := process_age_s()) < LONG_AT_WORK_S:
+        if (age_s := process_age_s()) < MAX_PROCESS_AGE_S:
             self.phases["python and torch"] = round(age_s, 2)
         self._last = time.monotonic()
+        self._is_over = False
 
     def phase(self, name: str) -> None:
-        """The time since the last phase was spent on `name`."""
+        """Count the time since the last phase as `name`."""
         now = time.monotonic()
         self.phases[name] = round(now - self._last, 2)
         self._last = now
 
-    def total_s(self) -> float:
-        """All phases together."""
-        return sum(self.phases.values())
-
-    def __str__(self) -> str:
+    def first_step_done(self) -> None:
+        """End the last phase and log all of them; later calls do nothing."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self.phase("first step")
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.phases.items())
-        return f"first step done {self.total_s():.1f} s after the start ({parts})"
+        total_s = sum(self.phases.values())
+        logger.info("first step done %.1f s after the start (%s)", total_s, parts)

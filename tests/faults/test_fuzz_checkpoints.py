@@ -17,8 +17,7 @@ from sharpgpt.runs.checkpoint_files import load_tensors
 from sharpgpt.runs.resolve import resolve_checkpoint
 from sharpgpt.runtime.device import choose_device
 from sharpgpt.training.optimizer import create_optimizers
-from sharpgpt.training.state import accepted_changes
-from sharpgpt.training.train import run_facts
+from sharpgpt.training.resume import accepted_changes, run_facts
 from tests.faults.broken_checkpoints import checkpoint_plans, sealer
 from tests.faults.broken_folders import Files, Plan, write_folder
 from tests.faults.fuzz import fuzz, message_of, require_clear, watched

@@ -50,7 +50,7 @@ def test_a_failed_run_is_marked_so_in_wandb(
     original = loop.accumulate_gradients
 
     def poisoned(run: loop.Training, *args: Any) -> Any:
-        return original(run, *args) * (float("nan") if run.step == 7 else 1)
+        return original(run, *args) * (float("nan") if run.progress.step == 7 else 1)
 
     monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
     config = tiny_config(use_wandb=True)

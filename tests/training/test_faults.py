@@ -13,13 +13,13 @@ import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.blocks import TrainingBlocks
+from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks
 from sharpgpt.runs import saver as saving
 from sharpgpt.runs.tracker import RunLog
 from sharpgpt.runs.trackers import jsonl
 from sharpgpt.runs.trackers.jsonl import JsonLines, JsonLinesFile
 from sharpgpt.runtime.signals import StopSignal
-from sharpgpt.training import after_step, loop, memory
+from sharpgpt.training import after_step, loop, memory, recovery
 from sharpgpt.training.anomalies import MAX_ROLLBACKS
 from sharpgpt.training.state import Training
 from sharpgpt.training.train import train
@@ -48,8 +48,8 @@ def at_steps(*steps: int) -> Callable[[Training, torch.Tensor], torch.Tensor]:
     """Not a number in a gradient of these steps."""
 
     def change(run: Training, loss: torch.Tensor) -> torch.Tensor:
-        if run.step + 1 in steps:
-            next(run.causal_lm.parameters()).grad[3, 3] = torch.nan
+        if run.progress.step + 1 in steps:
+            next(run.model.causal_lm.parameters()).grad[3, 3] = torch.nan
         return loss
 
     return change
@@ -125,7 +125,7 @@ def test_a_spike_rolls_back_and_passes_over_the_batches_since(
     result = train(tiny_config(**SPIKES))
     printed = capsys.readouterr().out
     assert "NOTE: loss spike at step 27: " in printed
-    assert "NOTE: back at step 20; training goes on with other batches" in printed
+    assert "NOTE: back at step 20; training continues with other batches" in printed
     assert asked == [step * 8 for step in range(27 + 20)]
     steps = [event["step"] for event in records(result.run_folder) if "train/loss" in event]
     assert steps == list(range(1, 41))
@@ -141,7 +141,7 @@ def test_rollbacks_end_where_no_checkpoint_can_be_written(
 
     def spiking(run: Training, *rest: Any) -> torch.Tensor:
         loss = accumulate(run, *rest)
-        return loss + 9 if run.step + 1 == 35 else loss
+        return loss + 9 if run.progress.step + 1 == 35 else loss
 
     def full(path: Path, *given: Any, **more: Any) -> None:
         if path.name == "step_00000030":
@@ -178,19 +178,19 @@ def test_stopped_at_the_step_of_a_checkpoint_that_a_rollback_set_aside(
 ) -> None:
     """It counted as saved still, and the run ended without a checkpoint of its last step."""
     spiking_blocks(monkeypatch, 26 * 8)
-    original, due = loop.roll_back, loop.do_due_work
+    original, due = recovery.roll_back, loop.do_due_work
 
     def damaged(run: Training) -> bool:
-        run.saver.wait()
-        os.truncate(run.saver.folder.path / "step_00000020" / "model.safetensors", 100)
+        run.outputs.saver.wait()
+        os.truncate(run.outputs.saver.folder.path / "step_00000020" / "model.safetensors", 100)
         return original(run)
 
     def interrupted(run: Training, stop: StopSignal) -> None:
         due(run, stop)
-        if run.step == 20 and run.watch.num_rollbacks:
+        if run.progress.step == 20 and run.progress.anomalies.num_rollbacks:
             stop.number = signal.SIGTERM
 
-    monkeypatch.setattr(loop, "roll_back", damaged)
+    monkeypatch.setattr(recovery, "roll_back", damaged)
     monkeypatch.setattr(loop, "do_due_work", interrupted)
     result = train(tiny_config(**SPIKES))
     assert (result.step, result.interrupted_by) == (20, signal.SIGTERM)
@@ -237,15 +237,17 @@ def test_a_validation_text_that_cannot_be_read_is_validated_later(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny_config(run_name="whole", **SETTINGS))
-    original = after_step.evaluate
+    original = ValidationBlocks.__getitem__
 
-    def failing(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    def failing(self: ValidationBlocks, index: slice) -> None:
+        if index.start > 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(self, index)
 
-    monkeypatch.setattr(after_step, "evaluate", failing)
+    monkeypatch.setattr(ValidationBlocks, "__getitem__", failing)
     with pytest.raises(UserError, match=r"step 10: the validation text cannot be read"):
         train(tiny_config(run_name="parts", **SETTINGS))
-    monkeypatch.setattr(after_step, "evaluate", original)
+    monkeypatch.setattr(ValidationBlocks, "__getitem__", original)
     assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **SETTINGS)))
 
 

@@ -1,5 +1,6 @@
 """Processes of torchrun that meet a fault or a signal in one of them: they end together, saved."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = (
     "--tokenizer char --n_layer 1 --n_head 2 --n_embd 16 --max_seq_length 16 --batch_size 2 "
     "--gradient_accumulation_steps 2 --max_steps 40 --eval_interval 0 --no_wandb --dropout 0 "
-    "--generate_interval 0 --save_interval 5 --eval_max_blocks 4 --device cpu --run_name run"
+    "--generate_interval 0 --save_interval 5 --eval_max_blocks 9 --device cpu --run_name run"
 )
 SCRIPT = """
 import errno, os, signal, sys, time
@@ -19,22 +20,23 @@ from datetime import timedelta
 
 from sharpgpt.runtime import distributed
 from sharpgpt.training import train as run
-from sharpgpt.data.blocks import TrainingBlocks
+from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks
 from sharpgpt.runs import saver as saving
-from sharpgpt.training import after_step, loop
+from sharpgpt.training import loop
 from train import train_command
 
 fault, is_first = sys.argv[1], os.environ["RANK"] == "0"
 accumulate, micro_batch = loop.accumulate_gradients, TrainingBlocks.micro_batch
-evaluate, write, load = after_step.evaluate, saving.write_checkpoint, run.load_training_data
+read_val, write = ValidationBlocks.__getitem__, saving.write_checkpoint
+load = run.load_training_data
 
 def step(run, *rest):
     loss = accumulate(run, *rest)
-    if run.step == 12 and fault == "nan":
+    if run.progress.step == 12 and fault == "nan":
         return loss * float("nan")
-    if run.step == 12 and fault == "signal" and not is_first:
+    if run.progress.step == 12 and fault == "signal" and not is_first:
         os.kill(os.getpid(), signal.SIGUSR1)
-    if run.step == 12 and fault == "twice":
+    if run.progress.step == 12 and fault == "twice":
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
     return loss
@@ -44,10 +46,12 @@ def read(blocks, first_block, number, **place):
         raise OSError(errno.EIO, "Input/output error")
     return micro_batch(blocks, first_block, number, **place)
 
-def validate(*given, **more):
-    if fault == "validation":
+def read_validation(blocks, index):
+    if not is_first and index.start > 2 and fault == "validation":
         raise OSError(errno.EIO, "Input/output error")
-    return evaluate(*given, **more)
+    if not is_first and index.start > 2 and fault == "signal in validation":
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return read_val(blocks, index)
 
 def slow_write(path, *given, **more):
     if path.name in ("step_00000012", "step_00000013"):
@@ -61,7 +65,7 @@ def slow_load(*given, **more):
 
 distributed.REDUCE_TIMEOUT = timedelta(seconds=3)
 loop.accumulate_gradients, TrainingBlocks.micro_batch = step, read
-after_step.evaluate, saving.write_checkpoint = validate, slow_write
+ValidationBlocks.__getitem__, saving.write_checkpoint = read_validation, slow_write
 run.load_training_data = slow_load
 code = train_command(sys.argv[2:])
 os.write(1, f"\\nexit code {code}\\n".encode())  # in one piece, whatever the other prints
@@ -83,7 +87,7 @@ class Launched:
         (folder / "faulty.py").write_text(SCRIPT, encoding="utf-8")
         (folder / "text.txt").write_text("To be, or not to be: that is it.\n" * 800, "utf-8")
 
-    def run(self, fault: str, *flags: str, number: int = 2) -> str:
+    def run(self, fault: str, *flags: str, number: int = 2, returncode: int = 1) -> str:
         """What they print, to either stream."""
         done = subprocess.run(
             [
@@ -94,7 +98,7 @@ class Launched:
             env=self._environment, cwd=self.folder, text=True, timeout=240,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        assert done.returncode == 1, done.stdout  # torchrun's own
+        assert done.returncode == returncode, done.stdout  # torchrun's own
         assert "ended at once" not in done.stdout
         return done.stdout
 
@@ -136,3 +140,24 @@ def test_a_signal_to_one_and_one_that_comes_twice_stop_all_after_the_step(
     assert exit_codes(printed) == [code] * number, printed
     assert "Interrupted after step 13 of 40; saved" in printed
     assert processes.steps()[-1] == 13
+
+
+def test_a_signal_to_one_in_a_validation_stops_all_and_the_validation_is_done_later(
+    processes: Launched,
+) -> None:
+    printed = processes.run("signal in validation", "--eval_interval", "7")
+    assert exit_codes(printed) == ["138", "138"], printed
+    assert "Interrupted after step 7 of 40; saved" in printed
+    assert processes.steps()[-1] == 7
+    assert due_work(processes.folder / "run" / "checkpoints" / "step_00000007") == ["validate"]
+    ending = ["--eval_interval=7", "--resume=auto", "--max_steps=7", "--allow_config_change"]
+    printed = processes.run("none", *ending, returncode=0)
+    assert exit_codes(printed) == ["0", "0"], printed
+    assert "step 7: validation CE" in printed
+    assert due_work(processes.folder / "run" / "checkpoints" / "step_00000007") == []
+
+
+def due_work(checkpoint: Path) -> list[str]:
+    manifest = json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))
+    due: list[str] = manifest["after_step"]["due"]
+    return due

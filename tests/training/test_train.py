@@ -343,10 +343,10 @@ def test_a_number_that_is_not_finite_stops_before_the_step(
 
     def poisoned(run: loop.Training, *args: Any) -> torch.Tensor:
         loss = original(run, *args)
-        if run.step == 6:
+        if run.progress.step == 6:
             if what == "loss":
                 return loss * torch.nan
-            next(run.causal_lm.parameters()).grad[3, 3] = torch.inf
+            next(run.model.causal_lm.parameters()).grad[3, 3] = torch.inf
         return loss
 
     monkeypatch.setattr(loop, "accumulate_gradients", poisoned)

@@ -1,0 +1,293 @@
+"""Builds the parts of a run from its settings; what a user can get wrong is found here."""
+
+import logging
+import math
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from sharpgpt.config import ConfigError, TrainingConfig
+from sharpgpt.config.architectures import GPT2_SIZES
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import TrainingBlocks, validation_blocks
+from sharpgpt.data.load import TextData, load_data
+from sharpgpt.data.prepare.automatic import ready_dataset
+from sharpgpt.model.build import create_model
+from sharpgpt.model.flops import flops_per_token
+from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.runs.checkpoint import Checkpoint
+from sharpgpt.runs.checkpoint_files import load_tensors
+from sharpgpt.runs.folder import RunFolder
+from sharpgpt.runs.saver import CheckpointSaver
+from sharpgpt.runs.tracker import RunLog, Tracker, start_trackers
+from sharpgpt.runtime.console import Console
+from sharpgpt.runtime.device import Device, peak_flops
+from sharpgpt.runtime.distributed import Processes
+from sharpgpt.runtime.environment import describe_environment
+from sharpgpt.sharpness import find_penalty
+from sharpgpt.training.anomalies import AnomalyDetector
+from sharpgpt.training.optimizer import create_optimizers, layer_matrices
+from sharpgpt.training.resume import RunFacts, accepted_changes
+from sharpgpt.training.startup import Startup
+from sharpgpt.training.state import DataParts, ModelParts, Outputs, Plan, Progress, Training
+from sharpgpt.training.window import Window
+
+logger = logging.getLogger(__name__)
+
+
+def check_world_size(config: TrainingConfig, world_size: int) -> None:
+    """Check the settings that depend on the number of processes.
+
+    Raises:
+        ConfigError: they cannot share the micro-batches of a step, or a setting allows only one.
+    """
+    problems = []
+    if config.gradient_accumulation_steps % world_size:
+        fewer = config.gradient_accumulation_steps // world_size * world_size
+        problems.append(
+            f"gradient_accumulation_steps: given {config.gradient_accumulation_steps}, allowed "
+            f"with {world_size} processes, which share them, is a multiple of {world_size}, such "
+            f"as {max(fewer, world_size)}"
+        )
+    if world_size > 1 and config.on_spike == "rollback":
+        problems.append("on_spike: given rollback, allowed with several processes is log")
+    if problems:
+        raise ConfigError(problems)
+
+
+def load_training_data(config: TrainingConfig, *, may_prepare: bool = True) -> TextData:
+    """The tokens of a run, checked against the settings that depend on them.
+
+    Documents without token shards are prepared first, unless `may_prepare` is false.
+    """
+    try:
+        find_penalty(config.penalty_type)
+    except ValueError as error:
+        raise UserError(f"penalty_type: {error}") from None
+    data = load_data(
+        dataset=ready_dataset(config, may_prepare=may_prepare),
+        tokenizer=config.tokenizer,
+        max_seq_length=config.max_seq_length,
+        cache_dir=config.cache_dir,
+        num_workers=config.num_workers,
+    )
+    vocab_size = data.tokenizer.vocab_size
+    if config.top_k > vocab_size:
+        raise UserError(
+            f"top_k: given {config.top_k}, allowed is at most the vocabulary size, {vocab_size} "
+            f"for the {config.tokenizer} tokenizer on {data.name}"
+        )
+    try:
+        data.tokenizer.encode(config.generate_prompt)
+    except UserError as error:
+        raise UserError(f"generate_prompt: {error}") from None
+    return data
+
+
+def build_model(config: TrainingConfig, data: TextData) -> nn.Module:
+    """The model with random weights."""
+    logger.info("Building %s (importing transformers takes some seconds)", config.model_name)
+    if config.model_name not in GPT2_SIZES and not Path(config.model_name).exists():
+        logger.info("Asking the HuggingFace hub for it (without a network: half a minute)")
+    return create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
+
+
+def open_run_folder(
+    config: TrainingConfig,
+    data_name: str,
+    *,
+    facts: RunFacts,
+    processes: Processes,
+    stack: ExitStack,
+) -> RunFolder:
+    """The run's folder, closed by `stack`; on ranks other than 0 a temporary one."""
+    if processes.is_main:
+        folder = RunFolder.open(
+            config, data_name, accept=lambda state: accepted_changes(state, config, facts)
+        )
+        stack.callback(folder.close)
+        processes.broadcast(folder.resume_from.path if folder.resume_from else None)
+        return folder
+    path = processes.broadcast(cast("Path | None", None))
+    resume_from = Checkpoint.verified(path) if path else None
+    temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharpgpt-"))
+    return RunFolder.of_follower(Path(temporary), resume_from)
+
+
+def total_steps(config: TrainingConfig, num_blocks: int) -> int:
+    """Optimizer steps of a run: `max_steps`, else those of `num_epochs`."""
+    if config.max_steps is not None:
+        return config.max_steps
+    blocks_per_step = config.batch_size * config.gradient_accumulation_steps
+    return max(1, math.ceil(config.num_epochs * num_blocks / blocks_per_step))
+
+
+def training_flops_per_token(causal_lm: nn.Module, config: TrainingConfig) -> float:
+    """FLOPs per token of this model at this block length."""
+    head = cast(Any, causal_lm).get_output_embeddings().weight
+    num_matrix_parameters = head.numel() + sum(p.numel() for p in layer_matrices(causal_lm))
+    shape = cast(Any, causal_lm).config
+    return flops_per_token(
+        num_matrix_parameters, shape.num_hidden_layers, shape.hidden_size, config.max_seq_length
+    )
+
+
+def build_training(
+    config: TrainingConfig,
+    data: TextData,
+    causal_lm: nn.Module,
+    *,
+    device: Device,
+    folder: RunFolder,
+    facts: RunFacts,
+    processes: Processes,
+    console: Console,
+    startup: Startup,
+) -> Training:
+    """Put the parts of the run together, and restore its checkpoint if it has one."""
+    source = folder.resume_from
+    optimizers = _optimizers(config, causal_lm, device=device, facts=facts, source=source)
+    processes.seed_dropout(config.seed, source.state.step if source else 0)
+    model = _model_parts(config, data, causal_lm, optimizers=optimizers, processes=processes)
+    train_blocks = TrainingBlocks(data.train_tokens, config.max_seq_length, config.seed)
+    peak, peak_source = peak_flops(device)
+    plan = Plan(
+        facts=facts,
+        total_steps=total_steps(config, len(train_blocks)),
+        tokens_per_step=facts.blocks_per_step * config.max_seq_length,
+        flops_per_token=training_flops_per_token(causal_lm, config),
+        peak_flops=peak * processes.world_size,
+    )
+    environment = {
+        **describe_environment(device),
+        "data": data.source,
+        "model": {
+            "class": type(causal_lm).__name__,
+            "num_parameters": sum(p.numel() for p in causal_lm.parameters()),
+            "flops_per_token": plan.flops_per_token,
+            "peak_flops": peak,
+            "peak_flops_source": peak_source,
+        },
+        "num_steps": plan.total_steps,
+        "num_processes": processes.world_size,
+        "resumed_from": str(source.path) if source else None,
+    }
+    log = _start_log(config, folder, environment=environment, is_main=processes.is_main)
+    _log_summary(config, data, folder=folder, plan=plan, environment=environment)
+    saver = CheckpointSaver(
+        folder.checkpoints,
+        causal_lm=causal_lm,
+        optimizers=optimizers,
+        tokenizer=data.tokenizer,
+        max_seq_length=config.max_seq_length,
+        device=device.torch_device,
+        in_background=config.background_saving,
+        records=(log.records.metrics.path, log.records.samples.path),
+        last_saved=source.path if source and folder.is_continued else None,
+    )
+    progress = Progress(Window(device.torch_device), AnomalyDetector(config))
+    if source:
+        progress.restore(source)
+        if not processes.is_main:
+            progress.window.clear()  # rank 0 has its rows
+    startup.phase("run folder and optimizer")
+    val_blocks = validation_blocks(data.val_tokens, config.max_seq_length, config.eval_max_blocks)
+    return Training(
+        config=config,
+        plan=plan,
+        device=device,
+        processes=processes,
+        model=model,
+        data=DataParts(data.tokenizer, train_blocks, val_blocks),
+        outputs=Outputs(folder.path, log, saver, console=console, startup=startup),
+        progress=progress,
+    )
+
+
+def _optimizers(
+    config: TrainingConfig,
+    causal_lm: nn.Module,
+    *,
+    device: Device,
+    facts: RunFacts,
+    source: Checkpoint | None,
+) -> list[Optimizer]:
+    """Move the model to the device, and load the tensors of the checkpoint."""
+    torch.manual_seed(config.seed)
+    causal_lm.to(device.torch_device)
+    if config.gradient_checkpointing:
+        cast(Any, causal_lm).activation_checkpointing_enable()
+    optimizers = create_optimizers(causal_lm, config)
+    if source:
+        load_tensors(source.path, causal_lm, optimizers, device.torch_device)
+        logger.info("Continuing %s at step %d", source.path, source.state.step)
+        if changed := accepted_changes(source.state, config, facts):
+            logger.warning("not as in that checkpoint: %s", "; ".join(changed))
+    return optimizers
+
+
+def _model_parts(
+    config: TrainingConfig,
+    data: TextData,
+    causal_lm: nn.Module,
+    *,
+    optimizers: list[Optimizer],
+    processes: Processes,
+) -> ModelParts:
+    respects_documents = config.document_boundaries == "respect"
+    loss_lm = SharpnessLM(
+        causal_lm,
+        penalty=config.penalty_type,
+        top_k=config.top_k,
+        penalty_positions=config.penalty_positions,
+        loss=config.loss,
+        boundary_id=data.tokenizer.end_of_text_id if respects_documents else None,
+    )
+    if config.compile:
+        loss_lm = cast(SharpnessLM, torch.compile(loss_lm))
+    return ModelParts(causal_lm, loss_lm, processes.data_parallel(loss_lm), optimizers)
+
+
+def _start_log(
+    config: TrainingConfig, folder: RunFolder, *, environment: dict[str, Any], is_main: bool
+) -> RunLog:
+    """Start the trackers, describe the run in its folder, and open its records."""
+    run_ids = folder.tracker_run_ids()  # kept if this part of the run is not tracked
+    trackers = list[Tracker]()
+    if is_main:
+        trackers = start_trackers(
+            config, run_folder=folder.path, run_ids=run_ids, environment=environment
+        )
+    folder.write_description(config, environment | run_ids)
+    source = folder.resume_from
+    first_step, due = (source.state.step, source.after_step.due) if source else (0, [])
+    return RunLog(folder.path, trackers, first_step=first_step, due=due)
+
+
+def _log_summary(
+    config: TrainingConfig,
+    data: TextData,
+    *,
+    folder: RunFolder,
+    plan: Plan,
+    environment: dict[str, Any],
+) -> None:
+    model, hardware = environment["model"], environment["hardware"]
+    logger.info(
+        f"{model['class']} with {model['num_parameters']:,} parameters on {hardware['device']} "
+        f"({hardware['dtype']}); {data.name}: {len(data.train_tokens):,} training "
+        f"tokens; {plan.total_steps:,} steps of {plan.tokens_per_step:,} tokens; "
+        f"penalty {config.penalty_weight:g} * {config.penalty_type}\nRun folder {folder.path}"
+    )
+    if config.warmup_steps > plan.total_steps:
+        logger.warning(
+            "warmup_steps %d is more than the run's %d steps, so the learning rate never reaches "
+            "its peak",
+            config.warmup_steps,
+            plan.total_steps,
+        )

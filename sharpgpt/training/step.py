@@ -1,0 +1,105 @@
+"""One optimizer step: micro-batches, backward passes, clipping, the optimizers.
+
+The gradient of a step is that of
+
+    sum over all rows of the step (ce + weight * penalty) / number of those rows
+
+for any number of micro-batches and ranks. Shapes: B batch, T positions in a block.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import prefetched
+from sharpgpt.training.optimizer import set_learning_rate
+from sharpgpt.training.state import CannotContinueError, Training
+
+
+def micro_batches(run: Training) -> Iterator[Tensor]:
+    """This rank's batches of all remaining steps, prefetched, pinned for CUDA: int64 [B, T]."""
+    return prefetched(_micro_batches(run), run.config.num_workers)
+
+
+def _micro_batches(run: Training) -> Iterator[Tensor]:
+    config, first_block, processes = run.config, run.progress.next_block, run.processes
+    num_steps = run.plan.total_steps - run.progress.step
+    pin = run.device.torch_device.type == "cuda"
+    for number in range(num_steps * config.gradient_accumulation_steps // processes.world_size):
+        batch_BT = run.data.train_blocks.micro_batch(
+            first_block,
+            number,
+            batch_size=config.batch_size,
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
+        yield batch_BT.pin_memory() if pin else batch_BT
+
+
+def read_batches(
+    run: Training, batches: Iterator[Tensor]
+) -> tuple[list[Tensor], CannotContinueError | None]:
+    """This rank's micro-batches of the next step, or why the text cannot be read."""
+    num_batches = run.config.gradient_accumulation_steps // run.processes.world_size
+    try:
+        return [next(batches) for _ in range(num_batches)], None
+    except (OSError, UserError) as error:
+        return [], unreadable_text(run.progress.step + 1, "training", error)
+
+
+def unreadable_text(step: int, split: str, error: Exception) -> CannotContinueError:
+    """The error for a text that cannot be read."""
+    return CannotContinueError(
+        f"step {step}: the {split} text cannot be read ({error})",
+        "Fix the file or the disk, then resume auto",
+    )
+
+
+def accumulate_gradients(
+    run: Training, batches_of_step: Sequence[Tensor], penalty_weight: float
+) -> Tensor:
+    """Run the backward passes of one step's micro-batches; returns the step's loss, detached."""
+    config, device, world_size = run.config, run.device.torch_device, run.processes.world_size
+    num_micro_batches = config.gradient_accumulation_steps
+    rows_per_step = num_micro_batches * config.batch_size * (config.max_seq_length - 1)
+    # The wrapper averages gradients over the ranks, so each divides by its share of the rows.
+    normalizer = rows_per_step / world_size
+    # Compiled code is specialised to numbers, not to a tensor; the number 0 skips the penalty.
+    weight = torch.tensor(penalty_weight, device=device) if config.penalty_weight else 0.0
+    model, losses = run.model.data_parallel, []
+    for number, batch_BT in enumerate(batches_of_step, start=1):
+        input_ids_BT = batch_BT.to(device, non_blocking=True)
+        with _gradient_sync(model, is_last=number == len(batches_of_step)):
+            with run.device.autocast():
+                output = model(
+                    input_ids_BT, penalty_weight=weight, normalizer=normalizer, per_row=True
+                )
+            output.loss.backward()
+        run.progress.window.add(output, penalty_weight)
+        losses.append(output.loss.detach())
+    return run.processes.all_reduce_sum(torch.stack(losses).sum()) / world_size
+
+
+def _gradient_sync(model: Any, *, is_last: bool) -> AbstractContextManager[object]:
+    """The ranks average their gradients in the last backward pass of a step only."""
+    return contextlib.nullcontext() if is_last or not hasattr(model, "no_sync") else model.no_sync()
+
+
+def clip_gradients(causal_lm: nn.Module, max_norm: float) -> Tensor:
+    """Scale the gradients to a global norm of at most `max_norm` (0: do not); return the norm."""
+    parameters = list(causal_lm.parameters())
+    if max_norm > 0:
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def optimizer_step(run: Training, learning_rate: float) -> None:
+    """Change the weights."""
+    set_learning_rate(run.model.optimizers, learning_rate)
+    for optimizer in run.model.optimizers:
+        optimizer.step()
