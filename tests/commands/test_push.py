@@ -25,7 +25,7 @@ from sharpgpt.commands.main import main
 from sharpgpt.commands.push import add_arguments, problems
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.report.model_card import model_card, plain
+from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, read_facts
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
@@ -458,13 +458,6 @@ def test_what_comes_from_files_is_text_and_no_markup(checkpoint: Path) -> None:
         assert "<a " not in html
     assert tags["hostile"] == tags["plain"]
     assert "http://evil" not in card["hostile"].split("\n---\n", 1)[1]
-
-
-def test_plain_text_reads_as_it_stands() -> None:
-    html = MarkdownIt("commonmark").render(plain("a_b*c* <b> [x](y) `z` \\ | 1 & 2\n\n# no"))
-    assert html == "<p>a_b*c* &lt;b&gt; [x](y) `z` \\ | 1 &amp; 2 # no</p>\n"
-    assert "\x1b" not in plain("\x1b[2J")
-    assert "‮" not in plain("‮abc")
 
 
 def test_a_checkpoint_without_its_run_folder(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,16 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from sharpgpt.report.arms import Arm, arms_of
-from sharpgpt.report.bars import scale_of
 from sharpgpt.report.comparison import write_comparison
 from sharpgpt.report.evaluation import write_evaluation
-from sharpgpt.report.numbers import signed
 from sharpgpt.report.page import write_report
-from sharpgpt.report.plane import plane, smooth_curve
 from sharpgpt.report.runs import write_runs_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -142,18 +137,6 @@ def test_the_verdict_stands_on_top_with_its_numbers(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_the_curve_is_drawn_where_it_is_and_not_along_its_chords() -> None:
-    def at(x: Any) -> tuple[Any, Any]:
-        return 1.8 + np.tanh(2 * x), 1.9 + 0.1 * x**2 * (1 + x)
-
-    x = np.log(2) / 16 * np.arange(-20.0, 13.0)
-    drawn = smooth_curve([*zip(np.exp(x), *at(x), strict=True)], num_between=4)
-    truth = at(np.linspace(x[0], x[-1], 100_001))
-    assert len(drawn[1]) == 4 * 32 + 1
-    assert np.abs(drawn[1] - np.interp(drawn[0], *truth)).max() < 5e-6
-    assert np.abs(np.interp(truth[0], *at(x)) - truth[1]).max() > 5e-5
-
-
 def test_one_model_is_shown_over_many_temperatures(tmp_path: Path) -> None:
     """And not the few hundredths of a nat around T = 1; its best temperature is the square."""
     content = {"version": 1, "data": {}, "evaluations": [evaluation("alone")]}
@@ -164,17 +147,6 @@ def test_one_model_is_shown_over_many_temperatures(tmp_path: Path) -> None:
     assert max(shown) > 1.3
     html = (tmp_path / "evaluation.html").read_text("utf-8")
     assert "Best temperature 1.02, the square" in html
-
-
-def test_the_line_is_in_the_picture_at_the_entropy_of_each_arm() -> None:
-    """Otherwise nobody could tell whether an arm is above or below it."""
-    content = arm("neg_entropy", 0.1, "worse", 0.02)
-    content["point"] = {"entropy": 1.0, "ce": 2.5}
-    baseline = Arm("baseline", 0, 1.0, [evaluation("base")], {})
-    drawing = plane(baseline, arms_of([content]))
-    assert drawing is not None
-    bottom, top = drawing.figure.axes[0].get_ylim()
-    assert bottom < 1.9 + (1.0 / 1.9 - 1) ** 2 / 4 < 2.5 < top
 
 
 def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -> None:
@@ -307,18 +279,6 @@ def test_an_evaluation_of_one_and_of_several(tmp_path: Path) -> None:
     page = Page(write_evaluation(two, tmp_path).read_text("utf-8"))
     assert "2 models" in page.words
     assert page.words.count("text of second") == 1
-
-
-def test_numbers_of_differences() -> None:
-    assert signed(0.0123) == "+0.0123"
-    assert signed(-0.00042) == "−0.00042"
-    assert signed(0.0) == "0"
-    scale = scale_of([interval(0.01)], 0.001)
-    assert scale.place(0.0) < scale.place(0.01) < scale.place(0.02) <= 100
-    bar = scale.bar(interval(0.02))
-    assert bar is not None
-    assert bar.is_apart
-    assert scale.bar({"estimate": None}) is None
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sharpgpt.report.numbers import number, short
+from sharpgpt.report.numbers import number, short, signed
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,9 @@ def test_numbers_have_sensible_digits(value, text) -> None:
 )
 def test_axis_numbers_are_short(value, text) -> None:
     assert short(value) == text
+
+
+def test_numbers_of_differences() -> None:
+    assert signed(0.0123) == "+0.0123"
+    assert signed(-0.00042) == "−0.00042"
+    assert signed(0.0) == "0"

@@ -1,4 +1,4 @@
-"""One page over several runs: seeds together, figures from the files, long runs thinned."""
+"""One page over several runs: seeds together, metrics from the files."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,7 @@ import pytest
 
 from sharpgpt.commands.main import main
 from sharpgpt.config import TrainingConfig
-from sharpgpt.report.curves import MAX_POINTS, band_of
 from sharpgpt.report.runs import write_runs_report
-from sharpgpt.runs.reader import Column
 from tests.report.test_comparison import Page
 
 
@@ -39,21 +37,6 @@ def test_runs_of_one_configuration_are_a_band(tmp_path: Path) -> None:
     assert labels[0] == (
         "Cross-entropy, validation. no penalty ends at 2.500. non_max_sum 0.1 ends at 4.000."
     )
-
-
-def test_a_band_is_thinned_and_keeps_its_extremes() -> None:
-    steps = list(range(1000))
-    runs = [
-        Column(steps, [float(step == 500) for step in steps]),
-        Column(steps, [2.0] * 1000),
-    ]
-    band = band_of(runs)
-    assert len(band) == MAX_POINTS
-    assert max(high for *_, high in band) == 2.0
-    assert min(low for _, low, _, _ in band) == 0.0
-    assert band_of([Column([1, 2], [1.0, 2.0]), Column([2, 3], [4.0, 8.0])]) == [(2, 2.0, 3.0, 4.0)]
-    assert band_of([Column([1], [1.0]), Column([2], [1.0])]) == []
-    assert band_of([]) == []
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
