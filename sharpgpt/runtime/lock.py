@@ -77,10 +77,12 @@ class FolderLock:
     def release(self) -> None:
         """Remove the file and release the lock. May be called twice."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-            self._lock.release()
-            self._lock = None
+            try:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            finally:  # an interruption here must not leave the lock held
+                self._lock.release()
+                self._lock = None
 
     def _holder(self) -> str:
         """The holder as its file names it: our JSON, or filelock's lines with process and host."""
