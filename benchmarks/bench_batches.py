@@ -30,21 +30,6 @@ from sharpgpt.training.step import clip_gradients
 NUM_TOKENS, ROUNDS = 50_000_000, 300
 
 
-class MemoryMapped:
-    """The same tokens through a memory map, for comparison."""
-
-    def __init__(self, path: Path) -> None:
-        self.array = np.memmap(path, dtype="<u2", mode="r")
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def gather(self, starts: Any, length: int) -> torch.Tensor:
-        """See `Tokens.gather`."""
-        rows = [self.array[start : start + length] for start in starts.tolist()]
-        return torch.from_numpy(np.stack(rows).astype(np.int64))
-
-
 def main() -> None:
     small = TrainingConfig.from_yaml(REPOSITORY / "configs" / "shakespeare_char_cpu.yaml")
     large = TrainingConfig(batch_size=4, max_seq_length=256)
@@ -55,7 +40,7 @@ def main() -> None:
             ids.tofile(Path(folder) / f"{name}.bin")
         data = open_prepared(folder)
         assert data is not None
-        mapped: Any = MemoryMapped(Path(folder) / "train.bin")
+        mapped = np.memmap(Path(folder) / "train.bin", dtype="<u2", mode="r")
         table = {}
         for name, config, vocabulary, steps in (
             ("shakespeare_char_cpu", small, 65, 40),

@@ -31,7 +31,7 @@ import torch
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.permutation import Permutation
-from sharpgpt.data.tokens import Tokens
+from sharpgpt.data.shards import ShardedTokens, Tokens
 
 Item = TypeVar("Item")
 
@@ -48,6 +48,15 @@ def _require_a_block(tokens: Tokens, block_length: int, what: str) -> None:
             f"the {what} text has {len(tokens)} tokens, one block needs max_seq_length = "
             f"{block_length}; {lower}give more text"
         )
+
+
+def _gather(tokens: Tokens, starts: npt.NDArray[np.int64], length: int) -> torch.Tensor:
+    """The `length` tokens from each of `starts` on: int64 [len(starts), length]."""
+    if isinstance(tokens, ShardedTokens):
+        rows = tokens.rows(starts, length)
+    else:
+        rows = tokens[starts[:, None] + np.arange(length)]
+    return torch.from_numpy(rows.astype(np.int64))
 
 
 class _Epoch(NamedTuple):
@@ -106,7 +115,7 @@ class TrainingBlocks:
             page, first = divmod(place, PAGE)
             starts.append(self._page(epoch, page)[first : first + end - sample])
             sample += len(starts[-1])
-        return self.tokens.gather(np.concatenate(starts), self.block_length)
+        return _gather(self.tokens, np.concatenate(starts), self.block_length)
 
     def micro_batch(
         self,
@@ -144,8 +153,8 @@ class ValidationBlocks:
 
     def __getitem__(self, index: int | slice) -> torch.Tensor:
         if isinstance(index, slice):
-            return self.tokens.gather(self.starts[index], self.block_length)
-        return self.tokens.gather(self.starts[index, None], self.block_length)[0]
+            return _gather(self.tokens, self.starts[index], self.block_length)
+        return _gather(self.tokens, self.starts[index, None], self.block_length)[0]
 
 
 def validation_blocks(

@@ -12,13 +12,13 @@ from typing import Any
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
+from sharpgpt.data.shards import Tokens
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE, unknown_dataset
 from sharpgpt.data.sources.files import existing_path, open_file
 from sharpgpt.data.sources.tinyshakespeare import SHA256, URL, load_tinyshakespeare
 from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME
 from sharpgpt.data.text import SourceText, read_text
 from sharpgpt.data.tokenizer import Tokenizer, load_tokenizer
-from sharpgpt.data.tokens import ArrayTokens, Tokens
 
 TRAIN_FRACTION = 0.9
 ALLOWED = f"{TINYSHAKESPEARE}, the path of a UTF-8 text file, or prepared data"
@@ -96,8 +96,8 @@ def _from_text(source: SourceText, tokenizer: str | Tokenizer, num_workers: int)
     text = source.text
     coder = load_tokenizer(tokenizer, text) if isinstance(tokenizer, str) else tokenizer
     cut = int(len(text) * TRAIN_FRACTION)
-    train_tokens = ArrayTokens(coder.encode(text[:cut], num_workers))
-    val_tokens = ArrayTokens(coder.encode(text[cut:], num_workers))
+    train_tokens = coder.encode(text[:cut], num_workers)
+    val_tokens = coder.encode(text[cut:], num_workers)
     facts = {
         "name": source.name,
         "origin": source.origin,

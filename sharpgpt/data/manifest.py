@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import readable, sync, write_text
+from sharpgpt.core.files import readable, sync_folder, write_text
+from sharpgpt.core.jsonio import parse_model, read_object
 from sharpgpt.data.external_formats import HEADER_BYTES
-from sharpgpt.data.shards import RESTORE, Shard, regular_size, require_size
+from sharpgpt.data.shards import RESTORE, Shard, require_size
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -131,27 +132,21 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     again = "prepare the data again (sharpgpt prepare), or copy the folder again"
     try:
-        if path.exists() and regular_size(path) > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES} bytes, not a manifest; {again}")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, max_bytes=MAX_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so the data is not finished; {again}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {again}") from None
-    version = content.get("version") if isinstance(content, dict) else None
+    version = content.get("version")
     if version != VERSION or isinstance(version, bool):
         raise UserError(
             f"{path}: of version {version!r:.40}, and this SharpGPT reads version {VERSION}; "
             "prepare the data again, or use the SharpGPT that wrote it"
         )
     try:
-        return Manifest.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        problem = ".".join([*map(str, first["loc"])]) + f": {first['msg']}"
+        return parse_model(json.dumps(content), Manifest, name=MANIFEST)
     except (ValueError, RecursionError) as error:
-        problem = str(error)
-    raise UserError(f"{path}: damaged ({problem:.300}); {again}")
+        raise UserError(f"{path}: damaged ({error!s:.300}); {again}") from None
 
 
 def shards_of(folder: Path, manifest: Manifest, split: SplitName) -> list[Shard]:
@@ -168,19 +163,18 @@ def verify(folder: Path, progress: Callable[[int], None] | None = None) -> Manif
         UserError: naming the first shard that is missing, cannot be read or has changed.
     """
     manifest = read_manifest(folder)
-    for name in manifest.splits:
-        for shard in shards_of(folder, manifest, name):
+    for split in manifest.splits:
+        for shard in shards_of(folder, manifest, split):
             require_size(shard, np.dtype(manifest.dtype).itemsize)
-    for split in manifest.splits.values():
-        for entry in split.shards:
-            path = folder / entry.file
-            with readable(path, f"check the disk, then {RESTORE}"):
-                found = sha256_of(path, progress)
-            if found != entry.sha256:
-                raise UserError(
-                    f"{path}: has changed since it was written (SHA-256 {found[:12]}..., expected "
-                    f"{entry.sha256[:12]}...); {RESTORE}"
-                )
+    for entry in (entry for split in manifest.splits.values() for entry in split.shards):
+        path = folder / entry.file
+        with readable(path, f"check the disk, then {RESTORE}"):
+            found = sha256_of(path, progress)
+        if found != entry.sha256:
+            raise UserError(
+                f"{path}: has changed since it was written (SHA-256 {found[:12]}..., expected "
+                f"{entry.sha256[:12]}...); {RESTORE}"
+            )
     return manifest
 
 

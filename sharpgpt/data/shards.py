@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import readable
-from sharpgpt.data.tokens import TokenArray
+
+TokenArray = npt.NDArray[np.uint16 | np.uint32]
 
 MAX_OPEN_FILES = 64
 RESTORE = "copy this shard again or prepare the data again"
@@ -39,7 +39,7 @@ class Shard(NamedTuple):
 
 
 class ShardedTokens:
-    """Token ids in shards on disk; see `Tokens`.
+    """Token ids in shards on disk; a slice with step 1 is an array.
 
     Every id must be below `vocab_size`. Raises `UserError` for a shard that is missing or of the
     wrong size, and, while reading, for one that fails, was truncated, or holds an id outside the
@@ -70,19 +70,15 @@ class ShardedTokens:
             raise ValueError(f"step: given {step}, allowed is 1")
         if stop <= start:
             return np.empty(0, self.dtype)
-        tokens: TokenArray = self._rows(np.array([start]), stop - start)[0]
+        tokens: TokenArray = self.rows(np.array([start]), stop - start)[0]
         return tokens
 
-    def gather(self, starts: npt.NDArray[np.int64], length: int) -> torch.Tensor:
-        """See `Tokens.gather`."""
+    def rows(self, starts: npt.NDArray[np.int64], length: int) -> TokenArray:
+        """[len(starts), length]: the tokens from each of `starts` on, which lie in the split."""
         if length < 1:
             raise ValueError(f"length: given {length}, allowed is at least 1")
         if len(starts) and not 0 <= starts.min() <= starts.max() <= len(self) - length:
             raise IndexError(f"blocks of {length} tokens do not all lie in 0 .. {len(self)}")
-        return torch.from_numpy(self._rows(starts, length).astype(np.int64))
-
-    def _rows(self, starts: npt.NDArray[np.int64], length: int) -> TokenArray:
-        """[len(starts), length]: the tokens from each of `starts` on, checked."""
         rows: TokenArray = np.empty((len(starts), length), self.dtype)
         numbers = np.searchsorted(self._ends, starts, side="right").tolist()
         for row, start, number in zip(rows, starts.tolist(), numbers, strict=True):
@@ -130,6 +126,10 @@ class ShardedTokens:
             f"{self.vocab_size}; the file is damaged, or made with another tokenizer (check with "
             "sharpgpt inspect), or of another format"
         )
+
+
+Tokens = TokenArray | ShardedTokens
+"""A long row of token ids, in memory or on disk, that is cut into blocks."""
 
 
 class _OpenFile:

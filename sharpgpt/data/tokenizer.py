@@ -26,7 +26,7 @@ import numpy.typing as npt
 import tiktoken
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.tokens import TokenArray
+from sharpgpt.data.shards import TokenArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,8 +16,8 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import validation_blocks as cut_blocks
 from sharpgpt.data.load import load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
+from sharpgpt.data.shards import Tokens
 from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
-from sharpgpt.data.tokens import Tokens
 from sharpgpt.evaluation.bits_per_byte import token_byte_lengths
 from sharpgpt.evaluation.groups import Blocks
 from sharpgpt.evaluation.saved_model import SavedModel

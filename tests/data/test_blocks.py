@@ -9,15 +9,15 @@ import torch
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import TrainingBlocks, prefetched, validation_blocks
-from sharpgpt.data.tokens import ArrayTokens
+from sharpgpt.data.shards import TokenArray
 
 SHAPES = [(2, 2), (3, 2), (100, 2), (5, 5), (8, 5), (9, 5), (11, 5), (12, 5), (1000, 17), (97, 96)]
 """(tokens, tokens in a block)"""
 
 
-def numbered(num_tokens: int) -> ArrayTokens:
+def numbered(num_tokens: int) -> TokenArray:
     """Each token is its own position."""
-    return ArrayTokens(np.arange(num_tokens, dtype=np.uint16))
+    return np.arange(num_tokens, dtype=np.uint16)
 
 
 def epoch_blocks(blocks: TrainingBlocks, epoch: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import TrainingBlocks
@@ -48,11 +47,11 @@ def test_blocks_cross_the_ends_of_shards(tmp_path: Path, dtype: str, shard_token
     tokens = sharded(tmp_path, dtype=dtype, shard_tokens=shard_tokens)
     starts = np.array([0, 995, 990, 999, 1000, 1500, 0])
     for length in (1, 10, 700, 1000):
-        blocks = tokens.gather(starts, length)
-        assert blocks.dtype == torch.int64
-        assert torch.equal(blocks, torch.tensor(IDS)[starts[:, None] + np.arange(length)])
-    assert torch.equal(tokens.gather(np.array([0]), 2500), torch.tensor(IDS)[None])
-    assert torch.equal(tokens.gather(np.array([2499]), 1), torch.tensor(IDS)[None, 2499:])
+        blocks = tokens.rows(starts, length)
+        assert blocks.dtype == dtype
+        assert np.array_equal(blocks, IDS[starts[:, None] + np.arange(length)])
+    assert np.array_equal(tokens.rows(np.array([0]), 2500), IDS[None])
+    assert np.array_equal(tokens.rows(np.array([2499]), 1), IDS[None, 2499:])
 
 
 @pytest.mark.usefixtures("_reading")
@@ -74,7 +73,7 @@ def test_a_block_outside_is_an_error_of_the_caller(
     tmp_path: Path, starts: list[int], length: int
 ) -> None:
     with pytest.raises(IndexError, match="do not all lie in"):
-        sharded(tmp_path).gather(np.array(starts), length)
+        sharded(tmp_path).rows(np.array(starts), length)
 
 
 @pytest.mark.usefixtures("_reading")
@@ -86,7 +85,7 @@ def test_threads_read_at_once(tmp_path: Path) -> None:
     def read(seed: int) -> None:
         starts = np.random.default_rng(seed).integers(0, 2400, (200, 4))
         equal.append(
-            all(np.array_equal(tokens.gather(row, 90)[0], IDS[row[0] :][:90]) for row in starts)
+            all(np.array_equal(tokens.rows(row, 90)[0], IDS[row[0] :][:90]) for row in starts)
         )
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
@@ -149,19 +148,19 @@ def test_ten_billion_tokens_in_a_thousand_shards(tmp_path: Path) -> None:
     assert data is not None
     assert len(data.train) == 10**10
     ends = np.array([1, 2, 500, 999]) * count
-    assert data.train.gather(ends - 1, 2).tolist() == [[0, 0], [1, 0], [499, 0], [998, 0]]
+    assert data.train.rows(ends - 1, 2).tolist() == [[0, 0], [1, 0], [499, 0], [998, 0]]
     assert data.train[-1:].tolist() == [999]
 
 
 def test_a_shard_cut_short_in_use_is_a_message_and_no_crash(tmp_path: Path) -> None:
     """Through a memory map this would kill the process with SIGBUS."""
     tokens = sharded(tmp_path)
-    tokens.gather(np.array([1000]), 100)
+    tokens.rows(np.array([1000]), 100)
     for size in (301, 0):
         with open(tmp_path / "train_00001.bin", "r+b") as file:
             file.truncate(size)
         with pytest.raises(UserError, match=r"train_00001\.bin: was truncated while in use"):
-            tokens.gather(np.array([1000]), 1000)
+            tokens.rows(np.array([1000]), 1000)
     assert np.array_equal(tokens[2000:], IDS[2000:])
 
 
@@ -176,7 +175,7 @@ def test_a_disk_that_fails_is_one_message(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "preadv", fail)
     message = r"train_00001\.bin: cannot be read at token 7: Input/output error; check the disk"
     with pytest.raises(UserError, match=message):
-        tokens.gather(np.array([1007]), 5)
+        tokens.rows(np.array([1007]), 5)
 
 
 def test_a_read_may_give_less_than_it_was_asked_for(
@@ -201,7 +200,7 @@ def test_a_shard_removed_before_it_is_opened(tmp_path: Path) -> None:
     (tmp_path / "train_00002.bin").unlink()
     assert np.array_equal(tokens[:2000], IDS[:2000])
     with pytest.raises(UserError, match=r"train_00002\.bin: cannot be read at token 0: No such"):
-        tokens.gather(np.array([1990]), 20)
+        tokens.rows(np.array([1990]), 20)
 
 
 def test_an_id_outside_the_vocabulary_is_named(tmp_path: Path) -> None:
@@ -213,7 +212,7 @@ def test_an_id_outside_the_vocabulary_is_named(tmp_path: Path) -> None:
     assert data is not None
     message = r"train_00001\.bin: token 250 has the id 60000, outside the vocabulary of 50257"
     with pytest.raises(UserError, match=message):
-        data.train.gather(np.array([0, 900]), 400)
+        data.train.rows(np.array([0, 900]), 400)
     with pytest.raises(UserError, match=message):
         data.train[:]
     assert np.array_equal(data.train[:1250], IDS[:1250])

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.data.blocks import validation_blocks
-from sharpgpt.data.tokens import ArrayTokens
 from sharpgpt.evaluation import passes
 from sharpgpt.evaluation.controls import PenaltyMap
 from sharpgpt.evaluation.groups import MAX_GROUPS, make_groups
@@ -138,7 +137,7 @@ def test_the_statistics_are_those_of_the_validation_in_training() -> None:
 
 def test_validation_blocks_are_read_piece_by_piece() -> None:
     tokens = text(1, 200)[0]
-    blocks = validation_blocks(ArrayTokens(tokens.numpy().astype(np.uint16)), 9)
+    blocks = validation_blocks(tokens.numpy().astype(np.uint16), 9)
     table_VV = torch.randn(131, 131)
     batches = row_batches(table_logits(table_VV), blocks, top_k=3, batch_size=4)
     lazy = collect(batches, make_groups(len(blocks)))

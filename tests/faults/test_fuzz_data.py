@@ -116,7 +116,7 @@ def read_all(path: Path) -> None:
         return
     for tokens in (data.train, data.val):
         for first in range(0, len(tokens) - 16, 997):
-            blocks_BT = tokens.gather(np.array([first]), 16)
+            blocks_BT = tokens.rows(np.array([first]), 16)
             assert int(blocks_BT.min()) >= 0
             assert int(blocks_BT.max()) < data.vocab_size
         assert len(tokens[0 : 10**9]) == len(tokens)

@@ -1,7 +1,9 @@
 """Disk space for the shards: the check before and the message after."""
 
+import contextlib
 import errno
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
@@ -15,8 +17,6 @@ A token takes 2 bytes and covers 4.4 bytes of English, fewer of other text, and 
 4. Compressed files hold more text than bytes: the Parquet files of OpenWebText and FineWeb-Edu come
 to 0.75 and 0.7.
 """
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def require_room(
@@ -52,17 +52,18 @@ def shortage(folder: Path, bytes_to_come: float) -> str | None:
     )
 
 
-def is_full(error: OSError) -> bool:
-    """Whether an error means that a disk or quota is full."""
-    return error.errno in _FULL
-
-
-def full_message(folder: Path) -> str:
-    """The message for a disk that filled up."""
-    return (
-        f"{folder}: the disk is full. What was committed is kept: free some space and run the same "
-        "command again to continue"
-    )
+@contextlib.contextmanager
+def explained_if_full(folder: Path) -> Iterator[None]:
+    """Raise `UserError` for a disk or quota that fills up within the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{folder}: the disk is full. What was committed is kept: free some space and run the "
+            "same command again to continue"
+        ) from None
 
 
 def gigabytes(num_bytes: float) -> str:

@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.shards import TokenArray
 
 if TYPE_CHECKING:
     import tiktoken
 
-TokenArray = npt.NDArray[np.uint16 | np.uint32]
 Encode = Callable[[str], TokenArray]
 
 AUDIT_CHARACTERS = 4096
@@ -99,8 +99,15 @@ def encode_texts(
     texts: Sequence[str],
     ends: Sequence[bool],
     end_of_document: TokenArray,
+    *,
+    audit: Callable[[str], None] | None = None,
 ) -> Encoded:
-    """Encode `texts`, with the ids `end_of_document` after each one that ends a document."""
+    """Encode `texts`, with the ids `end_of_document` after each one that ends a document.
+
+    `audit` receives the first text.
+    """
+    if audit is not None:
+        audit(texts[0])
     arrays: list[TokenArray] = [end_of_document[:0]]
     counts, num_bytes = [], []
     for text, is_end in zip(texts, ends, strict=True):
@@ -155,21 +162,7 @@ _PROBED = [
 
 _RUNS = [
     f"{before}{letter * length}{after}\n"
-    for letter in (
-        "a",
-        "Z",
-        "7",
-        "!",
-        " ",
-        "\n",
-        "\r\n",
-        "\t",
-        "\u00a0",
-        "\u3000",
-        "é",
-        "漢",
-        "👍🏽",
-    )
+    for letter in (*"aZ7! \n\t\u00a0\u3000é漢", "\r\n", "👍🏽")
     for length in (1, 2, 3, 7, 31, 64, 129, 1000)
     for before, after in (("", ""), ("x", "y"), (" ", " x"), ("I'll", "'LL"), ("’s", "don't"))
 ]

@@ -1,23 +1,20 @@
 """`prepare`: a dataset to token shards in a folder, from the beginning or where it was stopped."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import user_path
 from sharpgpt.data.prepare import disk
-from sharpgpt.data.prepare.journal import JOURNAL
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.preparation import Preparation
 from sharpgpt.data.prepare.progress import Progress, ProgressDisplay
-from sharpgpt.data.prepare.recipe import (
-    is_finished,
-    is_surely_finished,
-    recipe_of,
-    remove_if_empty,
-)
-from sharpgpt.data.sources.documents import DocumentSource
+from sharpgpt.data.prepare.state import is_finished, is_surely_finished, recipe_of
+from sharpgpt.data.prepared import JOURNAL
+from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.open import open_source
 from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.lock import FolderLock
@@ -58,15 +55,8 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
     if is_surely_finished(folder, options):
         logger.info("%s: already prepared", folder)
         return folder
-    source = open_source(
-        options.dataset,
-        text_column=options.text_column,
-        config_name=options.config_name,
-        revision=options.revision,
-        streaming=options.streaming,
-        val_fraction=options.val_fraction,
-        cache_dir=options.cache_dir,
-    )
+    names = [field.name for field in dataclasses.fields(SourceOptions)]
+    source = open_source(options.dataset, **{name: getattr(options, name) for name in names})
     if note := source.facts.get("note"):
         logger.info("%s", note)
     _refuse_limits_of_a_text(options, source)
@@ -77,27 +67,22 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
         return folder
     is_new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with prepare_lock(folder):
-            if not is_finished(folder, recipe):  # by another process, just now
-                Preparation(
-                    folder, options=options, source=source, recipe=recipe, show=show_progress
-                ).run()
-    except OSError as error:
-        if disk.is_full(error):
-            raise UserError(disk.full_message(folder)) from None
-        raise
+        with disk.explained_if_full(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with prepare_lock(folder):
+                if not is_finished(folder, recipe):  # by another process, just now
+                    Preparation(
+                        folder, options=options, source=source, recipe=recipe, show=show_progress
+                    ).run()
     finally:
         if is_new:
-            remove_if_empty(folder)
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
     return folder
 
 
 def _output_folder(options: PrepareOptions) -> Path:
-    try:
-        folder = Path(options.output).expanduser()
-    except RuntimeError:  # ~NAME of an unknown user
-        folder = Path(options.output)
+    folder = user_path(options.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output: {folder} is a file; allowed is a folder")
     return folder

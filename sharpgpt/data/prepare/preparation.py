@@ -16,8 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,13 @@ import numpy as np
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
 from sharpgpt.data.prepare import disk
-from sharpgpt.data.prepare.characters import batches_up_to, find_characters, join_of
-from sharpgpt.data.prepare.coders import Coder, char_coder, default_num_workers, gpt2_coder
+from sharpgpt.data.prepare.coders import Coder, batches_up_to, find_characters, open_coder
 from sharpgpt.data.prepare.encoding import Encoded
-from sharpgpt.data.prepare.journal import JOURNAL, Journal, write_journal
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.progress import Pace, Progress
-from sharpgpt.data.prepare.recipe import (
-    Recipe,
-    clear_remains,
-    discard,
-    unfinished,
-)
-from sharpgpt.data.prepare.stopping import Limits, Stopped, ends_of
+from sharpgpt.data.prepare.state import Journal, Recipe, clear_remains, discard, unfinished
+from sharpgpt.data.prepare.stopping import Limits, Stopped
+from sharpgpt.data.prepared import JOURNAL
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.data.sources.documents import Batch, DocumentSource
 from sharpgpt.runtime.console import clock
@@ -72,12 +65,12 @@ class Preparation:
             source=source.facts,
             counts={split: {"num_documents": 0, "num_bytes": 0} for split in SPLITS},
         )
-        self._counts = {split: dict(self._journal.counts[split]) for split in SPLITS}
         self._position = self._journal.position
+        """After the last batch that was written; the journal has that of the last commit."""
         written = sum(_num_tokens(state) for state in self._journal.writers.values())
         disk.require_room(folder, source, options, 2 * written)
         if found is None:
-            write_journal(folder, self._journal)
+            self._journal.write(folder)
         elif written:
             logger.info("%s: continuing after %s tokens", folder, f"{written:,}")
 
@@ -86,7 +79,11 @@ class Preparation:
         try:
             with self._stop:
                 self._find_characters()
-                with self._coder() as coder, self._open_writers(coder):
+                characters = self._journal.characters
+                with (
+                    open_coder(self._options, self._source, characters) as coder,
+                    self._open_writers(coder),
+                ):
                     pace = Pace(self._bytes_read(), self._source.num_bytes)
                     self._encode_all(coder, pace)
                     self._finish(coder, pace)
@@ -101,8 +98,8 @@ class Preparation:
         if self._options.tokenizer != "char" or self._journal.characters is not None:
             return
         found = find_characters(self._source, self._limits_here(), self._show, self._stop)
-        self._journal = replace(self._journal, characters=found)
-        write_journal(self._folder, self._journal)
+        self._journal.characters = found
+        self._journal.write(self._folder)
 
     def _batches(self) -> Iterator[Batch]:
         """From the current position on."""
@@ -112,24 +109,12 @@ class Preparation:
 
     def _limits_here(self) -> Limits:
         """The limits, counted from what is written so far."""
-        num_documents = sum(count["num_documents"] for count in self._counts.values())
-        options = self._options
         return Limits(
-            options.max_documents,
-            options.max_tokens,
-            num_documents=num_documents,
+            self._options.max_documents,
+            self._options.max_tokens,
+            num_documents=self._total("num_documents"),
             num_tokens=self._num_tokens(),
         )
-
-    def _coder(self) -> AbstractContextManager[Coder]:
-        if self._options.tokenizer == "char":
-            assert self._journal.characters is not None
-            return char_coder(self._journal.characters, join_of(self._source))
-        num_workers = self._options.num_workers
-        if num_workers is None:
-            num_workers = default_num_workers()
-        joins_documents = self._source.joins_documents
-        return gpt2_coder(joins_documents=joins_documents, num_workers=num_workers)
 
     @contextmanager
     def _open_writers(self, coder: Coder) -> Iterator[None]:
@@ -168,7 +153,7 @@ class Preparation:
         is_warned = False
         try:
             for batch, encoded in self._encoded(coder):
-                taken = limits.take(encoded.counts, ends_of(batch))
+                taken = limits.take(encoded.counts, batch.ends)
                 self._write(batch, encoded, taken)
                 pace.add(sum(encoded.counts[:taken]), sum(encoded.num_bytes[:taken]))
                 if limits.is_reached:
@@ -197,7 +182,7 @@ class Preparation:
         pending: deque[tuple[Batch, Future[Encoded]]] = deque()
         for batch in self._batches():
             texts = [piece.text for piece in batch.pieces]
-            pending.append((batch, coder.pool.submit(texts, ends_of(batch))))
+            pending.append((batch, coder.submit(texts, batch.ends)))
             if len(pending) > coder.num_in_flight:
                 batch, future = pending.popleft()
                 yield batch, future.result()
@@ -215,18 +200,14 @@ class Preparation:
             split = SPLITS[is_validation]
             self._writers[split].append(encoded.ids[starts[first] : starts[last]])
             ends = sum(piece.ends_document for piece in batch.pieces[first:last])
-            self._counts[split]["num_documents"] += ends
-            self._counts[split]["num_bytes"] += sum(encoded.num_bytes[first:last])
+            self._journal.counts[split]["num_documents"] += ends
+            self._journal.counts[split]["num_bytes"] += sum(encoded.num_bytes[first:last])
 
     def _commit(self) -> None:
         """Make everything so far durable: a new process continues from here."""
-        self._journal = replace(
-            self._journal,
-            position=self._position,
-            counts={split: dict(count) for split, count in self._counts.items()},
-            writers={split: writer.commit() for split, writer in self._writers.items()},
-        )
-        write_journal(self._folder, self._journal)
+        self._journal.writers = {split: w.commit() for split, w in self._writers.items()}
+        self._journal.position = self._position
+        self._journal.write(self._folder)
 
     def _warn_of_shortage(self, progress: Progress) -> bool:
         """Warn if the disk will not hold the rest; whether a warning was given."""
@@ -250,7 +231,7 @@ class Preparation:
             splits[split] = SplitEntry(
                 num_tokens=sum(shard.num_tokens for shard in shards),
                 shards=shards,
-                **self._counts[split],
+                **self._journal.counts[split],
             )
         manifest = Manifest(
             name=self._source.name,
@@ -264,27 +245,28 @@ class Preparation:
         )
         write_manifest(self._folder, manifest)
         (self._folder / JOURNAL).unlink()
-        num_bytes = sum(count["num_bytes"] for count in self._counts.values())
-        text = (
+        logger.info(
             f"{self._folder}: {splits['train'].num_tokens:,} training and "
-            f"{splits['val'].num_tokens:,} validation tokens of {disk.gigabytes(num_bytes)} of "
-            f"text, in {clock(pace.seconds)} "
+            f"{splits['val'].num_tokens:,} validation tokens of "
+            f"{disk.gigabytes(self._total('num_bytes'))} of text, in {clock(pace.seconds)} "
             f"({pace.progress('tokens', 0, 0).speed()})"
         )
-        logger.info("%s", text)
 
     def _require_both_splits(self) -> None:
         for split, writer in self._writers.items():
             if writer.num_tokens:
                 continue
-            self._journal = replace(self._journal, position=None)  # nothing to continue from
-            number = sum(count["num_documents"] for count in self._counts.values())
+            self._journal.position = None  # nothing to continue from
+            number = self._total("num_documents")
             unit = "documents" if self._source.joins_documents else "parts"
             name = "training" if split == "train" else "validation"
             raise UserError(
                 f"{self._source.name}: none of the {number} {unit} fell into the {name} split, so "
                 "nothing is kept; give more documents, or another val_fraction, such as 0.1"
             )
+
+    def _total(self, count: str) -> int:
+        return sum(counts[count] for counts in self._journal.counts.values())
 
     def _num_tokens(self) -> int:
         return sum(writer.num_tokens for writer in self._writers.values())

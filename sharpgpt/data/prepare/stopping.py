@@ -1,9 +1,9 @@
 """Where a preparation stops before the end of its source: at its limits, or at a signal."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.documents import Batch
 
 
 class Stopped(UserError):  # noqa: N818 - not a failure: the user asked for it
@@ -16,44 +16,34 @@ class Stopped(UserError):  # noqa: N818 - not a failure: the user asked for it
         self.exit_code = 128 + signal_number
 
 
+@dataclass
 class Limits:
     """Counts documents and tokens up to `max_documents` or `max_tokens` (None: no limit).
 
-    `num_documents` and `num_tokens` are the counts so far. The limit is reached at the same
-    document whether or not the preparation was stopped before.
+    The limit is reached at the same document whether or not the preparation was stopped before.
     """
 
-    def __init__(
-        self,
-        max_documents: int | None,
-        max_tokens: int | None,
-        *,
-        num_documents: int = 0,
-        num_tokens: int = 0,
-    ) -> None:
-        self._max_documents, self._max_tokens = max_documents, max_tokens
-        self._num_documents, self._num_tokens = num_documents, num_tokens
-        self.is_reached = False
+    max_documents: int | None
+    max_tokens: int | None
+    num_documents: int
+    """So far, as `num_tokens`."""
+    num_tokens: int
+    is_reached: bool = False
 
     def take(self, counts: Sequence[int], ends: Sequence[bool]) -> int:
         """How many of these pieces to keep; `counts` are their tokens, `ends` marks document ends.
 
         The document that reaches a limit is kept whole.
         """
-        if self._max_documents is None and self._max_tokens is None:
+        if self.max_documents is None and self.max_tokens is None:
             return len(counts)
         for i, (count, is_end) in enumerate(zip(counts, ends, strict=True)):
-            self._num_tokens += count
-            self._num_documents += is_end
+            self.num_tokens += count
+            self.num_documents += is_end
             self.is_reached = is_end and (
-                (self._max_documents is not None and self._num_documents >= self._max_documents)
-                or (self._max_tokens is not None and self._num_tokens >= self._max_tokens)
+                (self.max_documents is not None and self.num_documents >= self.max_documents)
+                or (self.max_tokens is not None and self.num_tokens >= self.max_tokens)
             )
             if self.is_reached:
                 return i + 1
         return len(counts)
-
-
-def ends_of(batch: Batch) -> list[bool]:
-    """Which pieces of a batch end a document."""
-    return [piece.ends_document for piece in batch.pieces]

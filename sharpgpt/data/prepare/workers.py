@@ -13,51 +13,20 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.prepare.encoding import Encode, Encoded, Gpt2Coding, TokenArray, encode_texts
+from sharpgpt.data.prepare.encoding import Encoded, Gpt2Coding, Gpt2Encoder, encode_texts
+from sharpgpt.data.shards import TokenArray
 
 # The caller's package, installed or not; -P keeps the working folder off the path.
 _PROGRAM = (
     f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[3])!r}); "
     "from sharpgpt.data.prepare.workers import main; main()"
 )
-
-
-class Pool(Protocol):
-    """Encodes texts."""
-
-    def submit(self, texts: Sequence[str], ends: Sequence[bool]) -> "Future[Encoded]":
-        """Encode `texts`, adding the end-of-document ids where `ends` is true."""
-
-    def close(self) -> None:
-        """Free what the pool holds."""
-
-
-class LocalPool:
-    """Encodes texts in this process when they are submitted; `audit` checks the first of each."""
-
-    def __init__(
-        self,
-        encode: Encode,
-        end_of_document: TokenArray,
-        audit: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._encode, self._end_of_document, self._audit = encode, end_of_document, audit
-
-    def submit(self, texts: Sequence[str], ends: Sequence[bool]) -> "Future[Encoded]":
-        """See `Pool.submit`."""
-        future: Future[Encoded] = Future()
-        self._audit(texts[0])
-        future.set_result(encode_texts(self._encode, texts, ends, self._end_of_document))
-        return future
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 class WorkerPool:
@@ -71,7 +40,10 @@ class WorkerPool:
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="encode")
 
     def submit(self, texts: Sequence[str], ends: Sequence[bool]) -> "Future[Encoded]":
-        """See `Pool.submit`. The future raises `UserError` when a process has died."""
+        """Encode `texts`, adding the end-of-document ids where `ends` is true.
+
+        The future raises `UserError` when a process has died.
+        """
         return self._threads.submit(self._encode, texts, ends)
 
     def _encode(self, texts: Sequence[str], ends: Sequence[bool]) -> Encoded:
@@ -150,15 +122,15 @@ def _send(file: IO[bytes], message: Any) -> None:
 
 
 def _work(requests: IO[bytes], answers: IO[bytes]) -> None:
-    from sharpgpt.data.prepare.encoding import Gpt2Encoder
-
     coding, end_of_document = pickle.load(requests)
     encoder = Gpt2Encoder(coding)
-    pool = LocalPool(encoder.encode, end_of_document, encoder.audit)
     while True:
         texts, ends = pickle.load(requests)
         try:
-            _send(answers, pool.submit(texts, ends).result())
+            encoded = encode_texts(
+                encoder.encode, texts, ends, end_of_document, audit=encoder.audit
+            )
+            _send(answers, encoded)
         except UserError as error:
             _send(answers, str(error))
 

@@ -32,6 +32,11 @@ class Batch(NamedTuple):
     """The position after this batch. `after["bytes_read"]` is roughly how much of the source's
     `num_bytes` has been read, for the progress bar."""
 
+    @property
+    def ends(self) -> list[bool]:
+        """Which pieces end a document."""
+        return [piece.ends_document for piece in self.pieces]
+
 
 class DocumentSource(Protocol):
     """Documents that can be read again from any position, always the same."""

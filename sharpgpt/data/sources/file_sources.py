@@ -6,7 +6,9 @@ Where the files are stored, and how they are fetched, is up to `local` and `hub`
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,13 +26,31 @@ LISTED_FILES = 1000
 """The facts list so many files; the identity covers all."""
 
 
+@dataclass
+class FileSource:
+    """A source of documents in files; see `DocumentSource`."""
+
+    name: str
+    facts: dict[str, Any]
+    identity: str
+    num_bytes: int | None
+    joins_documents: bool
+    pieces: Callable[[State], Iterator[tuple[Piece, State | None]]]
+    """Pieces from a position on, with the position after each, None inside what cannot be resumed;
+    {} is the beginning."""
+
+    def batches(self, start: State | None = None) -> Iterator[Batch]:
+        """See `DocumentSource.batches`."""
+        return _batched(self.pieces(start or {}))
+
+
 def source_of(
     *,
     name: str,
     facts: dict[str, Any],
     files: Sequence[DataFile],
     options: SourceOptions,
-    text_column: str,
+    text_column: str = "text",
     split: Split | None = None,
 ) -> DocumentSource:
     """The source of these files: of one text file a single text, else of documents.
@@ -46,18 +66,43 @@ def source_of(
             f"{origin}: files of several formats ({counts}); allowed is one. Choose by a glob, "
             f"such as '**/*{PurePosixPath(files[0].label).suffix}'"
         )
-    if "text" in formats:
+    column = None if "text" in formats else text_column
+    if column is None:
         refuse_options(origin, options, "text_column")
-        if len(files) == 1:
-            return SingleTextSource(
-                name=name, facts=facts, file=files[0], val_fraction=options.val_fraction
-            )
-    return FilesSource(
-        name=name,
-        facts=facts,
-        files=files,
-        text_column=text_column,
-        split=split or hash_split(options.val_fraction),
+    no_text = UserError(
+        f"{origin}: holds no text (it is empty or only whitespace); allowed are texts in "
+        f"{FORMATS_IN_WORDS}"
+    )
+    is_single_text = column is None and len(files) == 1
+    if is_single_text:
+        fraction = text_val_fraction(options.val_fraction)
+        split_facts: dict[str, Any] = {"rule": "end", "val_fraction": fraction}
+        pieces = partial(_pieces_of_a_text, file=files[0], val_fraction=fraction, no_text=no_text)
+    else:
+        split = split or hash_split(options.val_fraction)
+        split_facts = split.facts
+        pieces = partial(
+            _pieces_of_documents, files=files, column=text_column, split=split, no_text=no_text
+        )
+    digest = hashlib.sha256(json.dumps([column, split_facts], sort_keys=True).encode())
+    for file in files:
+        digest.update(json.dumps([file.label, file.identity]).encode())
+    sizes = [file.num_bytes for file in files if file.num_bytes is not None]
+    facts = {
+        "name": name,
+        **facts,
+        "text_column": column,
+        "split": split_facts,
+        "num_files": len(files),
+        "files": [{"name": f.label, "num_bytes": f.num_bytes} for f in files[:LISTED_FILES]],
+    }
+    return FileSource(
+        name,
+        facts,
+        identity=digest.hexdigest(),
+        num_bytes=sum(sizes) if len(sizes) == len(files) else None,
+        joins_documents=not is_single_text,
+        pieces=pieces,
     )
 
 
@@ -77,150 +122,76 @@ def refuse_options(origin: str, options: SourceOptions, *names: str) -> None:
             )
 
 
-class _FileSource:
-    """What the two kinds of source have in common; see `DocumentSource`."""
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        facts: dict[str, Any],
-        files: Sequence[DataFile],
-        text_column: str | None,
-        split: dict[str, Any],
-    ) -> None:
-        self.name = name
-        self.facts = {
-            "name": name,
-            **facts,
-            "text_column": text_column,
-            "split": split,
-            "num_files": len(files),
-            "files": [{"name": f.label, "num_bytes": f.num_bytes} for f in files[:LISTED_FILES]],
-        }
-        sizes = [file.num_bytes for file in files if file.num_bytes is not None]
-        self.num_bytes = sum(sizes) if len(sizes) == len(files) else None
-        digest = hashlib.sha256(json.dumps([text_column, split], sort_keys=True).encode())
-        for file in files:
-            digest.update(json.dumps([file.label, file.identity]).encode())
-        self.identity = digest.hexdigest()
-
-    def batches(self, start: State | None = None) -> Iterator[Batch]:
-        """See `DocumentSource.batches`."""
-        return _batched(self._pieces(start or {}))
-
-    def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
-        """Pieces with the position after each, None inside what cannot be resumed."""
-        raise NotImplementedError
-
-    def _no_text(self) -> UserError:
-        return UserError(
-            f"{self.facts['origin']}: holds no text (it is empty or only whitespace); allowed are "
-            f"texts in {FORMATS_IN_WORDS}"
-        )
+def _pieces_of_documents(
+    start: State, *, files: Sequence[DataFile], column: str, split: Split, no_text: UserError
+) -> Iterator[tuple[Piece, State | None]]:
+    """The documents of files, one file after the other."""
+    first_file, place = start.get("file", 0), start.get("place", {})
+    number = start.get("document", 0)
+    has_text = start.get("has_text", False)
+    # Not None inside a document that is read in parts.
+    is_validation: bool | None = start.get("is_validation")
+    bytes_before = sum(file.num_bytes or 0 for file in files[:first_file])
+    for index, file in enumerate(files[first_file:], start=first_file):
+        for read in read_documents(file, column, place):
+            if is_validation is None:
+                is_validation = split.is_validation(number, read.sha256)
+            pieces = _in_pieces(read.text, is_validation, read.ends_document)
+            has_text = has_text or bool(read.text.strip())
+            if read.ends_document:
+                number += 1
+                is_validation = None
+            after = {
+                "file": index,
+                "place": read.place,
+                "document": number,
+                "is_validation": is_validation,
+                "has_text": has_text,
+                "bytes_read": bytes_before + read.bytes_read,
+            }
+            for piece in pieces[:-1]:
+                yield piece, None
+            yield pieces[-1], after
+        place = {}
+        bytes_before += file.num_bytes or 0
+    if not has_text:
+        raise no_text
 
 
-class FilesSource(_FileSource):
-    """The documents of files, one file after the other; see `DocumentSource`."""
-
-    joins_documents = True
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        facts: dict[str, Any],
-        files: Sequence[DataFile],
-        text_column: str,
-        split: Split,
-    ) -> None:
-        column = text_column if any(file.format != "text" for file in files) else None
-        super().__init__(name=name, facts=facts, files=files, text_column=column, split=split.facts)
-        self._files = files
-        self._column = text_column
-        self._split = split
-
-    def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
-        first_file, place = start.get("file", 0), start.get("place", {})
-        number = start.get("document", 0)
-        has_text = start.get("has_text", False)
-        # Not None inside a document that is read in parts.
-        is_validation: bool | None = start.get("is_validation")
-        bytes_before = sum(file.num_bytes or 0 for file in self._files[:first_file])
-        for index in range(first_file, len(self._files)):
-            file = self._files[index]
-            for read in read_documents(file, self._column, place):
-                if is_validation is None:
-                    is_validation = self._split.is_validation(number, read.sha256)
-                pieces = _in_pieces(read.text, is_validation, read.ends_document)
-                has_text = has_text or bool(read.text.strip())
-                if read.ends_document:
-                    number += 1
-                    is_validation = None
-                after = {
-                    "file": index,
-                    "place": read.place,
-                    "document": number,
-                    "is_validation": is_validation,
-                    "has_text": has_text,
-                    "bytes_read": bytes_before + read.bytes_read,
-                }
-                for piece in pieces[:-1]:
-                    yield piece, None
-                yield pieces[-1], after
-            place = {}
-            bytes_before += file.num_bytes or 0
-        if not has_text:
-            raise self._no_text()
-
-
-class SingleTextSource(_FileSource):
-    """One text, whose end is for validation; see `DocumentSource`.
+def _pieces_of_a_text(
+    start: State, *, file: DataFile, val_fraction: float, no_text: UserError
+) -> Iterator[tuple[Piece, State | None]]:
+    """One text, whose end is for validation.
 
     The ids of the training pieces join to those of the text up to the cut, the ids of the
-    validation pieces to those of the rest. From the beginning, the text is read twice.
+    validation pieces to those of the rest. From the beginning, the text is read twice: its number
+    of characters determines the cut.
     """
-
-    joins_documents = False
-
-    def __init__(
-        self, *, name: str, facts: dict[str, Any], file: DataFile, val_fraction: float | None
-    ) -> None:
-        self._file = file
-        self._val_fraction = text_val_fraction(val_fraction)
-        split = {"rule": "end", "val_fraction": self._val_fraction}
-        super().__init__(name=name, facts=facts, files=[file], text_column=None, split=split)
-
-    def _pieces(self, start: State) -> Iterator[tuple[Piece, State | None]]:
-        num_characters = start["num_characters"] if start else self._counted()
-        cut = single_text_cut(num_characters, self._val_fraction)
-        character, offset = start.get("character", 0), start.get("offset", 0)
-        for text, end, bytes_read in stored_text_pieces(self._file, offset):
-            num_train = cut - character
-            character += len(text)
-            after = {
-                "offset": end,
-                "character": character,
-                "num_characters": num_characters,
-                "bytes_read": bytes_read,
-            }
-            if num_train >= len(text):
-                yield Piece(text, False, character == cut), after
-                continue
-            if num_train > 0:
-                yield Piece(text[:num_train], False, True), None
-            yield Piece(text[max(num_train, 0) :], True, character == num_characters), after
-
-    def _counted(self) -> int:
-        """The characters of the whole text, which determine the cut."""
-        num_characters = 0
+    num_characters = start.get("num_characters", 0)
+    if not start:
         has_text = False
-        for text, _, _ in stored_text_pieces(self._file):
+        for text, _, _ in stored_text_pieces(file):
             num_characters += len(text)
             has_text = has_text or bool(text.strip())
         if not has_text:
-            raise self._no_text()
-        return num_characters
+            raise no_text
+    cut = single_text_cut(num_characters, val_fraction)
+    character, offset = start.get("character", 0), start.get("offset", 0)
+    for text, end, bytes_read in stored_text_pieces(file, offset):
+        num_train = cut - character
+        character += len(text)
+        after = {
+            "offset": end,
+            "character": character,
+            "num_characters": num_characters,
+            "bytes_read": bytes_read,
+        }
+        if num_train >= len(text):
+            yield Piece(text, False, character == cut), after
+            continue
+        if num_train > 0:
+            yield Piece(text[:num_train], False, True), None
+        yield Piece(text[max(num_train, 0) :], True, character == num_characters), after
 
 
 def _in_pieces(text: str, is_validation: bool, ends_document: bool) -> list[Piece]:

@@ -13,7 +13,7 @@ from sharpgpt.core.files import atomic_path
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.download import DownloadError, cache_folder, download
-from sharpgpt.data.sources.file_sources import SingleTextSource, refuse_options
+from sharpgpt.data.sources.file_sources import refuse_options, source_of
 from sharpgpt.data.sources.files import DataFile
 from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME, standin_text
 from sharpgpt.data.text import SourceText, read_text
@@ -28,20 +28,17 @@ def open_tinyshakespeare(options: SourceOptions) -> DocumentSource:
     refuse_options(TINYSHAKESPEARE, options, "text_column", "config_name", "revision", "streaming")
     text = load_tinyshakespeare(options.cache_dir)
     data = text.text.encode()
-    return SingleTextSource(
-        name=text.name,
-        facts={"origin": text.origin, "is_stand_in": text.is_stand_in, "note": text.note},
-        file=DataFile(
-            name=text.origin,
-            num_bytes=len(data),
-            format="text",
-            compression=None,
-            open=lambda: io.BytesIO(data),
-            label=f"{TINYSHAKESPEARE}.txt",
-            identity=text.sha256,
-        ),
-        val_fraction=options.val_fraction,
+    file = DataFile(
+        name=text.origin,
+        num_bytes=len(data),
+        format="text",
+        compression=None,
+        open=lambda: io.BytesIO(data),
+        label=f"{TINYSHAKESPEARE}.txt",
+        identity=text.sha256,
     )
+    facts = {"origin": text.origin, "is_stand_in": text.is_stand_in, "note": text.note}
+    return source_of(name=text.name, facts=facts, files=[file], options=options)
 
 
 def load_tinyshakespeare(cache_dir: str | Path | None, url: str = URL) -> SourceText:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.prepare.encoding import Gpt2Coding, Gpt2Encoder, gpt2_coding
-from sharpgpt.data.prepare.workers import LocalPool, WorkerPool
+from sharpgpt.data.prepare.encoding import Gpt2Coding, Gpt2Encoder, encode_texts, gpt2_coding
+from sharpgpt.data.prepare.workers import WorkerPool
 from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -36,11 +36,12 @@ BATCHES = [[f"batch {i} text {j} é漢👍 " * (1 + 40 * (i % 3)) for j in range
 
 def test_processes_give_what_one_process_gives(pool: WorkerPool, coding: Gpt2Coding) -> None:
     encoder = Gpt2Encoder(coding)
-    here = LocalPool(encoder.encode, np.array([END], np.uint16), encoder.audit)
+    end = np.array([END], np.uint16)
     ends = [True, False, True, True, False, False, True]
     futures = [pool.submit(batch, ends) for batch in BATCHES]
     for batch, future in zip(BATCHES, futures, strict=True):
-        there, expected = future.result(), here.submit(batch, ends).result()
+        there = future.result()
+        expected = encode_texts(encoder.encode, batch, ends, end, audit=encoder.audit)
         assert there.ids.tolist() == expected.ids.tolist()
         assert there.counts == expected.counts
         assert there.num_bytes == expected.num_bytes == [len(text.encode()) for text in batch]

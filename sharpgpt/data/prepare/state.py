@@ -1,0 +1,168 @@
+"""What an output folder holds: finished data, a stopped preparation (journal.json), or neither.
+
+A recipe is everything that decides the bytes: equal recipes give equal shards. A finished folder
+with an equal recipe is not prepared again, an unfinished one continues, and a folder with another
+recipe is refused.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharpgpt.config.options import shown
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import write_text
+from sharpgpt.core.jsonio import read_object
+from sharpgpt.data.manifest import MANIFEST, read_manifest
+from sharpgpt.data.prepare.options import PrepareOptions
+from sharpgpt.data.prepared import JOURNAL
+from sharpgpt.data.sources import local as local_files
+from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
+from sharpgpt.data.sources.documents import DocumentSource
+
+VERSION = 1
+SOURCE_OPTIONS = ("dataset", "text_column", "config_name", "revision", "val_fraction")
+"""Options that select documents. The source's identity covers them, since several names may mean
+the same files."""
+OUTPUT_OPTIONS = ("tokenizer", "max_documents", "max_tokens", "shard_tokens", "form")
+
+Recipe = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """journal.json: the state of an unfinished preparation.
+
+    It is written before the first token, replaced at every commit once the shards are on the disk,
+    and removed when manifest.json exists.
+    """
+
+    recipe: Recipe
+    """Every option that decides the bytes, and the identity of the source."""
+    source: dict[str, Any]
+    """The facts of the source, used to explain how two recipes differ."""
+    characters: list[str] | None = None
+    """The vocabulary of the char tokenizer, once the first pass has found it."""
+    position: dict[str, Any] | None = None
+    """The position in the source; None is its beginning."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The documents and bytes of text of each split."""
+    writers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The state of the `ShardWriter` of each split."""
+    version: int = VERSION
+
+    def write(self, folder: Path) -> None:
+        """Replace the journal of `folder`, atomically."""
+        content = dataclasses.asdict(self)
+        write_text(folder / JOURNAL, json.dumps(content | {"sha256": _digest(content)}) + "\n")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """SHA-256 of the other fields: a journal that was edited is refused."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal | None:
+    """The journal of a stopped preparation of `recipe` in `folder`; None for a new one.
+
+    Raises `UserError` for a journal that is damaged, of another version or recipe, and for a folder
+    with .bin files but no manifest.
+    """
+    path = folder / JOURNAL
+    remedy = f"delete {folder} and prepare again"
+    try:
+        content = read_object(path)
+    except FileNotFoundError:
+        if others := sorted(path.name for path in folder.glob("*.bin")):
+            raise UserError(
+                f"{folder}: holds {others[0]} and no manifest, so it was not written "
+                "by SharpGPT; give another output, or move the .bin files away"
+            ) from None
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
+    digest = content.pop("sha256", None)
+    if content.get("version") != VERSION or digest != _digest(content):
+        raise UserError(f"{path}: damaged, or written by another version of SharpGPT; {remedy}")
+    journal = Journal(**content)
+    remedy = "give another output, or delete the folder"
+    revision = journal.source.get("revision")
+    is_equal = journal.recipe.get("identity") == source.identity
+    if revision and revision != source.facts.get("revision") and not is_equal:
+        remedy += f", or continue with its revision: --revision {revision}"
+    _require_equal(f"{folder}: holds unfinished data", journal.recipe, recipe, remedy)
+    return journal
+
+
+def recipe_of(options: PrepareOptions, source: DocumentSource) -> Recipe:
+    """The recipe, plain JSON."""
+    names = (*SOURCE_OPTIONS, *OUTPUT_OPTIONS)
+    return {name: getattr(options, name) for name in names} | {"identity": source.identity}
+
+
+def is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether `folder` holds the finished data of `recipe`.
+
+    Raises `UserError` if it holds the data of another recipe, or if its manifest is damaged.
+    """
+    if not (folder / MANIFEST).is_file():
+        return False
+    found = read_manifest(folder).recipe
+    remedy = "give another output, or delete the folder"
+    _require_equal(f"{folder}: holds finished data", found, recipe, remedy)
+    return True
+
+
+def is_surely_finished(folder: Path, options: PrepareOptions) -> bool:
+    """Whether `folder` holds a finished hub dataset, prepared with exactly these options.
+
+    Then the hub is not asked, and a later revision of its main branch changes nothing.
+    """
+    if not (folder / MANIFEST).is_file() or options.dataset == TINYSHAKESPEARE:
+        return False
+    recipe = read_manifest(folder).recipe
+    if _differences((*SOURCE_OPTIONS, *OUTPUT_OPTIONS), recipe, vars(options)):
+        return False
+    try:
+        return local_files.find(options.dataset) is None
+    except UserError:
+        return False
+
+
+def _differences(names: Iterable[str], found: Recipe, asked: Recipe) -> list[str]:
+    return [
+        f"{name} is {shown(found.get(name))} there and {shown(asked[name])} here"
+        for name in names
+        if found.get(name) != asked[name]
+    ]
+
+
+def _require_equal(held: str, found: Recipe, asked: Recipe, remedy: str) -> None:
+    differences = _differences(OUTPUT_OPTIONS, found, asked)
+    if found.get("identity") != asked["identity"]:
+        named = _differences(SOURCE_OPTIONS, found, asked)
+        differences += named or ["the dataset itself has changed since"]
+    if differences:
+        raise UserError(
+            f"{held} of another recipe: {'; '.join(differences)}. To prepare what is asked for "
+            f"here, {remedy}"
+        )
+
+
+def clear_remains(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed while it replaced a file."""
+    for name in (JOURNAL, MANIFEST):
+        for path in folder.glob(f".{name}.*"):
+            path.unlink(missing_ok=True)
+
+
+def discard(folder: Path, shards: Iterable[str]) -> None:
+    """Remove a preparation that failed before its first commit, including finished `shards`."""
+    clear_remains(folder)
+    for path in [*folder.glob(".partial_*.bin"), *(folder / name for name in shards)]:
+        path.unlink(missing_ok=True)
+    (folder / JOURNAL).unlink(missing_ok=True)
