@@ -23,7 +23,7 @@ import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,11 +59,6 @@ def _gather(tokens: Tokens, starts: npt.NDArray[np.int64], length: int) -> torch
     return torch.from_numpy(rows.astype(np.int64))
 
 
-class _Epoch(NamedTuple):
-    phase: int
-    order: Permutation
-
-
 class TrainingBlocks:
     """Shuffled blocks of T = `block_length` tokens, epoch after epoch; see the module docstring.
 
@@ -87,11 +82,12 @@ class TrainingBlocks:
     def __len__(self) -> int:
         return self.num_blocks
 
-    def _draw_epoch(self, epoch: int) -> _Epoch:
+    def _draw_epoch(self, epoch: int) -> tuple[int, Permutation]:
+        """The phase and the order of an epoch."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
         last_phase = len(self.tokens) - 1 - self.num_blocks * self._stride
         phase = int(random.integers(last_phase, endpoint=True))
-        return _Epoch(phase, Permutation(self.num_blocks, random))
+        return phase, Permutation(self.num_blocks, random)
 
     def _starts_of_page(self, epoch: int, page: int) -> npt.NDArray[np.int64]:
         """Where the blocks at the next PAGE places of an epoch begin."""

@@ -7,7 +7,6 @@ What can go wrong on the way to the hub becomes one message with a remedy; no ne
 import contextlib
 import io
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,12 +42,14 @@ class HubFiles:
         paths: Sequence[tuple[str, int | None]],
         options: SourceOptions,
     ) -> None:
-        self._repo = repo
-        self._revision = revision
-        cache_dir = options.cache_dir
-        self._cache_dir = None if cache_dir is None else user_path(cache_dir) / "hub"
+        self._repo, self._revision = repo, revision
+        cache_dir = None if options.cache_dir is None else user_path(options.cache_dir) / "hub"
+        self._where: dict[str, Any] = {
+            "repo_type": "dataset",
+            "revision": revision,
+            "cache_dir": cache_dir,
+        }
         self._downloads: dict[int, Future[Path]] = {}
-        self._paths = [path for path, _ in paths]
         open_ = self.open_streamed if options.streaming else self.open_downloaded
         self.files = [
             DataFile(
@@ -66,8 +67,7 @@ class HubFiles:
         """The rows of all files, which are Parquet, from their ends, without downloading them."""
         logger.info("counting the documents of %s in %d files", self._repo, len(self.files))
         with ThreadPoolExecutor(8) as threads:
-            counts = threads.map(partial(self._count, column), range(len(self.files)))
-            return sum(counts)
+            return sum(threads.map(partial(self._count, column), range(len(self.files))))
 
     def check_column(self, column: str) -> None:
         """Raise `UserError` if the first file is Parquet without this column of strings."""
@@ -81,13 +81,21 @@ class HubFiles:
 
     def open_streamed(self, index: int) -> BinaryIO:
         """The file over the network, seekable."""
-        from huggingface_hub import HfFileSystem
+        from huggingface_hub import HfFileSystem, HfFileSystemFile
 
-        require_online(self._repo)
-        path = f"datasets/{self._repo}@{self._revision}/{self._paths[index]}"
-        with hub_errors(self._repo):
-            file = HfFileSystem().open(path, "rb", block_size=STREAM_BYTES)
-        return io.BufferedReader(_Guarded(file, self._repo), BUFFER_BYTES)
+        repo = self._repo
+
+        class RemoteFile(HfFileSystemFile):  # type: ignore[misc]
+            def _fetch_range(self, start: int, end: int) -> bytes:
+                with hub_errors(repo):
+                    data: bytes = super()._fetch_range(start, end)
+                return data
+
+        require_online(repo)
+        path = f"datasets/{repo}@{self._revision}/{self.files[index].label}"
+        with hub_errors(repo):
+            file = RemoteFile(HfFileSystem(), path, mode="rb", block_size=STREAM_BYTES)
+        return io.BufferedReader(cast(io.RawIOBase, file), BUFFER_BYTES)
 
     def open_downloaded(self, index: int) -> BinaryIO:
         """The file in the cache, downloaded if need be; meanwhile the next one is downloaded."""
@@ -100,20 +108,14 @@ class HubFiles:
                 logger.info("downloading %s%s", self.files[index].name, in_words)
             path = download.result()
         following = index + 1
-        if following < len(self._paths) and following not in self._downloads:
+        if following < len(self.files) and following not in self._downloads:
             self._downloads[following] = self._started(following)
         return open_file(path)
 
     def _cached(self, index: int) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        path = try_to_load_from_cache(
-            self._repo,
-            self._paths[index],
-            cache_dir=self._cache_dir,
-            revision=self._revision,
-            repo_type="dataset",
-        )
+        path = try_to_load_from_cache(self._repo, self.files[index].label, **self._where)
         return Path(path) if isinstance(path, str) else None
 
     def _started(self, index: int) -> "Future[Path]":
@@ -136,44 +138,7 @@ class HubFiles:
         require_online(self._repo)
         disable_progress_bars()  # the preparation has its own
         with hub_errors(self._repo):
-            path = hf_hub_download(
-                self._repo,
-                self._paths[index],
-                repo_type="dataset",
-                revision=self._revision,
-                cache_dir=self._cache_dir,
-            )
-        return Path(path)
-
-
-class _Guarded(io.RawIOBase):
-    """A remote file whose errors have a remedy."""
-
-    def __init__(self, file: Any, repo: str) -> None:
-        self._file = file
-        self._repo = repo
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return cast(int, self._file.tell())
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return cast(int, self._file.seek(offset, whence))
-
-    def readinto(self, buffer: Any) -> int:
-        with hub_errors(self._repo):
-            data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+            return Path(hf_hub_download(self._repo, self.files[index].label, **self._where))
 
 
 def require_online(repo: str) -> None:

@@ -16,7 +16,6 @@ from sharpgpt.data.sources.files import (
     BUFFER_BYTES,
     DataFile,
     content_from,
-    damaged,
     position,
     reading,
 )
@@ -156,35 +155,25 @@ def read_parquet(file: DataFile, column: str, place: Place) -> Iterator[Read]:
     first_group, first_row = place.get("row_group", 0), place.get("row", 0)
     with file.open() as raw, reading(file):
         parquet = open_parquet(raw, file.name, column)
-        num_rows = max(parquet.metadata.num_rows, 1)
-        rows_before = 0
-        for group in range(parquet.num_row_groups):
-            group_rows = parquet.metadata.row_group(group).num_rows
-            skipped = first_row if group == first_group else 0
-            if group >= first_group and skipped < group_rows:
-                texts = _row_group_texts(
-                    parquet, group, column=column, skipped=skipped, name=file.name
-                )
-                for row, text in texts:
-                    after = {"row_group": group, "row": row + 1}
-                    share = (rows_before + row + 1) / num_rows
-                    yield _whole(text, after, int(share * (file.num_bytes or 0)))
-            rows_before += group_rows
+        groups = range(parquet.num_row_groups)
+        num_rows = [parquet.metadata.row_group(group).num_rows for group in groups]
+        for group in groups[first_group:]:
+            rows_before, rows_in_all = sum(num_rows[:group]), sum(num_rows)
+            for row, text in _row_group_texts(
+                parquet, group, column=column, skipped=first_row, name=file.name
+            ):
+                after = {"row_group": group, "row": row + 1}
+                share = (rows_before + row + 1) / rows_in_all
+                yield _whole(text, after, int(share * (file.num_bytes or 0)))
+            first_row = 0
 
 
 def open_parquet(raw: BinaryIO, name: str, column: str) -> Any:
-    """A `pyarrow.parquet.ParquetFile` with a column of strings named `column`.
-
-    Raises `UserError`, also for a file that is not a complete Parquet file.
-    """
-    import pyarrow as pa
+    """A `pyarrow.parquet.ParquetFile`. Raises `UserError` without a column of strings `column`."""
     import pyarrow.parquet as pq
 
-    try:
-        # Buffered: otherwise a whole column of a row group, perhaps gigabytes, is read at once.
-        parquet = pq.ParquetFile(raw, pre_buffer=False, buffer_size=BUFFER_BYTES)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(damaged(name, "parquet", error)) from None
+    # Buffered: otherwise a whole column of a row group, perhaps gigabytes, is read at once.
+    parquet = pq.ParquetFile(raw, pre_buffer=False, buffer_size=BUFFER_BYTES)
     schema = parquet.schema_arrow
     strings = [field.name for field in schema if _is_string(field.type)]
     if column not in strings:
@@ -213,6 +202,8 @@ def _row_group_texts(
 ) -> Iterator[tuple[int, str]]:
     """(row, text) for the rows of a row group but for the first `skipped`."""
     metadata = parquet.metadata.row_group(group)
+    if skipped >= metadata.num_rows:
+        return
     leaves = [metadata.column(i) for i in range(metadata.num_columns)]
     num_bytes = next(x.total_uncompressed_size for x in leaves if x.path_in_schema == column)
     batch_rows = PARQUET_BATCH_BYTES * metadata.num_rows // max(num_bytes, 1)
