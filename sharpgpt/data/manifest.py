@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import readable, sync_folder, write_text
 from sharpgpt.core.jsonio import parse_model, read_object
-from sharpgpt.data.external_formats import HEADER_BYTES
-from sharpgpt.data.shards import RESTORE, Shard, require_size
+from sharpgpt.data.shards import HEADER_BYTES, RESTORE, Shard, require_size
 
 MANIFEST = "manifest.json"
 VERSION = 1

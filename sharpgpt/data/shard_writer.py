@@ -6,7 +6,7 @@ position as plain JSON; `restore` brings the folder back to it after a crash: wh
 is cut off, and a shard that was finished later becomes the partial file again.
 
 The forms: "sharpgpt" train_00000.bin, "nanogpt" train.bin (one file), "llm.c" NAME_train_000000.bin
-with a header (external_formats.py).
+with a header (prepared.py).
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sharpgpt.core.files import make_readable, sync
-from sharpgpt.data.external_formats import HEADER_BYTES, llmc_header
+from sharpgpt.core.files import make_readable, sync_folder
 from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
+from sharpgpt.data.shards import HEADER_BYTES, llmc_header
 
 MAX_HEADER_TOKENS = (1 << 31) - 1
 """llm.c's header counts in an int32."""

@@ -10,6 +10,7 @@ the memory of the process, and thousands of shards need only the few files open 
 """
 
 import functools
+import io
 import itertools
 import os
 import stat
@@ -27,6 +28,9 @@ from sharpgpt.core.files import readable
 TokenArray = npt.NDArray[np.uint16 | np.uint32]
 
 MAX_OPEN_FILES = 64
+MAGIC = 20240520
+"""First in the header of a shard of llm.c."""
+HEADER_BYTES = 1024
 RESTORE = "copy this shard again or prepare the data again"
 
 
@@ -132,12 +136,11 @@ Tokens = TokenArray | ShardedTokens
 """A long row of token ids, in memory or on disk, that is cut into blocks."""
 
 
-class _OpenFile:
-    """A file descriptor that threads share and that is closed with its last user."""
+class _OpenFile(io.FileIO):
+    """A file that threads share and that is closed with its last user."""
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        self._descriptor = os.open(path, flags)
+        super().__init__(path)
         self._lock = threading.Lock()
 
     def read_into(self, array: TokenArray, offset: int) -> int:
@@ -152,16 +155,20 @@ class _OpenFile:
 
     def _read(self, array: Any, offset: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self._descriptor, [array], offset)
+            return os.preadv(self.fileno(), [array], offset)
         with self._lock:  # Windows: threads share the position in the file
-            os.lseek(self._descriptor, offset, os.SEEK_SET)
-            data = os.read(self._descriptor, array.nbytes)
-        array.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
-        return len(data)
+            self.seek(offset)
+            return self.readinto(array) or 0
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        self.close()
+
+
+def llmc_header(num_tokens: int) -> bytes:
+    """The header of a shard in llm.c's format."""
+    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    header[:3] = MAGIC, 1, num_tokens
+    return header.tobytes()
 
 
 def regular_size(path: Path) -> int:
