@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import readable, sync_folder, write_text
+from sharpgpt.core.files import readable, sync, write_text
 from sharpgpt.core.jsonio import parse_model, read_object
 from sharpgpt.data.shards import HEADER_BYTES, RESTORE, Shard, require_size
 

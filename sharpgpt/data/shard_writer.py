@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sharpgpt.core.files import make_readable, sync_folder
+from sharpgpt.core.files import make_readable, sync
 from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
 from sharpgpt.data.shards import HEADER_BYTES, llmc_header
 
