@@ -44,17 +44,17 @@ class PreparedData:
     form: str
     train: ShardedTokens
     val: ShardedTokens
-    vocab_size: int
-    tokenizer_name: str
-    tokenizer_fingerprint: str | None
-    """None for the files of other programs, which do not record it."""
-    characters: list[str] | None
-    end_of_text_id: int | None
     source: dict[str, Any]
     """Plain facts."""
     sha256: str
     """Equal means the same tokens."""
-    manifest: Manifest | None
+    tokenizer_name: str = "gpt2"
+    vocab_size: int = GPT2_VOCABULARY
+    end_of_text_id: int | None = GPT2_VOCABULARY - 1
+    tokenizer_fingerprint: str | None = None
+    """None for the files of other programs, which do not record it."""
+    characters: list[str] | None = None
+    manifest: Manifest | None = None
 
 
 def open_prepared(path: str | Path) -> PreparedData | None:
@@ -198,14 +198,8 @@ def _open_token_files(path: Path) -> PreparedData | None:
         form=form,
         train=ShardedTokens(shards["train"], "uint16", GPT2_VOCABULARY),
         val=ShardedTokens(shards["val"], "uint16", GPT2_VOCABULARY),
-        vocab_size=GPT2_VOCABULARY,
-        tokenizer_name="gpt2",
-        tokenizer_fingerprint=None,
-        characters=None,
-        end_of_text_id=GPT2_VOCABULARY - 1,
         source={"origin": str(folder), "form": form, "files": names},
         sha256=_quick_identity(all_shards),
-        manifest=None,
     )
 
 

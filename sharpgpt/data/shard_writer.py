@@ -11,6 +11,7 @@ with a header (prepared.py).
 
 import contextlib
 import os
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,37 +26,29 @@ MAX_HEADER_TOKENS = (1 << 31) - 1
 """llm.c's header counts in an int32."""
 
 
+@dataclass
 class ShardWriter:
     """Appends tokens to the shards of a split; see the head of this file.
-
-    Args:
-        folder: exists.
-        split: train or val.
-        dtype: uint16 or uint32.
-        shard_tokens: tokens in every shard but the last.
-        form: sharpgpt, nanogpt or llm.c.
-        name: of the data, for the file names of llm.c's form.
 
     Every method may raise OSError, such as for a full disk; the last committed state stays valid.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        split: SplitName,
-        *,
-        dtype: str,
-        shard_tokens: int,
-        form: Form = "sharpgpt",
-        name: str = "tokens",
-    ) -> None:
-        self.folder = folder
-        self.split = split
-        self.dtype = np.dtype(dtype).newbyteorder("<")
-        limit = MAX_HEADER_TOKENS if form == "llm.c" else 1 << 62
-        self.shard_tokens = limit if form == "nanogpt" else min(shard_tokens, limit)
-        self.form = form
-        self.name = name
+    folder: Path
+    """Exists."""
+    split: SplitName
+    _: KW_ONLY
+    dtype: str
+    """uint16 or uint32."""
+    shard_tokens: int
+    """Tokens in every shard but the last."""
+    form: Form = "sharpgpt"
+    name: str = "tokens"
+    """Of the data, for the file names of llm.c's form."""
+
+    def __post_init__(self) -> None:
+        self._dtype = np.dtype(self.dtype).newbyteorder("<")
+        limit = MAX_HEADER_TOKENS if self.form == "llm.c" else 1 << 62
+        self.shard_tokens = limit if self.form == "nanogpt" else min(self.shard_tokens, limit)
         self.entries: list[ShardEntry] = []
         self._num_tokens = 0
         self._file: BinaryIO | None = None
@@ -67,11 +60,11 @@ class ShardWriter:
 
     def append(self, ids: npt.NDArray[Any]) -> None:
         """Write ids after those before. Raises ValueError for one that `dtype` cannot hold."""
-        if not np.can_cast(ids.dtype, self.dtype) and len(ids):
+        if not np.can_cast(ids.dtype, self._dtype) and len(ids):
             least, largest = int(ids.min()), int(ids.max())
-            if least < 0 or largest > np.iinfo(self.dtype).max:
-                raise ValueError(f"ids from {least} to {largest} do not fit into {self.dtype}")
-        ids = ids.astype(self.dtype, copy=False)
+            if least < 0 or largest > np.iinfo(self._dtype).max:
+                raise ValueError(f"ids from {least} to {largest} do not fit into {self._dtype}")
+        ids = ids.astype(self._dtype, copy=False)
         while len(ids):
             if self._file is None:
                 self._begin()
@@ -148,7 +141,7 @@ class ShardWriter:
         return HEADER_BYTES if self.form == "llm.c" else 0
 
     def _num_bytes(self, num_tokens: int) -> int:
-        return self._header_bytes() + num_tokens * self.dtype.itemsize
+        return self._header_bytes() + num_tokens * self._dtype.itemsize
 
     def _paths(self, number: int | None = None) -> tuple[Path, Path]:
         """The final path of a shard, and the path of its partial file."""

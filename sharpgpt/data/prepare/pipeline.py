@@ -51,7 +51,9 @@ def prepare(
 
 
 def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None]) -> Path:
-    folder = _output_folder(options)
+    folder = user_path(options.output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output: {folder} is a file; allowed is a folder")
     if is_surely_finished(folder, options):
         logger.info("%s: already prepared", folder)
         return folder
@@ -78,13 +80,6 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
         if is_new:
             with suppress(OSError):  # it holds something
                 folder.rmdir()
-    return folder
-
-
-def _output_folder(options: PrepareOptions) -> Path:
-    folder = user_path(options.output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output: {folder} is a file; allowed is a folder")
     return folder
 
 

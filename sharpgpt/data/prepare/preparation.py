@@ -120,31 +120,28 @@ class Preparation:
     def _open_writers(self, coder: Coder) -> Iterator[None]:
         """Within the block the shards are open, at the state of the last commit."""
         try:
-            self._restore_writers(coder)
+            for split in SPLITS:
+                writer = ShardWriter(
+                    self._folder,
+                    split,
+                    dtype=coder.dtype,
+                    shard_tokens=self._options.shard_tokens,
+                    form=self._options.form,
+                    name=re.sub(r"[^A-Za-z0-9_-]", "_", self._source.name)[:100],
+                )
+                state = self._journal.writers.get(split, {"entries": [], "partial_tokens": 0})
+                try:
+                    writer.restore(state)
+                except ValueError as error:
+                    raise UserError(
+                        f"{self._folder}: cannot continue, because the files are not those that "
+                        f"were written ({error}); delete the folder and prepare again"
+                    ) from None
+                self._writers[split] = writer
             yield
         finally:
             for writer in self._writers.values():
                 writer.abandon()
-
-    def _restore_writers(self, coder: Coder) -> None:
-        for split in SPLITS:
-            writer = ShardWriter(
-                self._folder,
-                split,
-                dtype=coder.dtype,
-                shard_tokens=self._options.shard_tokens,
-                form=self._options.form,
-                name=re.sub(r"[^A-Za-z0-9_-]", "_", self._source.name)[:100],
-            )
-            state = self._journal.writers.get(split, {"entries": [], "partial_tokens": 0})
-            try:
-                writer.restore(state)
-            except ValueError as error:
-                raise UserError(
-                    f"{self._folder}: cannot continue, because the files are not those that were "
-                    f"written ({error}); delete the folder and prepare again"
-                ) from None
-            self._writers[split] = writer
 
     def _encode_all(self, coder: Coder, pace: Pace) -> None:
         """Write everything from `self._position` on, up to the limits."""

@@ -4,13 +4,7 @@ import re
 from typing import Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.sources.aliases import (
-    ALIASES,
-    ALLOWED,
-    DATASET_NAMES,
-    TINYSHAKESPEARE,
-    unknown_dataset,
-)
+from sharpgpt.data.sources import aliases
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.files import format_of
 from sharpgpt.data.sources.hub import open_hub
@@ -30,9 +24,9 @@ def open_source(dataset: str, **options: Any) -> DocumentSource:
     Raises `UserError` for what is missing, cannot be reached or holds no such text.
     """
     chosen = SourceOptions(**options)
-    if dataset == TINYSHAKESPEARE:
+    if dataset == aliases.TINYSHAKESPEARE:
         return open_tinyshakespeare(chosen)
-    alias = ALIASES.get(dataset.lower().replace("_", "-"))
+    alias = aliases.ALIASES.get(dataset.lower().replace("_", "-"))
     if alias is not None:
         return open_hub(alias.repo, chosen)
     paths = find(dataset)
@@ -40,5 +34,5 @@ def open_source(dataset: str, **options: Any) -> DocumentSource:
         return open_local(dataset, paths, chosen)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", dataset, re.ASCII) and not format_of(dataset):
         return open_hub(dataset, chosen)
-    known = [*DATASET_NAMES, *(alias.repo for alias in ALIASES.values())]
-    raise UserError(unknown_dataset(dataset, known, ALLOWED))
+    known = [*aliases.DATASET_NAMES, *(alias.repo for alias in aliases.ALIASES.values())]
+    raise UserError(aliases.unknown_dataset(dataset, known, aliases.ALLOWED))
