@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -32,40 +32,39 @@ class UnreachableError(UserError):
     """The hub cannot be reached, or the user forbids it."""
 
 
+@dataclass
 class HubFiles:
     """The files `paths`, with their sizes in bytes, of `repo` at the commit `revision`."""
 
-    def __init__(
-        self,
-        repo: str,
-        revision: str,
-        paths: Sequence[tuple[str, int | None]],
-        options: SourceOptions,
-    ) -> None:
-        self._repo, self._revision = repo, revision
-        cache_dir = None if options.cache_dir is None else user_path(options.cache_dir) / "hub"
+    repo: str
+    revision: str
+    paths: Sequence[tuple[str, int | None]]
+    options: SourceOptions
+
+    def __post_init__(self) -> None:
+        cache_dir = self.options.cache_dir
         self._where: dict[str, Any] = {
             "repo_type": "dataset",
-            "revision": revision,
-            "cache_dir": cache_dir,
+            "revision": self.revision,
+            "cache_dir": None if cache_dir is None else user_path(cache_dir) / "hub",
         }
         self._downloads: dict[int, Future[Path]] = {}
-        open_ = self.open_streamed if options.streaming else self.open_downloaded
+        open_ = self.open_streamed if self.options.streaming else self.open_downloaded
         self.files = [
             DataFile(
-                f"{repo}/{path}",
+                f"{self.repo}/{path}",
                 size,
                 *(format_of(path) or ("", None)),
                 open=partial(open_, i),
                 label=path,
-                identity=f"{repo}@{revision}",
+                identity=f"{self.repo}@{self.revision}",
             )
-            for i, (path, size) in enumerate(paths)
+            for i, (path, size) in enumerate(self.paths)
         ]
 
     def count_documents(self, column: str) -> int:
         """The rows of all files, which are Parquet, from their ends, without downloading them."""
-        logger.info("counting the documents of %s in %d files", self._repo, len(self.files))
+        logger.info("counting the documents of %s in %d files", self.repo, len(self.files))
         with ThreadPoolExecutor(8) as threads:
             return sum(threads.map(partial(self._count, column), range(len(self.files))))
 
@@ -83,7 +82,7 @@ class HubFiles:
         """The file over the network, seekable."""
         from huggingface_hub import HfFileSystem, HfFileSystemFile
 
-        repo = self._repo
+        repo = self.repo
 
         class RemoteFile(HfFileSystemFile):  # type: ignore[misc]
             def _fetch_range(self, start: int, end: int) -> bytes:
@@ -92,7 +91,7 @@ class HubFiles:
                 return data
 
         require_online(repo)
-        path = f"datasets/{repo}@{self._revision}/{self.files[index].label}"
+        path = f"datasets/{repo}@{self.revision}/{self.files[index].label}"
         with hub_errors(repo):
             file = RemoteFile(HfFileSystem(), path, mode="rb", block_size=STREAM_BYTES)
         return io.BufferedReader(cast(io.RawIOBase, file), BUFFER_BYTES)
@@ -115,7 +114,7 @@ class HubFiles:
     def _cached(self, index: int) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        path = try_to_load_from_cache(self._repo, self.files[index].label, **self._where)
+        path = try_to_load_from_cache(self.repo, self.files[index].label, **self._where)
         return Path(path) if isinstance(path, str) else None
 
     def _started(self, index: int) -> "Future[Path]":
@@ -135,10 +134,10 @@ class HubFiles:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import disable_progress_bars
 
-        require_online(self._repo)
+        require_online(self.repo)
         disable_progress_bars()  # the preparation has its own
-        with hub_errors(self._repo):
-            return Path(hf_hub_download(self._repo, self.files[index].label, **self._where))
+        with hub_errors(self.repo):
+            return Path(hf_hub_download(self.repo, self.files[index].label, **self._where))
 
 
 def require_online(repo: str) -> None:
