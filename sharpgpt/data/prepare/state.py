@@ -89,11 +89,11 @@ def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal 
     if content.get("version") != VERSION or digest != _digest(content):
         raise UserError(f"{path}: damaged, or written by another version of SharpGPT; {remedy}")
     journal = Journal(**content)
-    remedy = "give another output, or delete the folder"
+    remedy = ""
     revision = journal.source.get("revision")
     is_equal = journal.recipe.get("identity") == source.identity
     if revision and revision != source.facts.get("revision") and not is_equal:
-        remedy += f", or continue with its revision: --revision {revision}"
+        remedy = f", or continue with its revision: --revision {revision}"
     _require_equal(f"{folder}: holds unfinished data", journal.recipe, recipe, remedy)
     return journal
 
@@ -111,9 +111,7 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     """
     if not (folder / MANIFEST).is_file():
         return False
-    found = read_manifest(folder).recipe
-    remedy = "give another output, or delete the folder"
-    _require_equal(f"{folder}: holds finished data", found, recipe, remedy)
+    _require_equal(f"{folder}: holds finished data", read_manifest(folder).recipe, recipe)
     return True
 
 
@@ -141,7 +139,7 @@ def _differences(names: Iterable[str], found: Recipe, asked: Recipe) -> list[str
     ]
 
 
-def _require_equal(held: str, found: Recipe, asked: Recipe, remedy: str) -> None:
+def _require_equal(held: str, found: Recipe, asked: Recipe, remedy: str = "") -> None:
     differences = _differences(OUTPUT_OPTIONS, found, asked)
     if found.get("identity") != asked["identity"]:
         named = _differences(SOURCE_OPTIONS, found, asked)
@@ -149,7 +147,7 @@ def _require_equal(held: str, found: Recipe, asked: Recipe, remedy: str) -> None
     if differences:
         raise UserError(
             f"{held} of another recipe: {'; '.join(differences)}. To prepare what is asked for "
-            f"here, {remedy}"
+            f"here, give another output, or delete the folder{remedy}"
         )
 
 

@@ -62,20 +62,14 @@ class DocumentSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to read a dataset; see `open_source`."""
+    """How to read a dataset: the options of `sharpgpt prepare` of these names.
+
+    `PrepareOptions` and `sharpgpt prepare --help` explain each, and what None stands for.
+    """
 
     text_column: str | None = None
-    """Column of the documents in Parquet and JSON lines; None is the alias's, or "text"."""
     config_name: str | None = None
-    """Subset of a dataset that has several; None is the alias's."""
     revision: str | None = None
-    """Branch, tag or commit of a dataset of the hub; None is its main branch."""
     streaming: bool = False
-    """Read a dataset of the hub over the network and keep nothing, instead of downloading its files
-    into the cache, each while the one before is read."""
     val_fraction: float | None = None
-    """Part for validation, above 0 and below 1. None is 0.1 of the characters of a single text,
-    nanoGPT's split for OpenWebText, and 0.005 of the documents otherwise."""
     cache_dir: str | Path | None = None
-    """Where downloads are kept; None is the cache of the HuggingFace hub ($HF_HOME), and for
-    TinyShakespeare `cache_folder()`."""

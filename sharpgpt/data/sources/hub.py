@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import write_text
+from sharpgpt.core.jsonio import read_model
 from sharpgpt.data.sources.aliases import alias_of_repo
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.download import cache_folder
@@ -62,10 +63,11 @@ def open_hub(repo: str, options: SourceOptions) -> DocumentSource:
     try:
         require_online(repo)
         found = _find(repo, options)
-    except UnreachableError:
-        if (earlier := _read_found(cached)) is None:
-            raise
-        found = earlier
+    except UnreachableError as unreachable:
+        try:
+            found = read_model(cached, Found)
+        except (OSError, ValueError):
+            raise unreachable from None
         note = f"{repo}: without the hub, the revision found earlier is used ({found.revision})"
     else:
         with contextlib.suppress(OSError):  # a full disk must not stop what needs no cache
@@ -255,10 +257,3 @@ def _cache_path(repo: str, options: SourceOptions) -> Path:
     request = json.dumps([repo, options.config_name, options.revision])
     name = f"{repo.replace('/', '--')}-{hashlib.sha256(request.encode()).hexdigest()[:16]}.json"
     return cache_folder(options.cache_dir) / "found" / name
-
-
-def _read_found(path: Path) -> Found | None:
-    try:
-        return Found.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
