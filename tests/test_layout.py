@@ -53,3 +53,12 @@ def test_every_import_of_the_package_resolves(folder: str) -> None:
                     if not hasattr(where, name):
                         importlib.import_module(f"{module}.{name}")
     assert found
+
+
+def test_documents_name_files_that_exist() -> None:
+    """Such as the ten guesses of CONTRIBUTING.md."""
+    named = re.compile(r"`((?:sharpgpt|tests|benchmarks|docs|configs|experiments)/[\w./-]+\.\w+)`")
+    for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")]:
+        for name in named.findall(path.read_text(encoding="utf-8")):
+            if "NAME" not in name:
+                assert (REPOSITORY / name).exists(), f"{path.name} names {name}"
