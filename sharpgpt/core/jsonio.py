@@ -30,9 +30,11 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_JSON_BYTES, follow_links: boo
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if not follow_links and path.is_symlink():
         raise ValueError(f"{path.name} is no plain file but a link")
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{path.name} is no plain file")
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # before open(), which refuses a folder
+        os.close(descriptor)
+        raise ValueError(f"{path.name} is no plain file")
+    with open(descriptor, "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ValueError(f"{path.name} has more than {max_bytes:,} bytes")

@@ -27,6 +27,7 @@ def written(text: str) -> Callable[[Path], object]:
     ("make", "message"),
     [
         (pipe, "file.json is no plain file"),
+        (Path.mkdir, "file.json is no plain file"),
         (written('{"step": 1}' + " " * 1000), "file.json has more than 1,000 bytes"),
         (written(""), "file.json: Expecting value"),
         (written("[1]"), "file.json: not a JSON object"),
@@ -49,10 +50,9 @@ def test_deep_nesting_is_refused() -> None:
         jsonio.parse("[" * 100_000)
 
 
-def test_a_missing_file_and_a_folder_are_errors_of_the_system(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises((OSError, ValueError)):
-            jsonio.read_object(path)
+def test_a_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        jsonio.read_object(tmp_path / "absent")
 
 
 def test_links_are_followed_unless_refused(tmp_path: Path) -> None:
