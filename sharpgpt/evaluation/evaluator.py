@@ -66,6 +66,7 @@ class Evaluator:
         Raises:
             UserError: the model or the text cannot be read, or they do not belong together.
         """
+        self._progress.open()
         saved = load_model(folder, self.device.torch_device)
         require_linear_head(saved)
         use_one_operation_gelu(saved.causal_lm)
@@ -155,15 +156,18 @@ class _Progress:
         self._console = console
         self._num_blocks = self._num_done = 0
 
-    def start(self, model: str, num_blocks: int) -> None:
-        """Show that the evaluation of a model begins."""
+    def open(self) -> None:
+        """Show a bar, without a length while the first model is loaded."""
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        self._num_blocks = num_blocks
         if not self._console.has_bar:
             activity = TextColumn("{task.fields[activity]}")
             columns = (activity, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-            self._console.start_bar(*columns, total=num_blocks, activity="", transient=True)
+            self._console.start_bar(*columns, total=None, activity="", transient=True)
+
+    def start(self, model: str, num_blocks: int) -> None:
+        """Show that the evaluation of a model begins."""
+        self._num_blocks = num_blocks
         if not self._console.has_bar:
             logger.info("Evaluating %s", model)
         self.show(model)

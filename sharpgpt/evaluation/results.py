@@ -1,7 +1,7 @@
 """Results of `evaluate` and `compare`: JSON content, and the file that it was written to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from sharpgpt.core.jsonio import finite, write_json
 class Result:
     """The content of evaluation.json or comparison.json, which docs/verdict.md explains."""
 
-    content: dict[str, Any]
+    content: dict[str, Any] = field(repr=False)
     path: Path | None
     """The file, where an output folder was given."""
 

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sharpgpt.config import ConfigError
 from sharpgpt.core.errors import UserError
+from sharpgpt.evaluation import evaluator
 from sharpgpt.evaluation.evaluate import evaluate
+from sharpgpt.evaluation.saved_model import SavedModel, load_model
+from sharpgpt.runtime.console import Console, console_logging
 from tests.bigram_models import BLOCK, save_model, save_text, table, wte_of
 
 
@@ -24,6 +28,7 @@ def test_the_result_is_the_content_of_evaluation_json(folder: Path, tmp_path: Pa
     result = evaluate(folder / "truth", output=tmp_path / "new", **options)
     assert result.path == tmp_path / "new" / "evaluation.json"
     assert json.loads(result.path.read_text("utf-8")) == result.content
+    assert "figures" not in repr(result)
     [model] = result.models
     assert model["name"] == "truth"
     assert model["figures"]["bits_per_byte"]["estimate"] > 0
@@ -50,3 +55,21 @@ def test_no_model_and_one_model_twice(folder: Path) -> None:
         evaluate([])
     with pytest.raises(UserError, match="the same model as"):
         evaluate([folder / "truth", str(folder / "truth") + "/"])
+
+
+def test_a_terminal_shows_a_bar_while_the_first_model_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "is_terminal", True)
+    shown: list[bool] = []
+    with console_logging() as console:
+
+        def load(path: Path, device: torch.device) -> SavedModel:
+            shown.append(console.has_bar)
+            return load_model(path, device)
+
+        monkeypatch.setattr(evaluator, "load_model", load)
+        data = folder / "text.txt"
+        evaluate(folder / "truth", dataset=data, max_seq_length=BLOCK, num_texts=0)
+    assert shown == [True]
+    assert "Evaluating" not in capsys.readouterr().out
