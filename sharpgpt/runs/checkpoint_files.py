@@ -37,7 +37,7 @@ from sharpgpt.core.files import sync
 from sharpgpt.runs.checkpoint import UNFINISHED, remove
 from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
 from sharpgpt.runs.state import FORMAT_VERSION, STATE_JSON, AfterStep, TrainingState
-from sharpgpt.runtime.device import device_random_state, set_device_random_state
+from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.environment import package_versions
 
 STATE_TENSORS = "training_state.safetensors"
@@ -104,21 +104,6 @@ def _by_name(optimizer_state: Any) -> dict[str, Tensor]:
         for name, tensors in optimizer_state.items()
         for key, tensor in tensors.items()
     }
-
-
-def random_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of PyTorch's generators on the CPU and on `device`; see the head of this file."""
-    states = {"random/cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[f"random/{device.type}"] = device_random_state(device)
-    return states
-
-
-def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
-    """The inverse of `random_states`, as far as `states` knows the device."""
-    torch.set_rng_state(states["random/cpu"])
-    if device.type != "cpu" and f"random/{device.type}" in states:
-        set_device_random_state(device, states[f"random/{device.type}"])
 
 
 def write_checkpoint(

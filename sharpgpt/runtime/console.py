@@ -1,8 +1,8 @@
 """The console: log lines on stdout, a rich progress bar on a terminal, and log.txt.
 
 Every module logs through `logging.getLogger(__name__)`; a warning is shown as `NOTE: ...`.
-`console_logging` shows what the package logs within its block. A terminal that is gone, a pipe that
-nobody reads and a full disk cost lines, never the run.
+`console_logging` shows what the package logs within its block. A closed terminal, a broken pipe and
+a full disk lose lines, never the run.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class Console(logging.Handler):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person watches stdout, so that a progress bar makes sense."""
+        """Whether stdout is a terminal, which shows progress bars."""
         return self._is_shown and self._isatty
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -61,7 +61,8 @@ class Console(logging.Handler):
     def open_log_file(self, path: Path) -> None:
         """Append every record to `path`, those shown before included."""
         self._log_file = path
-        for text in self._early:
+        early, self._early = self._early, []
+        for text in early:
             self._keep(text)
 
     def start_bar(
@@ -72,9 +73,9 @@ class Console(logging.Handler):
         transient: bool = False,
         **fields: Any,
     ) -> None:
-        """Show a progress bar with these rich columns; does nothing where stdout is no terminal.
+        """Show a progress bar with these rich columns, on a terminal only.
 
-        A transient bar leaves nothing behind when it is removed.
+        A transient bar disappears when it is stopped.
         """
         if not self.is_terminal:
             return
@@ -108,15 +109,15 @@ class Console(logging.Handler):
 
     @contextlib.contextmanager
     def nested(self, *, is_shown: bool) -> Iterator[None]:
-        """Within the block, perhaps show nothing; at its end, remove its bar and its log file."""
+        """For the block, show nothing unless `is_shown`; then remove its bar and its log file."""
         before = self._is_shown, self._log_file
         self._is_shown = self._is_shown and is_shown
         try:
             yield
         finally:
             self.stop_bar()
-            is_still_there = self._is_shown or not is_shown
-            self._is_shown, self._log_file = before[0] and is_still_there, before[1]
+            is_open = self._is_shown or not is_shown  # stdout may have been closed in the block
+            self._is_shown, self._log_file = before[0] and is_open, before[1]
 
     def close(self) -> None:
         """End the bar and the log file."""
@@ -125,7 +126,7 @@ class Console(logging.Handler):
         super().close()
 
     def _leave(self, error: Exception) -> None:
-        """Stdout is gone: print no more, and let Python's last flush of it succeed."""
+        """After stdout was closed: print no more, and let Python's last flush of it succeed."""
         self._is_shown = False
         bar, self._bar = self._bar, None
         with contextlib.suppress(OSError, ValueError):

@@ -3,11 +3,12 @@
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
@@ -115,31 +116,31 @@ def peak_flops(device: Device) -> tuple[float, str]:
     return 2 * size**3 / fastest_s, f"measured, {size} x {size} products"
 
 
-def device_random_state(device: torch.device) -> torch.Tensor:
-    """The state of the random number generator of a device (CPU, CUDA or MPS)."""
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of PyTorch's random number generators, on the CPU and on `device`."""
+    states = {"random/cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
-
-
-def set_device_random_state(device: torch.device, state: torch.Tensor) -> None:
-    """The inverse of `device_random_state`."""
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
+        states["random/cuda"] = torch.cuda.get_rng_state(device)
     elif device.type == "mps":
-        torch.mps.set_rng_state(state)
-    else:
-        torch.set_rng_state(state)
+        states["random/mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Restore `random_states`; those of another kind of device are ignored."""
+    torch.set_rng_state(states["random/cpu"])
+    if device.type == "cuda" and "random/cuda" in states:
+        torch.cuda.set_rng_state(states["random/cuda"], device)
+    elif device.type == "mps" and "random/mps" in states:
+        torch.mps.set_rng_state(states["random/mps"])
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the CPU and `device` for the block, then restore their random states."""
-    devices = [torch.device("cpu"), device]
-    before = [device_random_state(each) for each in devices]
+    before = random_states(device)
     torch.manual_seed(seed)
     try:
         yield
     finally:
-        for each, state in zip(devices, before, strict=True):
-            set_device_random_state(each, state)
+        set_random_states(before, device)

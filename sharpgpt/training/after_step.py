@@ -21,9 +21,9 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM, console_line
 from sharpgpt.evaluation.generation import generate_texts
 from sharpgpt.evaluation.metrics import evaluate
-from sharpgpt.runs.checkpoint_files import random_states, set_random_states
 from sharpgpt.runs.state import DueWork
 from sharpgpt.runtime.console import clock
+from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.signals import Interrupted, StopSignal
 from sharpgpt.training.schedule import penalty_weight_at
 from sharpgpt.training.state import Training
@@ -122,7 +122,7 @@ def log_training(
 
 def validate(run: Training, stop: StopSignal) -> None:
     """Log `val/*` over the validation blocks, with the penalty weight of this step."""
-    step, plan, blocks = run.progress.step, run.plan, run.data.val_blocks
+    step, plan, blocks = run.progress.step, run.plan, run.val_blocks
     weight = penalty_weight_at(max(0, step - 1), plan.total_steps, run.config)
     # A forward pass is a third of a training step's FLOPs.
     if len(blocks) * blocks.block_length * plan.flops_per_token / 3 > LONG_VALIDATION_FLOPS:
@@ -135,7 +135,7 @@ def validate(run: Training, stop: StopSignal) -> None:
             run.model.loss_lm,
             _validation_batches(run, stop, num_batches),
             penalty_weight=weight,
-            device=run.device,
+            device=run.setup.device,
             processes=processes,
             num_counted=len(range(processes.rank, num_batches, processes.world_size)),
         ),
@@ -156,7 +156,7 @@ def _validation_batches(run: Training, stop: StopSignal, num_batches: int) -> It
         Interrupted: any rank received a signal.
         CannotContinueError: any rank cannot read its blocks.
     """
-    blocks, size, processes = run.data.val_blocks, run.config.batch_size, run.processes
+    blocks, size, processes = run.val_blocks, run.config.batch_size, run.processes
     for first in range(0, num_batches, processes.world_size):
         number = min(first + processes.rank, num_batches - 1)
         problem = None
@@ -189,8 +189,8 @@ def sample(run: Training, stop: StopSignal) -> None:
             run,
             stop,
             lambda: generate_texts(
-                run.model.causal_lm,
-                run.data.tokenizer,
+                run.setup.causal_lm,
+                run.setup.data.tokenizer,
                 prompt=config.generate_prompt,
                 num_samples=config.num_generate_samples,
                 window=config.max_seq_length,
@@ -217,7 +217,7 @@ def _interruptible(
     Raises:
         Interrupted: a signal came first.
     """
-    random = random_states(run.device.torch_device)
+    random = random_states(run.setup.device.torch_device)
     is_complete = False
     at_once = at_once or run.processes.world_size == 1
     try:
@@ -227,5 +227,5 @@ def _interruptible(
         return result
     finally:
         if not is_complete:  # the exception may have come while they were being restored
-            set_random_states(random, run.device.torch_device)
+            set_random_states(random, run.setup.device.torch_device)
         run.model.loss_lm.train()

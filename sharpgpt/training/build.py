@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.architectures import GPT2_SIZES
@@ -26,16 +25,14 @@ from sharpgpt.runs.folder import RunFolder
 from sharpgpt.runs.saver import CheckpointSaver
 from sharpgpt.runs.tracker import RunLog, Tracker, start_trackers
 from sharpgpt.runtime.console import Console
-from sharpgpt.runtime.device import Device, peak_flops
-from sharpgpt.runtime.distributed import Processes
+from sharpgpt.runtime.device import peak_flops
 from sharpgpt.runtime.environment import describe_environment
 from sharpgpt.sharpness import find_penalty
 from sharpgpt.training.anomalies import AnomalyDetector
 from sharpgpt.training.optimizer import create_optimizers, layer_matrices
-from sharpgpt.training.resume import RunFacts, accepted_changes
+from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
-from sharpgpt.training.state import DataParts, ModelParts, Outputs, Plan, Progress, Training
-from sharpgpt.training.window import Window
+from sharpgpt.training.state import ModelParts, Outputs, Plan, Progress, Training, Window
 
 logger = logging.getLogger(__name__)
 
@@ -97,23 +94,15 @@ def build_model(config: TrainingConfig, data: TextData) -> nn.Module:
     return create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
 
 
-def open_run_folder(
-    config: TrainingConfig,
-    data_name: str,
-    *,
-    facts: RunFacts,
-    processes: Processes,
-    stack: ExitStack,
-) -> RunFolder:
+def open_run_folder(setup: Setup, stack: ExitStack) -> RunFolder:
     """The run's folder, closed by `stack`; on ranks other than 0 a temporary one."""
-    if processes.is_main:
-        folder = RunFolder.open(
-            config, data_name, accept=lambda state: accepted_changes(state, config, facts)
-        )
+    broadcast = setup.processes.broadcast
+    if setup.processes.is_main:
+        folder = RunFolder.open(setup.config, setup.data.name, accept=setup.accepted_changes)
         stack.callback(folder.close)
-        processes.broadcast(folder.resume_from.path if folder.resume_from else None)
+        broadcast(folder.resume_from.path if folder.resume_from else None)
         return folder
-    path = processes.broadcast(cast("Path | None", None))
+    path = broadcast(cast("Path | None", None))
     resume_from = Checkpoint.verified(path) if path else None
     temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharpgpt-"))
     return RunFolder.of_follower(Path(temporary), resume_from)
@@ -138,37 +127,27 @@ def training_flops_per_token(causal_lm: nn.Module, config: TrainingConfig) -> fl
 
 
 def build_training(
-    config: TrainingConfig,
-    data: TextData,
-    causal_lm: nn.Module,
-    *,
-    device: Device,
-    folder: RunFolder,
-    facts: RunFacts,
-    processes: Processes,
-    console: Console,
-    startup: Startup,
+    setup: Setup, folder: RunFolder, *, console: Console, startup: Startup
 ) -> Training:
     """Put the parts of the run together, and restore its checkpoint if it has one."""
+    config, data, device, processes = setup.config, setup.data, setup.device, setup.processes
     source = folder.resume_from
-    optimizers = _optimizers(config, causal_lm, device=device, facts=facts, source=source)
-    processes.seed_dropout(config.seed, source.state.step if source else 0)
-    model = _model_parts(config, data, causal_lm, optimizers=optimizers, processes=processes)
+    model = _build_model_parts(setup, source)
     train_blocks = TrainingBlocks(data.train_tokens, config.max_seq_length, config.seed)
+    val_blocks = validation_blocks(data.val_tokens, config.max_seq_length, config.eval_max_blocks)
     peak, peak_source = peak_flops(device)
     plan = Plan(
-        facts=facts,
         total_steps=total_steps(config, len(train_blocks)),
-        tokens_per_step=facts.blocks_per_step * config.max_seq_length,
-        flops_per_token=training_flops_per_token(causal_lm, config),
+        tokens_per_step=setup.blocks_per_step * config.max_seq_length,
+        flops_per_token=training_flops_per_token(setup.causal_lm, config),
         peak_flops=peak * processes.world_size,
     )
     environment = {
         **describe_environment(device),
         "data": data.source,
         "model": {
-            "class": type(causal_lm).__name__,
-            "num_parameters": sum(p.numel() for p in causal_lm.parameters()),
+            "class": type(setup.causal_lm).__name__,
+            "num_parameters": sum(p.numel() for p in setup.causal_lm.parameters()),
             "flops_per_token": plan.flops_per_token,
             "peak_flops": peak,
             "peak_flops_source": peak_source,
@@ -178,11 +157,12 @@ def build_training(
         "resumed_from": str(source.path) if source else None,
     }
     log = _start_log(config, folder, environment=environment, is_main=processes.is_main)
-    _log_summary(config, data, folder=folder, plan=plan, environment=environment)
+    _log_summary(setup, plan, environment)
+    logger.info("Run folder %s", folder.path)
     saver = CheckpointSaver(
         folder.checkpoints,
-        causal_lm=causal_lm,
-        optimizers=optimizers,
+        causal_lm=setup.causal_lm,
+        optimizers=model.optimizers,
         tokenizer=data.tokenizer,
         max_seq_length=config.max_seq_length,
         device=device.torch_device,
@@ -196,49 +176,31 @@ def build_training(
         if not processes.is_main:
             progress.window.clear()  # rank 0 has its rows
     startup.phase("run folder and optimizer")
-    val_blocks = validation_blocks(data.val_tokens, config.max_seq_length, config.eval_max_blocks)
     return Training(
-        config=config,
+        setup=setup,
         plan=plan,
-        device=device,
-        processes=processes,
         model=model,
-        data=DataParts(data.tokenizer, train_blocks, val_blocks),
+        train_blocks=train_blocks,
+        val_blocks=val_blocks,
         outputs=Outputs(folder.path, log, saver, console=console, startup=startup),
         progress=progress,
     )
 
 
-def _optimizers(
-    config: TrainingConfig,
-    causal_lm: nn.Module,
-    *,
-    device: Device,
-    facts: RunFacts,
-    source: Checkpoint | None,
-) -> list[Optimizer]:
-    """Move the model to the device, and load the tensors of the checkpoint."""
+def _build_model_parts(setup: Setup, source: Checkpoint | None) -> ModelParts:
+    """The model on its device, its optimizers, and the tensors of the checkpoint in both."""
+    config, causal_lm, device = setup.config, setup.causal_lm, setup.device.torch_device
     torch.manual_seed(config.seed)
-    causal_lm.to(device.torch_device)
+    causal_lm.to(device)
     if config.gradient_checkpointing:
         cast(Any, causal_lm).activation_checkpointing_enable()
     optimizers = create_optimizers(causal_lm, config)
     if source:
-        load_tensors(source.path, causal_lm, optimizers, device.torch_device)
+        load_tensors(source.path, causal_lm, optimizers, device)
         logger.info("Continuing %s at step %d", source.path, source.state.step)
-        if changed := accepted_changes(source.state, config, facts):
+        if changed := setup.accepted_changes(source.state):
             logger.warning("not as in that checkpoint: %s", "; ".join(changed))
-    return optimizers
-
-
-def _model_parts(
-    config: TrainingConfig,
-    data: TextData,
-    causal_lm: nn.Module,
-    *,
-    optimizers: list[Optimizer],
-    processes: Processes,
-) -> ModelParts:
+    setup.processes.seed_dropout(config.seed, source.state.step if source else 0)
     respects_documents = config.document_boundaries == "respect"
     loss_lm = SharpnessLM(
         causal_lm,
@@ -246,11 +208,11 @@ def _model_parts(
         top_k=config.top_k,
         penalty_positions=config.penalty_positions,
         loss=config.loss,
-        boundary_id=data.tokenizer.end_of_text_id if respects_documents else None,
+        boundary_id=setup.data.tokenizer.end_of_text_id if respects_documents else None,
     )
     if config.compile:
         loss_lm = cast(SharpnessLM, torch.compile(loss_lm))
-    return ModelParts(causal_lm, loss_lm, processes.data_parallel(loss_lm), optimizers)
+    return ModelParts(loss_lm, setup.processes.data_parallel(loss_lm), optimizers)
 
 
 def _start_log(
@@ -269,25 +231,17 @@ def _start_log(
     return RunLog(folder.path, trackers, first_step=first_step, due=due)
 
 
-def _log_summary(
-    config: TrainingConfig,
-    data: TextData,
-    *,
-    folder: RunFolder,
-    plan: Plan,
-    environment: dict[str, Any],
-) -> None:
+def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
+    config, data = setup.config, setup.data
     model, hardware = environment["model"], environment["hardware"]
     logger.info(
         f"{model['class']} with {model['num_parameters']:,} parameters on {hardware['device']} "
-        f"({hardware['dtype']}); {data.name}: {len(data.train_tokens):,} training "
-        f"tokens; {plan.total_steps:,} steps of {plan.tokens_per_step:,} tokens; "
-        f"penalty {config.penalty_weight:g} * {config.penalty_type}\nRun folder {folder.path}"
+        f"({hardware['dtype']}); {data.name}: {len(data.train_tokens):,} training tokens; "
+        f"{plan.total_steps:,} steps of {plan.tokens_per_step:,} tokens; "
+        f"penalty {config.penalty_weight:g} * {config.penalty_type}"
     )
     if config.warmup_steps > plan.total_steps:
         logger.warning(
-            "warmup_steps %d is more than the run's %d steps, so the learning rate never reaches "
-            "its peak",
-            config.warmup_steps,
-            plan.total_steps,
+            f"warmup_steps {config.warmup_steps} is more than the run's {plan.total_steps} steps, "
+            "so the learning rate never reaches its peak"
         )

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.runs.checkpoint_files import random_states, set_random_states
+from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.training.after_step import do_due_work, due_work, log_training, start_bar
 from sharpgpt.training.anomalies import Verdict
@@ -54,7 +54,7 @@ def run_steps(run: Training, stop: StopSignal) -> None:
 def train_until(run: Training, stop: StopSignal) -> None:
     """The loop. Raises `CannotContinueError` between two steps, with the state before the next."""
     config, progress, total_steps = run.config, run.progress, run.plan.total_steps
-    device = run.device.torch_device
+    device = run.setup.device.torch_device
     start_bar(run)
     batches = micro_batches(run)
     do_due_work(run, stop)  # what a signal interrupted, in a resumed run
@@ -67,7 +67,7 @@ def train_until(run: Training, stop: StopSignal) -> None:
         learning_rate = learning_rate_at(progress.step, total_steps, config)
         penalty_weight = penalty_weight_at(progress.step, total_steps, config)
         loss = accumulate_gradients(run, batches_of_step, penalty_weight)
-        grad_norm = clip_gradients(run.model.causal_lm, config.max_grad_norm)
+        grad_norm = clip_gradients(run.setup.causal_lm, config.max_grad_norm)
         try:
             verdict = check_step(run, loss, grad_norm)
         except CannotContinueError:

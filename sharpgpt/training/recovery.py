@@ -62,9 +62,9 @@ def roll_back(run: Training) -> bool:
         name = checkpoint.path.name
         logger.warning("no rollback, since there were %d to %s already", MAX_ROLLBACKS, name)
         return False
-    next_block = progress.next_block + run.plan.facts.blocks_per_step
-    model = run.model
-    load_tensors(checkpoint.path, model.causal_lm, model.optimizers, run.device.torch_device)
+    next_block = progress.next_block + run.setup.blocks_per_step
+    setup, model = run.setup, run.model
+    load_tensors(checkpoint.path, setup.causal_lm, model.optimizers, setup.device.torch_device)
     model.zero_gradients()
     progress.restore(checkpoint, after_rollback=True)
     progress.next_block = next_block

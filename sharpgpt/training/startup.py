@@ -7,20 +7,18 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_IMPORTED_AT = time.monotonic()
 MAX_PROCESS_AGE_S = 120.0
 """An older process did other things before, such as a notebook."""
 
 
-def process_age_s() -> float:
-    """Seconds since this process started; since the import of this module if that is unknown."""
+def process_age_s() -> float | None:
+    """Seconds since this process started; None if unknown."""
     try:
         fields = Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-        return uptime_s - started_s
+        return uptime_s - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
-        return time.monotonic() - _IMPORTED_AT
+        return None
 
 
 class Startup:
@@ -28,10 +26,11 @@ class Startup:
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
-        if (age_s := process_age_s()) < MAX_PROCESS_AGE_S:
-            self.phases["python and torch"] = round(age_s, 2)
         self._last = time.monotonic()
         self._is_over = False
+        age_s = process_age_s()
+        if age_s is not None and age_s < MAX_PROCESS_AGE_S:
+            self.phases["python and torch"] = round(age_s, 2)
 
     def phase(self, name: str) -> None:
         """Count the time since the last phase as `name`."""

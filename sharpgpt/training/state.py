@@ -1,28 +1,28 @@
 """`Training`: one run in training, in parts: model, data, outputs and progress."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 from torch.optim import Optimizer
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks
-from sharpgpt.data.tokenizer import Tokenizer
 from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.model.row_means import RowMeans
 from sharpgpt.runs.checkpoint import Checkpoint
 from sharpgpt.runs.saver import CheckpointSaver
-from sharpgpt.runs.state import AfterStep, DueWork, Figure, TrainingState
+from sharpgpt.runs.state import AfterStep, DueWork, Figure, RowSums, TrainingState, WindowState
 from sharpgpt.runs.tracker import RunLog
 from sharpgpt.runtime.console import Console
-from sharpgpt.runtime.device import Device
 from sharpgpt.runtime.distributed import Processes
 from sharpgpt.runtime.signals import StopSignal
+from sharpgpt.sharpness import SharpnessOutput
 from sharpgpt.training.anomalies import AnomalyDetector
-from sharpgpt.training.resume import RunFacts
+from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
-from sharpgpt.training.window import Window
 
 
 class CannotContinueError(Exception):
@@ -41,7 +41,6 @@ class CannotContinueError(Exception):
 class Plan:
     """What the run does in all, known before its first step."""
 
-    facts: RunFacts
     total_steps: int
     tokens_per_step: int
     flops_per_token: float
@@ -51,9 +50,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What a step changes."""
+    """What a step needs of the model."""
 
-    causal_lm: nn.Module
     loss_lm: SharpnessLM
     """`causal_lm` with the loss in its forward; compiled if `compile` is set."""
     data_parallel: Any
@@ -67,15 +65,6 @@ class ModelParts:
 
 
 @dataclass(frozen=True)
-class DataParts:
-    """What the model is trained and validated on."""
-
-    tokenizer: Tokenizer
-    train_blocks: TrainingBlocks
-    val_blocks: ValidationBlocks
-
-
-@dataclass(frozen=True)
 class Outputs:
     """Where the run's records go."""
 
@@ -84,6 +73,60 @@ class Outputs:
     saver: CheckpointSaver
     console: Console
     startup: Startup
+
+
+class Window:
+    """The rows, steps and training time since the last log line."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin the next window."""
+        self.rows = RowMeans(self.device)
+        self.num_steps = 0
+        self.num_skipped_steps = 0
+        self.seconds = 0.0
+        self._of_this_step: list[tuple[SharpnessOutput, float]] = []
+
+    def add(self, output: SharpnessOutput, penalty_weight: float) -> None:
+        """The rows of one micro-batch. `end_step` counts them if its step is taken."""
+        detached = output._replace(loss=output.loss.detach())
+        self._of_this_step.append((detached, penalty_weight))
+
+    def end_step(self, started: float, *, is_taken: bool) -> None:
+        """Count the step that began at `started` (perf_counter), and its rows if it was taken."""
+        if is_taken:
+            for output, penalty_weight in self._of_this_step:
+                self.rows.add(output, penalty_weight)
+        else:
+            self.num_skipped_steps += 1
+        self.drop_step()
+        self.num_steps += 1
+        self.seconds += time.perf_counter() - started
+
+    def drop_step(self) -> None:
+        """Drop the rows of a step that is neither taken nor skipped."""
+        self._of_this_step = []
+
+    def state(self, processes: Processes) -> WindowState:
+        """The sums over all ranks, for a checkpoint; every rank calls it."""
+        rows = self.rows.over(processes.all_reduce_sum)
+        return WindowState(
+            rows=RowSums.of(rows.sums(), rows.histogram()),
+            num_steps=self.num_steps,
+            num_skipped_steps=self.num_skipped_steps,
+            seconds=self.seconds,
+        )
+
+    def restore(self, state: WindowState) -> None:
+        """Continue the window of a checkpoint."""
+        self.clear()
+        self.rows.restore(state.rows.pairs(), state.rows.histogram)
+        self.num_steps = state.num_steps
+        self.num_skipped_steps = state.num_skipped_steps
+        self.seconds = state.seconds
 
 
 @dataclass
@@ -136,28 +179,34 @@ class Progress:
 
 @dataclass(frozen=True)
 class Training:
-    """One run in training; only `progress` and the tensors of `model` change."""
+    """One run in training; only `progress` and the tensors of the model change."""
 
-    config: TrainingConfig
+    setup: Setup
     plan: Plan
-    device: Device
-    processes: Processes
     model: ModelParts
-    data: DataParts
+    train_blocks: TrainingBlocks
+    val_blocks: ValidationBlocks
     outputs: Outputs
     progress: Progress
 
+    @property
+    def config(self) -> TrainingConfig:
+        """The settings."""
+        return self.setup.config
+
+    @property
+    def processes(self) -> Processes:
+        """All processes of the run."""
+        return self.setup.processes
+
     def state(self) -> TrainingState:
         """What a checkpoint keeps beside the tensors; every rank calls it."""
-        facts, progress = self.plan.facts, self.progress
+        progress = self.progress
         return TrainingState(
+            **self.setup.facts(),
             step=progress.step,
             next_block=progress.next_block,
             config=self.config.to_dict(),
-            text=facts.text,
-            vocabulary=facts.vocabulary,
-            arithmetic=facts.arithmetic,
-            blocks_per_step=facts.blocks_per_step,
             window=progress.window.state(self.processes),
             watch=progress.anomalies.state(),
         )
@@ -165,7 +214,7 @@ class Training:
     def end_step(self, started: float, *, is_taken: bool) -> None:
         """Count the step that began at `started`, a time of `perf_counter`."""
         self.progress.step += 1
-        self.progress.next_block += self.plan.facts.blocks_per_step
+        self.progress.next_block += self.setup.blocks_per_step
         self.progress.window.end_step(started, is_taken=is_taken)
         self.outputs.startup.first_step_done()
 

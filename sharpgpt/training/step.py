@@ -29,9 +29,9 @@ def micro_batches(run: Training) -> Iterator[Tensor]:
 def _micro_batches(run: Training) -> Iterator[Tensor]:
     config, first_block, processes = run.config, run.progress.next_block, run.processes
     num_steps = run.plan.total_steps - run.progress.step
-    pin = run.device.torch_device.type == "cuda"
+    pin = run.setup.device.torch_device.type == "cuda"
     for number in range(num_steps * config.gradient_accumulation_steps // processes.world_size):
-        batch_BT = run.data.train_blocks.micro_batch(
+        batch_BT = run.train_blocks.micro_batch(
             first_block,
             number,
             batch_size=config.batch_size,
@@ -64,7 +64,7 @@ def accumulate_gradients(
     run: Training, batches_of_step: Sequence[Tensor], penalty_weight: float
 ) -> Tensor:
     """Run the backward passes of one step's micro-batches; returns the step's loss, detached."""
-    config, device, world_size = run.config, run.device.torch_device, run.processes.world_size
+    config, device, world_size = run.config, run.setup.device.torch_device, run.processes.world_size
     num_micro_batches = config.gradient_accumulation_steps
     rows_per_step = num_micro_batches * config.batch_size * (config.max_seq_length - 1)
     # The wrapper averages gradients over the ranks, so each divides by its share of the rows.
@@ -75,7 +75,7 @@ def accumulate_gradients(
     for number, batch_BT in enumerate(batches_of_step, start=1):
         input_ids_BT = batch_BT.to(device, non_blocking=True)
         with _gradient_sync(model, is_last=number == len(batches_of_step)):
-            with run.device.autocast():
+            with run.setup.device.autocast():
                 output = model(
                     input_ids_BT, penalty_weight=weight, normalizer=normalizer, per_row=True
                 )

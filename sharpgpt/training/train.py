@@ -27,7 +27,7 @@ from sharpgpt.training.build import (
 from sharpgpt.training.loop import RunFailedError, run_steps
 from sharpgpt.training.memory import explain_out_of_memory
 from sharpgpt.training.result import RunResult, conclude
-from sharpgpt.training.resume import run_facts
+from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 from sharpgpt.training.state import Training
 
@@ -69,10 +69,10 @@ def train(config: TrainingConfig) -> RunResult:
         memory.check(causal_lm, device, world_size)
         startup.phase("transformers and the model")
 
-        facts = run_facts(config, data, device)
-        folder = open_run_folder(config, data.name, facts=facts, processes=processes, stack=stack)
+        setup = Setup(config, device, processes, data=data, causal_lm=causal_lm)
+        folder = open_run_folder(setup, stack)
         if processes.is_main:
-            config = replace(config, run_name=folder.path.name)
+            setup = replace(setup, config=replace(config, run_name=folder.path.name))
             console.open_log_file(folder.path / "log.txt")
         if config.resume == "auto" and folder.resume_from is None:
             logger.warning(
@@ -80,17 +80,7 @@ def train(config: TrainingConfig) -> RunResult:
                 "samples, if any, are kept as *.before-<time>",
                 folder.checkpoints.path,
             )
-        run = build_training(
-            config,
-            data,
-            causal_lm,
-            device=device,
-            folder=folder,
-            facts=facts,
-            processes=processes,
-            console=console,
-            startup=startup,
-        )
+        run = build_training(setup, folder, console=console, startup=startup)
         stack.callback(run.outputs.saver.close)  # before the folder is released
         return _run_and_conclude(run)
 

@@ -16,8 +16,9 @@ from sharpgpt.model.build import create_model
 from sharpgpt.runs.checkpoint_files import load_tensors
 from sharpgpt.runs.resolve import resolve_checkpoint
 from sharpgpt.runtime.device import choose_device
+from sharpgpt.runtime.distributed import Processes
 from sharpgpt.training.optimizer import create_optimizers
-from sharpgpt.training.resume import accepted_changes, run_facts
+from sharpgpt.training.setup import Setup
 from tests.faults.broken_checkpoints import checkpoint_plans, sealer
 from tests.faults.broken_folders import Files, Plan, write_folder
 from tests.faults.fuzz import fuzz, message_of, require_clear, watched
@@ -59,13 +60,13 @@ def loader(whole: Scenario) -> Callable[[Path], None]:
     data = load_data(
         dataset=config.dataset, tokenizer=config.tokenizer, max_seq_length=config.max_seq_length
     )
-    facts = run_facts(config, data, device)
     causal_lm = create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
+    setup = Setup(config, device, Processes(), data=data, causal_lm=causal_lm)
     optimizers = create_optimizers(causal_lm, config)
 
     def load(folder: Path) -> None:
         checkpoint = resolve_checkpoint(folder, setting="resume")
-        accepted_changes(checkpoint.state, config, facts)
+        setup.accepted_changes(checkpoint.state)
         load_tensors(checkpoint.path, causal_lm, optimizers, torch.device("cpu"))
 
     return load

@@ -49,7 +49,7 @@ def at_steps(*steps: int) -> Callable[[Training, torch.Tensor], torch.Tensor]:
 
     def change(run: Training, loss: torch.Tensor) -> torch.Tensor:
         if run.progress.step + 1 in steps:
-            next(run.model.causal_lm.parameters()).grad[3, 3] = torch.nan
+            next(run.setup.causal_lm.parameters()).grad[3, 3] = torch.nan
         return loss
 
     return change

@@ -261,7 +261,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
     checkpoints = Path(config.output_dir) / "tiny" / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["step_00000005"]
     printed = capsys.readouterr().out
-    assert printed.count("Training goes on, earlier checkpoints are whole") == 2
+    assert printed.count("Training continues, earlier checkpoints are whole") == 2
     assert (checkpoints.parent / "report.html").exists()
 
 
@@ -346,7 +346,7 @@ def test_a_number_that_is_not_finite_stops_before_the_step(
         if run.progress.step == 6:
             if what == "loss":
                 return loss * torch.nan
-            next(run.model.causal_lm.parameters()).grad[3, 3] = torch.inf
+            next(run.setup.causal_lm.parameters()).grad[3, 3] = torch.inf
         return loss
 
     monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
