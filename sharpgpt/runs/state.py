@@ -136,7 +136,7 @@ class AfterStep(Strict):
 
 
 class WatchState(Strict):
-    """What `anomalies.Watch` remembers of the losses and of the steps that went wrong."""
+    """What `anomalies.AnomalyDetector` remembers: recent losses, counts of anomalies."""
 
     losses: Annotated[list[float], Field(max_length=MAX_LOSSES)]
     in_spike: bool

@@ -14,16 +14,9 @@ import torch
 from sharpgpt.runtime.device import Device
 
 PACKAGES = (
-    "sharpgpt",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "tiktoken",
-    "splintr-rs",
-    "datasets",
-    "numpy",
-    "wandb",
-)
+    "sharpgpt", "torch", "transformers", "tokenizers", "tiktoken", "splintr-rs", "datasets",
+    "numpy", "wandb",
+)  # fmt: skip
 
 
 def describe_environment(device: Device) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def sample(run: Training, stop: StopSignal) -> None:
 def _interruptible(
     run: Training, stop: StopSignal, compute: Callable[[], Result], *, at_once: bool = False
 ) -> Result:
-    """The result of `compute`; model mode and random states are restored if it does not finish.
+    """The result of `compute`, which changes neither the model's mode nor the random states.
 
     A signal interrupts it in the middle if `at_once`, or if there is one process: an exception
     between two collectives would leave the other ranks waiting.
@@ -217,15 +217,12 @@ def _interruptible(
     Raises:
         Interrupted: a signal came first.
     """
-    random = random_states(run.setup.device.torch_device)
-    is_complete = False
+    device = run.setup.device.torch_device
+    random = random_states(device)
     at_once = at_once or run.processes.world_size == 1
     try:
         with stop.interruptible() if at_once else contextlib.nullcontext():
-            result = compute()
-        is_complete = True
-        return result
+            return compute()
     finally:
-        if not is_complete:  # the exception may have come while they were being restored
-            set_random_states(random, run.setup.device.torch_device)
+        set_random_states(random, device)
         run.model.loss_lm.train()

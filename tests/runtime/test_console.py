@@ -1,4 +1,4 @@
-"""What is printed may be lost; the run is not."""
+"""Printed lines may be lost; the run is not."""
 
 import logging
 import subprocess
@@ -12,9 +12,7 @@ from sharpgpt.runtime.console import PACKAGE_LOGGER, console_logging
 logger = logging.getLogger("sharpgpt.some.module")
 
 
-def test_every_line_is_in_the_log_from_the_first_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_log_file_has_every_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with console_logging() as console:
         logger.info("before there is a %s", "folder")
         console.open_log_file(tmp_path / "log.txt")
@@ -76,7 +74,7 @@ print("stdout again")
 
 
 @pytest.mark.parametrize("reader", ["head -n 1", "true"])
-def test_a_pipe_that_nobody_reads_ends_nothing(tmp_path: Path, reader: str) -> None:
+def test_a_broken_pipe_loses_lines_only(tmp_path: Path, reader: str) -> None:
     command = (
         f'"{sys.executable}" -c "$CODE" "{tmp_path}/log.txt" | {reader}; exit ${{PIPESTATUS[0]}}'
     )

@@ -37,7 +37,7 @@ def without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", missing)
 
 
-def test_a_second_one_is_told_who_holds_it_until_that_is_dead(tmp_path: Path) -> None:
+def test_a_second_process_learns_the_holder_until_it_dies(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -67,7 +67,7 @@ def test_released_it_can_be_taken_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 3000, b"\xff\xfe", b'{"pid": "\\u001b[2J"}'])
-def test_an_unreadable_lock_file_is_no_matter(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_lock_file_does_not_block(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_FILE).write_bytes(content)
     lock = run_lock(tmp_path)
     lock.acquire()

@@ -128,9 +128,7 @@ def test_a_signal_does_not_wait_for_a_validation_or_samples(
     assert (tmp_path / "o" / "run" / "checkpoints" / "step_00000003").is_dir()
 
 
-def test_a_signal_when_nobody_reads_what_it_prints_saves_and_ends_all_the_same(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_signal_saves_with_a_broken_pipe(start: Start, tmp_path: Path) -> None:
     """As Ctrl-C in `train.py 2>&1 | tee log`, which ends tee first."""
     process = start()
     wait_for_line(process, "step 1/")
@@ -140,7 +138,7 @@ def test_a_signal_when_nobody_reads_what_it_prints_saves_and_ends_all_the_same(
     assert len(list((tmp_path / "o" / "run" / "checkpoints").glob("step_*"))) == 1
 
 
-def test_a_second_signal_ends_it_at_once_when_nobody_reads_that(start: Start) -> None:
+def test_a_second_signal_exits_at_once_with_a_broken_pipe(start: Start) -> None:
     code = (
         "import time, sys; from sharpgpt.training import loop; from train import train_command\n"
         "loop.clip_gradients = lambda *_: (print('in the step', flush=True), time.sleep(60))\n"
@@ -155,7 +153,7 @@ def test_a_second_signal_ends_it_at_once_when_nobody_reads_that(start: Start) ->
     assert process.wait(timeout=20) == 143
 
 
-def test_a_signal_that_comes_twice_is_one_for_a_while() -> None:
+def test_a_duplicate_signal_counts_once() -> None:
     with ending_by(KeyboardInterrupt), StopSignal(duplicate_s=0.2) as stop:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
             signal.raise_signal(number)

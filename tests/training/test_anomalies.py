@@ -1,4 +1,4 @@
-"""What is judged a spike, what is skipped, and what of it a checkpoint keeps."""
+"""Spikes, skipped steps, and what a checkpoint keeps of them."""
 
 import json
 import math
@@ -88,7 +88,7 @@ def test_what_is_not_finite_stops_or_is_skipped(number: float) -> None:
     assert [one.judge(number, 1.0) for _ in range(3)] == [Verdict.SKIP] * 2 + [Verdict.STOP]
 
 
-def test_a_restored_watch_judges_the_same() -> None:
+def test_a_restored_detector_judges_the_same() -> None:
     one = detector(on_nonfinite="skip", spike_threshold=3)
     losses = [*noisy(150, width=0.5), math.nan, 9.0, 9.0]
     feed(one, losses)

@@ -80,7 +80,7 @@ def test_two_processes_give_the_run_of_one_and_checkpoints_go_both_ways(
         assert (weights(mixed, 12)[name] - tensor).norm() <= 2e-3 * tensor.norm()
 
 
-def test_a_share_that_is_no_whole_number_is_refused(
+def test_micro_batches_that_processes_cannot_share_are_refused(
     tmp_path: Path, command_environment: dict[str, str]
 ) -> None:
     done = train(tmp_path, command_environment, 2, gradient_accumulation_steps=3)

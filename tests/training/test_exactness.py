@@ -95,7 +95,7 @@ def test_any_optimizer_of_pytorch_is_saved_and_continued(
 
 
 @pytest.mark.parametrize("what", ["evaluate", "generate_texts"])
-def test_stopped_in_each_validation_or_sample(
+def test_interrupted_in_each_validation_or_sample(
     tiny_config: MakeConfig, stop_in: Callable[..., None], what: str
 ) -> None:
     whole = train(tiny_config(run_name="whole", **SETTINGS))

@@ -1,4 +1,4 @@
-"""Faults around and inside a run: what it does about them, and that the rest of it is as if not."""
+"""Faults around and inside a run: what it does about them, and what they leave unchanged."""
 
 import errno
 import json
@@ -55,7 +55,7 @@ def at_steps(*steps: int) -> Callable[[Training, torch.Tensor], torch.Tensor]:
     return change
 
 
-def test_stopped_by_a_number_the_run_goes_on_as_if_it_had_never_been(
+def test_a_run_stopped_by_nan_resumes_bit_identically(
     tiny_config: MakeConfig, poison: Poison
 ) -> None:
     whole = train(tiny_config(run_name="whole", **SETTINGS))
@@ -251,7 +251,7 @@ def test_a_validation_text_that_cannot_be_read_is_validated_later(
     assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **SETTINGS)))
 
 
-def test_samples_that_fail_are_said_once_and_change_nothing(
+def test_failing_samples_warn_once_and_change_nothing(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = train(tiny_config(run_name="whole", generate_interval=5, **SETTINGS))
@@ -364,7 +364,7 @@ def test_out_of_memory_names_the_settings_and_the_estimate(
         assert part in str(caught.value)
 
 
-def test_a_batch_that_no_memory_can_hold_is_refused_before_there_is_a_run(
+def test_a_batch_that_cannot_fit_is_refused_before_the_run_folder(
     tiny_config: MakeConfig,
 ) -> None:
     config = tiny_config(run_name="huge", **SETTINGS, batch_size=10**11)
@@ -373,13 +373,13 @@ def test_a_batch_that_no_memory_can_hold_is_refused_before_there_is_a_run(
     assert not (Path(config.output_dir) / "huge").exists()
 
 
-def test_so_are_micro_batches_that_are_too_many(tiny_config: MakeConfig) -> None:
+def test_too_many_micro_batches_are_refused(tiny_config: MakeConfig) -> None:
     """The loop reads those of a step before it begins."""
     with pytest.raises(UserError, match=r"Out of memory with batch_size 8 .*GiB here"):
         train(tiny_config(**SETTINGS, gradient_accumulation_steps=10**11))
 
 
-def test_more_memory_than_there_is_by_the_estimate_is_said(
+def test_an_estimate_above_the_memory_is_a_warning(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny_config(**SETTINGS)

@@ -8,7 +8,7 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
 
 
-def test_learning_rate_warms_up_and_decays_to_its_floor() -> None:
+def test_learning_rate_warms_up_and_decays_to_its_minimum() -> None:
     config = TrainingConfig(learning_rate=1.0, warmup_steps=10, min_lr_ratio=0.1)
     rates = [learning_rate_at(step, 100, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)

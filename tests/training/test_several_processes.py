@@ -119,7 +119,7 @@ def exit_codes(printed: str) -> list[str]:
         ("validation", ("--eval_interval", "7"), 7, "step 7: the validation text cannot be read"),
     ],
 )
-def test_what_one_cannot_do_ends_both_after_the_weights_are_saved(
+def test_a_fault_in_one_process_ends_both_after_saving(
     processes: Launched, fault: str, flags: tuple[str, ...], step: int, reason: str
 ) -> None:
     printed = processes.run(fault, *flags)
@@ -133,7 +133,7 @@ def test_what_one_cannot_do_ends_both_after_the_weights_are_saved(
 @pytest.mark.parametrize(
     ("fault", "number", "code"), [("signal", 2, "138"), ("twice", 2, "143"), ("twice", 1, "143")]
 )
-def test_a_signal_to_one_and_one_that_comes_twice_stop_all_after_the_step(
+def test_a_signal_to_one_process_or_twice_stops_all_after_the_step(
     processes: Launched, fault: str, number: int, code: str
 ) -> None:
     printed = processes.run(fault, number=number)
@@ -142,7 +142,7 @@ def test_a_signal_to_one_and_one_that_comes_twice_stop_all_after_the_step(
     assert processes.steps()[-1] == 13
 
 
-def test_a_signal_to_one_in_a_validation_stops_all_and_the_validation_is_done_later(
+def test_a_signal_to_one_process_interrupts_the_validation_of_all(
     processes: Launched,
 ) -> None:
     printed = processes.run("signal in validation", "--eval_interval", "7")

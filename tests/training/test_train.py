@@ -1,4 +1,4 @@
-"""Whole runs of a tiny model: the folder they leave, their figures, resuming and interruption."""
+"""Whole runs of a tiny model: their folder, metrics, resuming and interruption."""
 
 import json
 import math
@@ -309,7 +309,7 @@ def test_accumulation_is_one_large_batch(tiny_config: MakeConfig) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-3), name
 
 
-def test_an_interrupted_run_saves_and_goes_on(
+def test_an_interrupted_run_saves_and_continues(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny_config(run_name="whole"))
@@ -393,7 +393,7 @@ def test_gradient_checkpointing_and_compile_are_the_same_mathematics(
             assert other.metrics[name] == pytest.approx(plain.metrics[name], rel=1e-4), setting
 
 
-def test_a_penalty_of_ones_own_by_import_path(tiny_config: MakeConfig) -> None:
+def test_a_user_defined_penalty_by_import_path(tiny_config: MakeConfig) -> None:
     own = {"penalty_type": "docs.examples.tsallis:GINI", "penalty_weight": 0.5}
     fused = train(tiny_config(run_name=None, **own))
     assert fused.run_folder.name.endswith("docs-examples-tsallis-GINI_0.5")
@@ -411,7 +411,7 @@ def test_bfloat16_trains_close_to_float32(tiny_config: MakeConfig) -> None:
     assert rough.metrics["val/ce_loss"] != exact.metrics["val/ce_loss"]
 
 
-def test_nothing_that_fails_in_the_report_ends_a_run(
+def test_a_failing_report_does_not_fail_the_run(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(folder: Path) -> Path:
