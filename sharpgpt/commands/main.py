@@ -33,6 +33,9 @@ COMMANDS = {
     "report": "write report.html of a run folder again, or one page over several runs",
 }
 
+NEED_NO_STDOUT = ("train", "prepare")
+"""Commands that succeed though stdout is gone: their result is in files."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The `sharpgpt` command; returns the exit code."""
@@ -60,10 +63,13 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
     """Run a command; an error that the user can fix is one message on stderr, no traceback."""
     with exit_on_signals():
         try:
-            with console_logging():
+            with console_logging() as console:
                 module: Any = importlib.import_module(f"sharpgpt.commands.{name}")
                 parse = getattr(module, "parse", None) or _parser_of(module)
-                return int(module.run(parse(argv, prog or f"sharpgpt {name}")))
+                exit_code = int(module.run(parse(argv, prog or f"sharpgpt {name}")))
+                if name not in NEED_NO_STDOUT and isinstance(console.stdout_error, OSError):
+                    raise console.stdout_error
+                return exit_code
         except UserError as error:
             print(f"{error.label}{error}", file=sys.stderr)
             return error.exit_code

@@ -32,6 +32,7 @@ class Console(logging.Handler):
         self._task: Any = None
         self._is_shown = is_shown
         self._isatty = sys.stdout is not None and sys.stdout.isatty()
+        self.stdout_error: Exception | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -128,6 +129,7 @@ class Console(logging.Handler):
     def _leave(self, error: Exception) -> None:
         """After stdout was closed: print no more, and let Python's last flush of it succeed."""
         self._is_shown = False
+        self.stdout_error = error
         bar, self._bar = self._bar, None
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -158,3 +158,17 @@ def test_each_model_reads_across_documents_or_not_as_it_was_trained() -> None:
     for value, boundary in (("respect", 3), ("ignore", None)):
         trained = replace(saved, settings={"document_boundaries": value})
         assert for_model(trained, text).boundary_id == boundary
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_statistics_that_cannot_be_printed_are_an_error(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--data", str(made / "text.txt"), "--max_seq_length", str(BLOCK), "--num_texts", "0"]
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code = main(["evaluate", str(made / "truth"), *flags, "--output", str(made / "unprinted")])
+        monkeypatch.undo()
+    assert code == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert (made / "unprinted" / "evaluation.json").exists()
