@@ -78,7 +78,7 @@ def test_a_full_disk_costs_a_checkpoint_and_never_the_run(
         assert last.startswith("error: The checkpoint of step")
         assert "No space left on device" in last
         assert "Earlier checkpoints are whole; make room there" in last
-    assert process.printed().count("Training goes on") >= num_moments
+    assert process.printed().count("Training continues") >= num_moments
     assert damaged_checkpoints(full) == []
     filler.unlink()
     full.finish(here=True)
