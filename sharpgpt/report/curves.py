@@ -68,7 +68,9 @@ def draw_bands(chart: Chart, arms: Sequence[tuple[Arm, Sequence[Column]]]) -> Dr
         faint = arm.style | {"alpha": 0.16 * arm.strength, "linewidth": 0}
         chart.axes.fill_between(steps, low, high, **faint)
         dashes = "-" if arm.colour else (0, (4, 2))
-        chart.axes.plot(steps, middle, **arm.style, linewidth=1.3, linestyle=dashes)
+        marker = "o" if len(steps) == 1 else ""  # a line through one point is invisible
+        style = arm.style | {"marker": marker, "markersize": 5}
+        chart.axes.plot(steps, middle, **style, linewidth=1.3, linestyle=dashes)
         # The first values are far off and would flatten the rest.
         late = [index for index, step in enumerate(steps) if step >= 0.2 * steps[-1]]
         lowest = min(lowest, *(low[index] for index in late))
