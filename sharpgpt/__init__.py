@@ -6,6 +6,8 @@ The public API. Names are imported when they are first used: `import sharpgpt` n
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sharpgpt.core import former_paths
+
 if TYPE_CHECKING:
     from sharpgpt.config import TrainingConfig
     from sharpgpt.evaluation.compare import compare
@@ -41,6 +43,8 @@ _MODULES = {
     "train": "training.train",
     "use_sharpness_loss": "model.huggingface",
 }
+
+former_paths.install()
 
 
 def __getattr__(name: str) -> Any:
