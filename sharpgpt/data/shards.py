@@ -161,7 +161,11 @@ class _OpenFile(io.FileIO):
             return self.readinto(array) or 0
 
     def __del__(self) -> None:
-        self.close()
+        # No name of this module: Python may be shutting down, and would print what is raised here.
+        try:  # noqa: SIM105
+            self.close()
+        except OSError:  # closed from outside, as by os.closerange
+            pass
 
 
 def llmc_header(num_tokens: int) -> bytes:

@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -201,6 +202,24 @@ def test_a_shard_removed_before_it_is_opened(tmp_path: Path) -> None:
     assert np.array_equal(tokens[:2000], IDS[:2000])
     with pytest.raises(UserError, match=r"train_00002\.bin: cannot be read at token 0: No such"):
         tokens.rows(np.array([1990]), 20)
+
+
+def test_files_closed_from_outside_end_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that closed all files, as a daemon does, ended with "Exception ignored in __del__".
+
+    Its files were closed a second time when Python dropped the tokens.
+    """
+    unraisable: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", unraisable.append)
+    tokens = sharded(tmp_path)
+    assert len(tokens[:]) == len(IDS)
+    for number in range(len(tokens.shards)):
+        os.close(tokens._file(number).fileno())
+    del tokens
+    gc.collect()
+    assert unraisable == []
 
 
 def test_an_id_outside_the_vocabulary_is_named(tmp_path: Path) -> None:
