@@ -12,16 +12,22 @@ from sharpgpt.core.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds.
 
     A reader sees the old file or the new one, never half of one. If the block raises, the
-    temporary file is removed and `path` stays as it was.
+    temporary file is removed and `path` stays as it was. Its name is random, or `temporary_name`
+    where one process at a time writes: that then replaces what a killed process left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if temporary_name is None:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+    else:
+        temporary = path.parent / temporary_name
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     os.close(descriptor)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -39,9 +45,9 @@ def make_readable(path: Path) -> None:
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, temporary_name: str | None = None) -> None:
+    """Write `text` as UTF-8 to `path`, atomically; `temporary_name` as in `atomic_path`."""
+    with atomic_path(path, temporary_name=temporary_name) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

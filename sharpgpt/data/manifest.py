@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import readable, sync, write_text
 from sharpgpt.core.jsonio import parse_model, read_object
-from sharpgpt.data.shards import HEADER_BYTES, RESTORE, Shard, require_size
+from sharpgpt.data.shards import HEADER_BYTES, RESTORE, Shard, partial_name, require_size
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -118,7 +118,8 @@ class Manifest(_Record):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, atomically; when this returns it survives a power cut."""
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    text = manifest.model_dump_json(indent=2) + "\n"
+    write_text(folder / MANIFEST, text, temporary_name=partial_name(MANIFEST))
     sync(folder)
 
 

@@ -20,10 +20,22 @@ import numpy.typing as npt
 
 from sharpgpt.core.files import make_readable, sync
 from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
-from sharpgpt.data.shards import HEADER_BYTES, llmc_header
+from sharpgpt.data.shards import HEADER_BYTES, llmc_header, partial_name
 
 MAX_HEADER_TOKENS = (1 << 31) - 1
 """llm.c's header counts in an int32."""
+
+
+SPLITS: tuple[SplitName, ...] = ("train", "val")
+
+
+def shard_name(form: Form, split: SplitName, name: str, number: int) -> str:
+    """The file of a shard; `name` is that of the data."""
+    return {
+        "sharpgpt": f"{split}_{number:05d}.bin",
+        "nanogpt": f"{split}.bin",
+        "llm.c": f"{name}_{split}_{number:06d}.bin",
+    }[form]
 
 
 @dataclass
@@ -146,12 +158,8 @@ class ShardWriter:
     def _paths(self, number: int | None = None) -> tuple[Path, Path]:
         """The final path of a shard, and the path of its partial file."""
         number = len(self.entries) if number is None else number
-        file = {
-            "sharpgpt": f"{self.split}_{number:05d}.bin",
-            "nanogpt": f"{self.split}.bin",
-            "llm.c": f"{self.name}_{self.split}_{number:06d}.bin",
-        }[self.form]
-        return self.folder / file, self.folder / f".partial_{file}"
+        file = shard_name(self.form, self.split, self.name, number)
+        return self.folder / file, self.folder / partial_name(file)
 
     def _remove_later_files(self) -> None:
         """Remove shards and partial files after the present one, written after the state.

@@ -168,6 +168,11 @@ class _OpenFile(io.FileIO):
             pass
 
 
+def partial_name(file: str) -> str:
+    """The name of a shard, or another file of prepared data, until it is complete."""
+    return f".partial_{file}"
+
+
 def llmc_header(num_tokens: int) -> bytes:
     """The header of a shard in llm.c's format."""
     header = np.zeros(HEADER_BYTES // 4, dtype="<i4")

@@ -88,8 +88,8 @@ class Gpt2Encoder:
         if not np.array_equal(self._fast(start), _exact_ids(self._exact, start)):
             raise UserError(
                 "the packages splintr-rs and tiktoken give different tokens for the same text, so "
-                "the prepared data cannot be trusted: pip uninstall splintr-rs, delete the output "
-                "folder and prepare again; tiktoken alone is slower and always right. The text "
+                "the prepared data cannot be trusted: pip uninstall splintr-rs and prepare again "
+                "into another output; tiktoken alone is slower and always right. The text "
                 f"begins {start[:40]!r}"
             )
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
-from sharpgpt.data.prepare import disk
+from sharpgpt.data.prepare import disk, own_files
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.preparation import Preparation
 from sharpgpt.data.prepare.progress import Progress, ProgressDisplay
-from sharpgpt.data.prepare.state import is_finished, is_surely_finished, recipe_of
-from sharpgpt.data.prepared import JOURNAL
+from sharpgpt.data.prepare.state import has_own_journal, is_finished, is_surely_finished, recipe_of
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.open import open_source
 from sharpgpt.runtime.console import console_logging
@@ -85,9 +84,10 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
 
 def _remove_remains(folder: Path) -> None:
     """Remove what a process that was killed at the very end left beside finished data."""
-    if (folder / JOURNAL).exists() or (folder / LOCK).exists():
+    if has_own_journal(folder) or (folder / LOCK).exists():
         with suppress(OSError, UserError), prepare_lock(folder):
-            (folder / JOURNAL).unlink(missing_ok=True)
+            if has_own_journal(folder):
+                own_files.remove_journal(folder)
 
 
 def _refuse_limits_of_a_text(options: PrepareOptions, source: DocumentSource) -> None:

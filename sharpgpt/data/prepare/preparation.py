@@ -25,22 +25,19 @@ import numpy as np
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
-from sharpgpt.data.prepare import disk
+from sharpgpt.data.prepare import disk, own_files
 from sharpgpt.data.prepare.coders import Coder, batches_up_to, find_characters, open_coder
 from sharpgpt.data.prepare.encoding import Encoded
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.progress import Pace, Progress
-from sharpgpt.data.prepare.state import Journal, Recipe, clear_remains, discard, unfinished
+from sharpgpt.data.prepare.state import Journal, Recipe, unfinished
 from sharpgpt.data.prepare.stopping import Limits, Stopped
-from sharpgpt.data.prepared import JOURNAL
-from sharpgpt.data.shard_writer import ShardWriter
+from sharpgpt.data.shard_writer import SPLITS, ShardWriter
 from sharpgpt.data.sources.documents import Batch, DocumentSource
 from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.signals import StopSignal
 
 logger = logging.getLogger(__name__)
-
-SPLITS: tuple[SplitName, ...] = ("train", "val")
 
 
 class Preparation:
@@ -58,7 +55,8 @@ class Preparation:
         self._folder, self._options, self._source, self._show = folder, options, source, show
         self._stop = StopSignal("committing")
         self._writers: dict[SplitName, ShardWriter] = {}
-        clear_remains(folder)
+        self._name = re.sub(r"[^A-Za-z0-9_-]", "_", source.name)[:100]
+        """Of the data, in the names of llm.c's files."""
         found = unfinished(folder, recipe, source)
         self._journal = found or Journal(
             recipe=recipe,
@@ -89,8 +87,7 @@ class Preparation:
                     self._finish(coder, pace)
         except (UserError, OSError):
             if self._journal.position is None:
-                shards = [entry.file for w in self._writers.values() for entry in w.entries]
-                discard(self._folder, shards)
+                own_files.discard(self._folder, self._options.form, self._name)
             raise
 
     def _find_characters(self) -> None:
@@ -127,7 +124,7 @@ class Preparation:
                     dtype=coder.dtype,
                     shard_tokens=self._options.shard_tokens,
                     form=self._options.form,
-                    name=re.sub(r"[^A-Za-z0-9_-]", "_", self._source.name)[:100],
+                    name=self._name,
                 )
                 state = self._journal.writers.get(split, {"entries": [], "partial_tokens": 0})
                 try:
@@ -135,7 +132,7 @@ class Preparation:
                 except ValueError as error:
                     raise UserError(
                         f"{self._folder}: cannot continue, because the files are not those that "
-                        f"were written ({error}); delete the folder and prepare again"
+                        f"were written ({error}); {own_files.remedy(self._folder)}"
                     ) from None
                 self._writers[split] = writer
             yield
@@ -241,7 +238,7 @@ class Preparation:
             recipe=self._journal.recipe,
         )
         write_manifest(self._folder, manifest)
-        (self._folder / JOURNAL).unlink()
+        own_files.remove_journal(self._folder)
         logger.info(
             f"{self._folder}: {splits['train'].num_tokens:,} training and "
             f"{splits['val'].num_tokens:,} validation tokens of "

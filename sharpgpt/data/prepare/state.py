@@ -15,11 +15,13 @@ from typing import Any
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import write_text
+from sharpgpt.core.files import sync, write_text
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.data.manifest import MANIFEST, read_manifest
 from sharpgpt.data.prepare.options import PrepareOptions
+from sharpgpt.data.prepare.own_files import remedy
 from sharpgpt.data.prepared import JOURNAL
+from sharpgpt.data.shards import partial_name
 from sharpgpt.data.sources import local as local_files
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
 from sharpgpt.data.sources.documents import DocumentSource
@@ -58,12 +60,24 @@ class Journal:
     def write(self, folder: Path) -> None:
         """Replace the journal of `folder`, atomically."""
         content = dataclasses.asdict(self)
-        write_text(folder / JOURNAL, json.dumps(content | {"sha256": _digest(content)}) + "\n")
+        text = json.dumps(content | {"sha256": _digest(content)}) + "\n"
+        write_text(folder / JOURNAL, text, temporary_name=partial_name(JOURNAL))
+        sync(folder)
 
 
 def _digest(content: dict[str, Any]) -> str:
     """SHA-256 of the other fields: a journal that was edited is refused."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def has_own_journal(folder: Path) -> bool:
+    """Whether `folder` has an intact journal, and not another file of that name."""
+    try:
+        content = read_object(folder / JOURNAL)
+    except (OSError, ValueError):
+        return False
+    digest: object = content.pop("sha256", None)
+    return digest == _digest(content)
 
 
 def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal | None:
@@ -73,7 +87,6 @@ def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal 
     with .bin files but no manifest.
     """
     path = folder / JOURNAL
-    remedy = f"delete {folder} and prepare again"
     try:
         content = read_object(path)
     except FileNotFoundError:
@@ -84,17 +97,19 @@ def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal 
             ) from None
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
+        raise UserError(f"{path}: cannot be read ({error}); {remedy(folder)}") from None
     digest = content.pop("sha256", None)
     if content.get("version") != VERSION or digest != _digest(content):
-        raise UserError(f"{path}: damaged, or written by another version of SharpGPT; {remedy}")
+        raise UserError(
+            f"{path}: damaged, or not written by this version of SharpGPT; {remedy(folder)}"
+        )
     journal = Journal(**content)
-    remedy = ""
+    also = ""
     revision = journal.source.get("revision")
     is_equal = journal.recipe.get("identity") == source.identity
     if revision and revision != source.facts.get("revision") and not is_equal:
-        remedy = f", or continue with its revision: --revision {revision}"
-    _require_equal(f"{folder}: holds unfinished data", journal.recipe, recipe, remedy)
+        also = f", or continue with its revision: --revision {revision}"
+    _require_equal(folder, journal.recipe, recipe, held="unfinished data", also=also)
     return journal
 
 
@@ -111,7 +126,7 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     """
     if not (folder / MANIFEST).is_file():
         return False
-    _require_equal(f"{folder}: holds finished data", read_manifest(folder).recipe, recipe)
+    _require_equal(folder, read_manifest(folder).recipe, recipe, held="finished data")
     return True
 
 
@@ -139,28 +154,15 @@ def _differences(names: Iterable[str], found: Recipe, asked: Recipe) -> list[str
     ]
 
 
-def _require_equal(held: str, found: Recipe, asked: Recipe, remedy: str = "") -> None:
+def _require_equal(
+    folder: Path, found: Recipe, asked: Recipe, *, held: str, also: str = ""
+) -> None:
     differences = _differences(OUTPUT_OPTIONS, found, asked)
     if found.get("identity") != asked["identity"]:
         named = _differences(SOURCE_OPTIONS, found, asked)
         differences += named or ["the dataset itself has changed since"]
     if differences:
         raise UserError(
-            f"{held} of another recipe: {'; '.join(differences)}. To prepare what is asked for "
-            f"here, give another output, or delete the folder{remedy}"
+            f"{folder}: holds {held} of another recipe: {'; '.join(differences)}. To prepare what "
+            f"is asked for here, {remedy(folder)}{also}"
         )
-
-
-def clear_remains(folder: Path) -> None:
-    """Remove the temporary files of a process that was killed while it replaced a file."""
-    for name in (JOURNAL, MANIFEST):
-        for path in folder.glob(f".{name}.*"):
-            path.unlink(missing_ok=True)
-
-
-def discard(folder: Path, shards: Iterable[str]) -> None:
-    """Remove a preparation that failed before its first commit, including finished `shards`."""
-    clear_remains(folder)
-    for path in [*folder.glob(".partial_*.bin"), *(folder / name for name in shards)]:
-        path.unlink(missing_ok=True)
-    (folder / JOURNAL).unlink(missing_ok=True)

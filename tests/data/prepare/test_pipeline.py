@@ -20,6 +20,7 @@ from sharpgpt.data.prepare import coders, disk, encoding, pipeline, workers
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.pipeline import prepare, prepare_lock
 from sharpgpt.data.prepare.progress import Progress
+from sharpgpt.data.prepare.state import Journal
 from sharpgpt.data.prepare.stopping import Stopped
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.shard_writer import ShardWriter
@@ -133,7 +134,9 @@ def test_finished_data_is_returned_at_once(
 ) -> None:
     folder = prepare(options(corpus, tmp_path / "out"))
     before = files_of(folder)
-    (folder / "journal.json").write_text("left by a process that was killed at the very end")
+    # Left by a process that was killed at the very end.
+    Journal(recipe={}, source={}, counts={}).write(folder)
+    (folder / ".partial_manifest.json").write_text("{")
     monkeypatch.setattr(pipeline, "Preparation", None)
     capsys.readouterr()
     # Neither the spelling of the path nor what the bytes do not depend on makes it another recipe.
@@ -179,6 +182,95 @@ def test_files_of_others_are_not_written_into(corpus: Path, tmp_path: Path) -> N
     assert files_of(tmp_path / "out") == {"train.bin": b"1234"}
     with pytest.raises(UserError, match="is a file; allowed is a folder"):
         prepare(options(corpus, corpus))
+
+
+MINE = [
+    ".journal.json.bak",
+    ".journal.json.swp",
+    ".journal.json.abcd1234",
+    ".manifest.json.bak",
+    ".partial_notes.bin.txt",
+    "journal.json~",
+    "journal.txt",
+    "train_00000.bin.gz",
+    "train.txt",
+]
+"""Names like those of prepare, of the user's own files."""
+
+
+def write_mine(folder: Path) -> dict[str, bytes]:
+    folder.mkdir(exist_ok=True)
+    for name in MINE:
+        (folder / name).write_bytes(b"mine")
+    return dict.fromkeys(MINE, b"mine")
+
+
+def test_files_of_the_user_stay_where_a_preparation_is_refused(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """`.manifest.json.bak` and `.journal.json.swp` vanished before the folder was refused."""
+    for name in ("train.bin", "other.bin", ".partial_x.bin", "journal.json", "manifest.json"):
+        folder = tmp_path / name
+        mine = write_mine(folder) | {name: b"{}"}
+        (folder / name).write_bytes(b"{}")
+        with pytest.raises(UserError):
+            prepare(options(corpus, folder))
+        assert files_of(folder) == mine
+        mine_too = prepare(options(corpus, tmp_path / f"whole {name}"))
+        (mine_too / "more.bin").write_bytes(b"mine")
+        with pytest.raises(UserError, match=r"val_fraction is 0\.1 there"):
+            prepare(options(corpus, mine_too, val_fraction=0.5))
+        assert (mine_too / "more.bin").exists()
+
+
+@pytest.mark.parametrize("form", ["sharpgpt", "nanogpt", "llm.c"])
+def test_files_of_the_user_stay_through_a_preparation(
+    corpus: Path, tmp_path: Path, form: str
+) -> None:
+    """Killed and continued, failed without a commit, and finished; a link is not followed."""
+    folder = tmp_path / "out"
+    mine = write_mine(folder)
+    (tmp_path / "precious").write_bytes(b"precious")
+    (folder / ".partial_journal.json").symlink_to(tmp_path / "precious")
+    asked = options(corpus, folder, form=form, commit_seconds=0)
+    with pytest.raises(KilledError):
+        prepare(asked, show_progress=killed_at(4))
+    whole = files_of(prepare(options(corpus, tmp_path / "whole", form=form)))
+    assert files_of(prepare(asked)) == whole | mine
+
+    folder = tmp_path / "failed"
+    mine = write_mine(folder)
+    asked = options(corpus, folder, form=form, commit_seconds=60)
+    with pytest.raises(KilledError):
+        prepare(asked, show_progress=killed_at(4))
+    corpus.write_bytes(corpus.read_bytes()[:-40] + b"\n" * 40)  # cut, the ends as they were
+    with pytest.raises(UserError):
+        prepare(asked)
+    for path in folder.glob("*.bin"):
+        assert path.name not in mine
+    assert {name: (folder / name).read_bytes() for name in MINE} == mine
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_damaged_journal_names_what_may_be_deleted(corpus: Path, tmp_path: Path) -> None:
+    """It advised to delete the folder, which may hold the user's own files."""
+    folder = tmp_path / "out"
+    write_mine(folder)
+    with pytest.raises(KilledError):
+        prepare(options(corpus, folder, commit_seconds=0), show_progress=killed_at(4))
+    shards = sorted(path.name for path in folder.glob("*.bin"))
+    assert shards
+    journal = folder / "journal.json"
+    journal.write_bytes(journal.read_bytes()[:-9])
+    with pytest.raises(UserError) as caught:
+        prepare(options(corpus, folder))
+    listed = ", ".join([*[name for name in shards if name[0] == "."], "journal.json"])
+    listed = ", ".join([listed, *[name for name in shards if name[0] != "."]])
+    assert f"delete only what prepare wrote, by their names {listed} (keep" in str(caught.value)
+    for name in [*shards, "journal.json"]:
+        (folder / name).unlink()
+    prepare(options(corpus, folder))
+    assert {name: (folder / name).read_bytes() for name in MINE} == dict.fromkeys(MINE, b"mine")
 
 
 class KilledError(BaseException):
