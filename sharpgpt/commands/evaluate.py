@@ -10,6 +10,7 @@ from sharpgpt.evaluation.options import add_flags, flag_values
 from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import number
 from sharpgpt.report.statistics import intervals
+from sharpgpt.runs.places import run_folder_of
 from sharpgpt.runs.resolve import MODEL_HELP, resolve_model
 
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         output = "evaluation"
         if len(models) == 1:
             models = [folder := resolve_model(models[0])]
-            output = folder.parent.parent if folder.parent.name == "checkpoints" else output
+            output = run_folder_of(folder) or output
     result = evaluation.evaluate(models, output=output, **flag_values(arguments))
     assert result.path is not None, "an output folder was given"
     for model in result.models:

@@ -1,10 +1,14 @@
-"""Files: atomic writes, of which a reader sees the old file or the new one, and paths of users."""
+"""Files: atomic writes, of which a reader sees the old file or the new one; plain files opened
+without waiting and, in a folder from anyone, without following links; paths of users."""
 
 import contextlib
 import errno
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +53,64 @@ def write_text(path: Path, text: str, *, temporary_name: str | None = None) -> N
     """Write `text` as UTF-8 to `path`, atomically; `temporary_name` as in `atomic_path`."""
     with atomic_path(path, temporary_name=temporary_name) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+def open_plain(path: Path, *, follow_links: bool = True) -> BufferedReader:
+    """Open a plain file for reading; a pipe is refused instead of awaited.
+
+    Raises ValueError for a pipe, a folder, a device, and for a link unless they are followed;
+    OSError as `open`.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        if not (follow_links or NO_FOLLOW) and path.is_symlink():
+            raise OSError(errno.ELOOP, "a link")
+        descriptor = os.open(path, flags if follow_links else flags | NO_FOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{path.name} is no plain file but a link") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # before open(), which refuses a folder
+        os.close(descriptor)
+        raise ValueError(f"{path.name} is no plain file")
+    return open(descriptor, "rb")
+
+
+@contextlib.contextmanager
+def folder_itself(folder: Path) -> Iterator[int | None]:
+    """A descriptor of a folder that is no link, for `dir_fd`; None where the system has none.
+
+    Raises OSError for a link.
+    """
+    if os.rename not in os.supports_dir_fd or not NO_FOLLOW:
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_FOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def remove_folder(parent: Path, name: str) -> None:
+    """Remove the folder `name` of the folder `parent`, never through a link.
+
+    Raises OSError if one of the two is a link, or something cannot be removed.
+    """
+    with folder_itself(parent) as at:
+        shutil.rmtree(parent / name if at is None else name, dir_fd=at)
+
+
+def rename_within(parent: Path, old: str, new: str) -> None:
+    """Rename in the folder `parent`, which is no link. Raises OSError."""
+    with folder_itself(parent) as at:
+        if at is None:
+            (parent / old).rename(parent / new)
+        else:
+            os.rename(old, new, src_dir_fd=at, dst_dir_fd=at)
 
 
 def sync(path: Path) -> None:

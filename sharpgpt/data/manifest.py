@@ -136,7 +136,8 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so the data is not finished; {again}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {again}") from None
+        what = "cannot be read" if isinstance(error, OSError) else "damaged"
+        raise UserError(f"{path}: {what} ({error}); {again}") from None
     version = content.get("version")
     if version != VERSION or isinstance(version, bool):
         raise UserError(

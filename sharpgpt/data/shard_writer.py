@@ -17,9 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypedDict
 
 from sharpgpt.core.files import make_readable, sync
-from sharpgpt.data.manifest import Form, ShardEntry, SplitName, sha256_of
+from sharpgpt.data.manifest import Count, Form, ShardEntry, SplitName, sha256_of
 from sharpgpt.data.shards import HEADER_BYTES, llmc_header, partial_name
 
 MAX_HEADER_TOKENS = (1 << 31) - 1
@@ -36,6 +37,13 @@ def shard_name(form: Form, split: SplitName, name: str, number: int) -> str:
         "nanogpt": f"{split}.bin",
         "llm.c": f"{name}_{split}_{number:06d}.bin",
     }[form]
+
+
+class WriterState(TypedDict):
+    """The position of a `ShardWriter`; `restore` checks the entries."""
+
+    entries: list[dict[str, str | int]]
+    partial_tokens: Count
 
 
 @dataclass
@@ -88,7 +96,7 @@ class ShardWriter:
             if self._num_tokens == self.shard_tokens:
                 self._close_shard()
 
-    def commit(self) -> dict[str, Any]:
+    def commit(self) -> WriterState:
         """Flush to the disk; the position, for `restore`."""
         if self._file is not None:
             self._file.flush()
@@ -98,7 +106,7 @@ class ShardWriter:
             "partial_tokens": self._num_tokens,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: WriterState) -> None:
         """Go back to what `commit` returned; what was written later is removed.
 
         It may itself be interrupted anywhere, and repeated. Raises ValueError for what is not a

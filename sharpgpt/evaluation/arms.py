@@ -10,6 +10,7 @@ from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.comparison import Pair
 from sharpgpt.evaluation.saved_model import TrainingRecord, training_record
+from sharpgpt.runs.places import run_folder_of
 from sharpgpt.runs.resolve import resolve_model
 
 PENALTY_SETTINGS = (
@@ -95,8 +96,8 @@ class ComparedRun:
     @property
     def run_folder(self) -> Path | None:
         """Where its metrics are, for a checkpoint of a run."""
-        run = self.folder.parent.parent
-        return run if (run / "metrics.jsonl").is_file() else None
+        run = run_folder_of(self.folder)
+        return run if run is not None and (run / "metrics.jsonl").is_file() else None
 
 
 @dataclass

@@ -10,6 +10,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.arms import Json, number_of, objects, value_at
+from sharpgpt.runs.places import run_folder_of
 from sharpgpt.runs.reader import Metrics, read_run
 from sharpgpt.runs.state import read_state
 
@@ -67,16 +68,15 @@ def read_facts(checkpoint: Path) -> ModelFacts:
     """
     try:
         state = read_state(checkpoint)
-        config = read_object(checkpoint / "config.json")
-        tokenizer = read_object(checkpoint / "tokenizer.json")
+        config = read_object(checkpoint / "config.json", follow_links=False)
+        tokenizer = read_object(checkpoint / "tokenizer.json", follow_links=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{checkpoint}: cannot be read as a checkpoint ({error}); allowed is a checkpoint that "
             "train.py wrote, such as outputs/NAME/checkpoints/step_00001000, or its run folder"
         ) from None
-    run_folder = checkpoint.resolve().parent.parent
-    has_run = (run_folder / "environment.json").is_file()
-    run = read_run(run_folder) if has_run else None
+    run_folder = run_folder_of(checkpoint)
+    run = read_run(run_folder) if run_folder else None
     environment = run.environment if run else {}
     data = value_at(environment, "data")
     is_own_data = value_at(data, "sha256") == state.text
@@ -92,7 +92,7 @@ def read_facts(checkpoint: Path) -> ModelFacts:
     )
     return ModelFacts(
         folder=checkpoint,
-        name=run_folder.name if has_run else checkpoint.resolve().name,
+        name=run_folder.resolve().name if run_folder else checkpoint.resolve().name,
         settings=state.config,
         step=state.step,
         model_type=str(value_at(config, "model_type") or ""),

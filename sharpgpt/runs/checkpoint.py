@@ -7,18 +7,21 @@ lowest val/ce_loss. A checkpoint has that loss if the run was validated at its v
 Kept are the newest `keep`, the best, and every one whose step `keep_every` divides. One that is
 found damaged when its run is continued is renamed, and never deleted. One of a newer version is
 neither taken nor passed over nor renamed: the message asks to upgrade.
+
+A link is no checkpoint, wherever it leads. A checkpoint is removed only if everything in its folder
+is named by its checkpoint.json, and only from a folder that is no link.
 """
 
 import contextlib
 import logging
 import os
 import re
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import write_text
+from sharpgpt.core.files import remove_folder, rename_within, write_text
 from sharpgpt.runs.manifest import MANIFEST, DamagedCheckpointError, read_manifest, verify_files
 from sharpgpt.runs.state import (
     STATE_JSON,
@@ -80,20 +83,47 @@ class CheckpointFolder:
     keep_every: int = 0
 
     def all(self) -> list[Path]:
-        """The checkpoints that are here, oldest first, whole or not."""
-        named = (p for p in self.path.glob("step_*") if re.fullmatch(r"step_\d{1,15}", p.name))
-        return sorted(named, key=step_of)
+        """The checkpoints that are here, oldest first, whole or not; a link is none."""
+        return sorted((path for path in self._named(r"step_\d{1,15}")), key=step_of)
 
-    def newest(self, *, set_aside: bool = False) -> Checkpoint | None:
+    def _named(self, pattern: str, *, are_links: bool = False) -> list[Path]:
+        """What is here under names of this pattern: no links, or links alone."""
+        try:
+            with os.scandir(self.path) as entries:
+                return [
+                    self.path / entry.name
+                    for entry in entries
+                    if re.fullmatch(pattern, entry.name) and entry.is_symlink() == are_links
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def refuse_links(self) -> None:
+        """Raise `UserError` if this folder, or what could be a checkpoint in it, is a link."""
+        refuse_link(self.path)
+        ours = rf"({re.escape(UNFINISHED)}|{re.escape(REMOVED)}|{DAMAGED})?step_\d+.*"
+        for link in sorted(self._named(ours, are_links=True)):
+            refuse_link(link)
+
+    def newest(
+        self,
+        *,
+        set_aside: bool = False,
+        accept: Callable[[TrainingState], object] = lambda _: None,
+    ) -> Checkpoint | None:
         """The newest checkpoint that is undamaged, or None where there never was one.
 
         A warning names each damaged one that is newer. With `set_aside` it is renamed to damaged_*,
-        since the run will write a checkpoint of its step again.
+        since the run will write a checkpoint of its step again; `accept` sees the state first, and
+        raises if the run cannot be continued.
 
         Raises:
             UserError: there are checkpoints, and all are damaged.
             IncompatibleCheckpointError: a newer version wrote the newest undamaged one.
         """
+        for link in self._named(r"step_\d+", are_links=True):
+            text = f"{link} is a link and no checkpoint; it is passed over"
+            logger.warning("%s", text, extra={"once": text})
         damaged: list[DamagedCheckpointError] = []
         present = self.all()
         for path in reversed(present):
@@ -103,6 +133,7 @@ class CheckpointFolder:
                 if os.path.lexists(path):
                     damaged.append(error)
                 continue
+            accept(found.state)
             for one in damaged:
                 place = f"; it is now {_set_aside(one.checkpoint).name}" if set_aside else ""
                 text = f"the checkpoint {one.checkpoint} is damaged ({one.reason}){place}"
@@ -112,8 +143,8 @@ class CheckpointFolder:
                 logger.warning("%s", text, extra={"once": text})
             return found
         if self.all() != present:  # its run is training, and has removed the one that was read
-            return self.newest(set_aside=set_aside)
-        earlier = [path.name for path in sorted(self.path.glob(f"{DAMAGED}step_*"))]
+            return self.newest(set_aside=set_aside, accept=accept)
+        earlier = [path.name for path in sorted(self._named(rf"{DAMAGED}step_.*"))]
         if damaged or earlier:
             what = [f"{one.checkpoint.name} ({one.reason})" for one in damaged] + earlier
             raise UserError(
@@ -169,22 +200,63 @@ class CheckpointFolder:
         for path in present:
             is_kept = self.keep_every and step_of(path) % self.keep_every == 0
             if path not in kept and not is_kept:
+                if foreign := _foreign(path):
+                    text = f"{path} is kept: {foreign} in it is no file of the checkpoint"
+                    logger.warning("%s", text, extra={"once": text})
+                    continue
                 with contextlib.suppress(OSError):  # it stays, and the next time tries again
-                    remove(path)
+                    _remove(path)
 
     def sweep(self) -> None:
         """Remove what a process left that was killed while it wrote or removed a checkpoint."""
         for prefix in (UNFINISHED, REMOVED):
-            for path in self.path.glob(f"{prefix}step_*"):
-                shutil.rmtree(path, ignore_errors=True)
+            for path in self._named(rf"{re.escape(prefix)}step_\d{{8,15}}"):
+                with contextlib.suppress(OSError):
+                    remove_folder(self.path, path.name)
 
 
-def remove(checkpoint: Path) -> None:
+def refuse_link(path: Path) -> None:
+    """Raise `UserError` if the path, in a run folder or a folder of checkpoints, is a link."""
+    if path.is_symlink():
+        raise UserError(
+            f"{path}: is a link, and nothing of a run is read, written or deleted through one; "
+            "move it away, or give the folder that it leads to as checkpoint_dir"
+        )
+
+
+def make_way(checkpoint: Path) -> None:
+    """Remove what is under the name of a new checkpoint, or rename it if it is not one of ours."""
+    if not os.path.lexists(checkpoint):
+        return
+    try:
+        is_ours = not checkpoint.is_symlink() and _foreign(checkpoint) is None
+    except UserError:
+        is_ours = False
+    if is_ours:
+        _remove(checkpoint)
+    else:
+        _set_aside(checkpoint)
+
+
+def _remove(checkpoint: Path) -> None:
     """Remove a checkpoint folder, so that a crash leaves no half of one under its name."""
-    going = checkpoint.with_name(REMOVED + checkpoint.name)
-    shutil.rmtree(going, ignore_errors=True)
-    checkpoint.rename(going)
-    shutil.rmtree(going, ignore_errors=True)
+    folder, going = checkpoint.parent, REMOVED + checkpoint.name
+    with contextlib.suppress(FileNotFoundError):
+        remove_folder(folder, going)
+    rename_within(folder, checkpoint.name, going)
+    remove_folder(folder, going)
+
+
+def _foreign(checkpoint: Path) -> str | None:
+    """The name of something in a checkpoint that its checkpoint.json does not name, or None."""
+    named = {MANIFEST, *read_manifest(checkpoint).files}
+    with os.scandir(checkpoint) as entries:
+        foreign = [
+            entry.name
+            for entry in entries
+            if entry.name not in named or not entry.is_file(follow_symlinks=False)
+        ]
+    return min(foreign, default=None)
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -202,6 +274,7 @@ def _set_aside(checkpoint: Path) -> Path:
     while True:
         again = "" if number == 1 else f"_{number}"
         aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}{again}")
-        if not aside.exists():
-            return checkpoint.rename(aside)
+        if not os.path.lexists(aside):
+            rename_within(checkpoint.parent, checkpoint.name, aside.name)
+            return aside
         number += 1

@@ -20,9 +20,9 @@ training draws from Python's or NumPy's global ones (the order of the blocks has
 of seed and epoch).
 """
 
+import contextlib
 import copy
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import sync
-from sharpgpt.runs.checkpoint import UNFINISHED, remove
+from sharpgpt.core.files import remove_folder, sync
+from sharpgpt.runs.checkpoint import UNFINISHED, make_way
 from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
 from sharpgpt.runs.state import FORMAT_VERSION, STATE_JSON, AfterStep, TrainingState
 from sharpgpt.runtime.device import random_states, set_random_states
@@ -122,9 +122,10 @@ def write_checkpoint(
     from safetensors.torch import save_file
 
     temporary = checkpoint.with_name(UNFINISHED + checkpoint.name)
-    shutil.rmtree(temporary, ignore_errors=True)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    _clear(temporary)
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         without_progress_bars(
             lambda: cast(Any, causal_lm).save_pretrained(
                 temporary, state_dict=dict(contents.weights)
@@ -149,12 +150,16 @@ def write_checkpoint(
             path.chmod(mode)
         for path in [*temporary.iterdir(), temporary, *flush_first]:
             sync(path)
-        if checkpoint.exists():
-            remove(checkpoint)
+        make_way(checkpoint)
         temporary.rename(checkpoint)
         sync(checkpoint.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _clear(temporary)
+
+
+def _clear(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_folder(temporary.parent, temporary.name)
 
 
 def load_tensors(

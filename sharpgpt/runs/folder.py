@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -12,13 +13,20 @@ from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import atomic_path, user_path
 from sharpgpt.core.jsonio import read_object, write_json
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
+from sharpgpt.runs.places import place_for, run_of_folder
 from sharpgpt.runs.resolve import checkpoint_path, resolve_checkpoint
 from sharpgpt.runs.state import TrainingState
 from sharpgpt.runtime.lock import FolderLock
 
 LOCK_FILE = "run.lock"
+APPENDED = ("metrics.jsonl", "samples.jsonl", "log.txt")
+WRITTEN = (
+    *APPENDED, "config.yaml", "environment.json", "summary.json", "report.html", LOCK_FILE,
+)  # fmt: skip
+"""The files of a run folder, beside its checkpoints."""
 
 
 def run_lock(folder: Path) -> FolderLock:
@@ -35,12 +43,14 @@ class RunFolder:
     """`path` exists, can be written, and is locked; `resume_from` is the checkpoint to continue.
 
     `is_continued` says that this checkpoint is the run's own, and not that of a run it forks.
+    `checkpoint_dir` is the setting, which a run that is continued takes over.
     """
 
     path: Path
     checkpoints: CheckpointFolder
     resume_from: Checkpoint | None
     is_continued: bool
+    checkpoint_dir: str | None = None
     _locks: list[FolderLock] = field(default_factory=list)
 
     @classmethod
@@ -51,16 +61,17 @@ class RunFolder:
         *,
         accept: Callable[[TrainingState], object] = lambda _: None,
     ) -> "RunFolder":
-        """Find or make the folder that `config` asks for, and lock it.
+        """Find or make the folder that `config` asks for, and lock it and that of its checkpoints.
 
         `accept` sees the state of the checkpoint that is to be continued, and raises if this run
-        cannot; nothing is made then.
+        cannot; nothing is made, renamed or removed then.
 
         Raises:
             UserError: it holds another run, is in use, cannot be written, or there is nothing to
-                resume, or nothing that is undamaged.
+                resume, or nothing that is undamaged; or it holds a link, which could lead into
+                another run.
         """
-        output_dir = Path(config.output_dir).expanduser()
+        output_dir = user_path(config.output_dir)
         path = output_dir / config.run_name if config.run_name else None
         is_own = path is not None and _is_own_run(config, path)
         source = None
@@ -71,32 +82,34 @@ class RunFolder:
             path = path or _new_folder(output_dir, config, data_name)
         except OSError as error:
             raise _unwritable(output_dir, error) from None
-        checkpoints = CheckpointFolder(
-            _checkpoint_path(config, path), config.keep_checkpoints, config.keep_every_steps
-        )
+        place, checkpoint_dir = place_for(config, path)
+        checkpoints = CheckpointFolder(place, config.keep_checkpoints, config.keep_every_steps)
+        checkpoints.refuse_links()
+        _require_plain_files(path)
         locks: list[FolderLock] = []
         try:
             _make_and_lock(path, checkpoints.path, locks)
-            _require_plain_files(path)
+            _require_own(path, checkpoints)
             is_used = (path / "metrics.jsonl").exists() or checkpoints.all()
             if is_used and config.resume != "auto" and not is_own:
                 raise UserError(
                     f"run_name: {path} already holds a run; use resume auto to continue it, give "
                     "another run_name, or delete the folder"
                 )
+            if is_own or config.resume == "auto":
+                source = _own_checkpoint(config, path, checkpoints, accept)
+            # From here on the run is accepted.
             checkpoints.sweep()
             _sweep(path)
-            if is_own or config.resume == "auto":
-                source = _own_checkpoint(config, path, checkpoints)
-                if source:
-                    accept(source.state)
             if source is None:
                 _set_aside_earlier_records(path)
+            _make_own(path)
         except BaseException:
             for lock in locks:
                 lock.release()
             raise
-        return cls(path, checkpoints, source, is_own or config.resume == "auto", locks)
+        is_continued = is_own or config.resume == "auto"
+        return cls(path, checkpoints, source, is_continued, checkpoint_dir, locks)
 
     @classmethod
     def of_follower(cls, path: Path, resume_from: Checkpoint | None) -> "RunFolder":
@@ -111,7 +124,7 @@ class RunFolder:
     def tracker_run_ids(self) -> dict[str, str | None]:
         """The ids that trackers gave an earlier part of this run, by key of environment.json."""
         try:
-            earlier = read_object(self.path / "environment.json").items()
+            earlier = read_object(self.path / "environment.json", follow_links=False).items()
         except (OSError, ValueError):
             return {}
         return {
@@ -128,23 +141,20 @@ class RunFolder:
         write_json(self.path / "environment.json", environment, indent=2)
 
 
-def _checkpoint_path(config: TrainingConfig, path: Path) -> Path:
-    if config.checkpoint_dir:
-        return Path(config.checkpoint_dir).expanduser() / path.name
-    return path / "checkpoints"
-
-
 def _is_own_run(config: TrainingConfig, path: Path) -> bool:
     """Whether `resume` is a path into the very run that `run_name` names."""
     if config.resume in (None, "auto"):
         return False
     target = checkpoint_path(str(config.resume)).resolve()
-    checkpoints = _checkpoint_path(config, path).resolve()
+    checkpoints = place_for(config, path)[0].resolve()
     return target in (path.resolve(), checkpoints) or target.parent == checkpoints
 
 
 def _own_checkpoint(
-    config: TrainingConfig, path: Path, checkpoints: CheckpointFolder
+    config: TrainingConfig,
+    path: Path,
+    checkpoints: CheckpointFolder,
+    accept: Callable[[TrainingState], object],
 ) -> Checkpoint | None:
     """The checkpoint from which the run in `path` continues; None only for resume auto."""
     target = checkpoint_path(str(config.resume))
@@ -156,19 +166,19 @@ def _own_checkpoint(
                 f"resume: {target} is not the newest checkpoint of its run, {newest.path}; use "
                 "resume auto to continue the run, or another run_name to fork it from here"
             )
-    found = checkpoints.newest(set_aside=True)
+    found = checkpoints.newest(set_aside=True, accept=accept)
     if found is None and config.resume != "auto":
         raise UserError(f"resume: there is no checkpoint in {path} yet; use resume auto to start")
     return found
 
 
 def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> None:
-    """Make both folders and lock them, one lock where the one is in the other."""
+    """Make and lock both folders: that of the checkpoints may be another run's too."""
     try:
         for folder in (path, checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        for folder in [path] if checkpoints.parent == path else [path, checkpoints]:
+        for folder in [path] if checkpoints.samefile(path) else [path, checkpoints]:
             lock = run_lock(folder)
             lock.acquire()
             locks.append(lock)
@@ -176,15 +186,38 @@ def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> No
         raise _unwritable(path, error) from None
 
 
+def _require_own(path: Path, checkpoints: CheckpointFolder) -> None:
+    """Refuse a folder of a checkpoint_dir whose checkpoints another run has written."""
+    if checkpoints.path.parent == path:
+        return
+    other = run_of_folder(checkpoints.path)
+    if other is not None and not other.samefile(path):
+        raise UserError(
+            f"checkpoint_dir: {checkpoints.path} holds the checkpoints of another run, {other}; "
+            "give another run_name or another checkpoint_dir"
+        )
+
+
 def _require_plain_files(path: Path) -> None:
     """Refuse links, through which another file would be truncated, and pipes, which block."""
-    for name in ("metrics.jsonl", "samples.jsonl", "log.txt", "environment.json"):
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG((path / name).lstat().st_mode):
+    kinds = dict.fromkeys(WRITTEN, stat.S_ISREG) | {"wandb": stat.S_ISDIR}
+    for name, is_right in kinds.items():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not is_right((path / name).lstat().st_mode):
                 raise UserError(
                     f"run_name: {path / name} is a link, a folder or a pipe, and no file of a run; "
                     "move it away, or give another run_name"
                 )
+
+
+def _make_own(path: Path) -> None:
+    """Copy records that share their content with a file elsewhere (hard links, as of a backup)."""
+    for name in APPENDED:
+        record = path / name
+        with contextlib.suppress(FileNotFoundError):
+            if record.lstat().st_nlink > 1:
+                with atomic_path(record) as temporary:
+                    shutil.copyfile(record, temporary, follow_symlinks=False)
 
 
 def _sweep(path: Path) -> None:

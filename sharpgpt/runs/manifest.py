@@ -20,6 +20,7 @@ from pydantic import Field
 
 from sharpgpt.core import jsonio
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import open_plain
 from sharpgpt.runs.state import (
     FORMAT_VERSION,
     MAX_JSON_BYTES,
@@ -87,8 +88,8 @@ def _is_sealed(data: bytes) -> bool:
 
 
 def file_facts(path: Path) -> FileFacts:
-    """Size and hash of a file as it can be read back."""
-    with open(path, "rb") as file:
+    """Size and hash of a plain file as it can be read back. Raises OSError, ValueError."""
+    with open_plain(path, follow_links=False) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return FileFacts(bytes=os.fstat(file.fileno()).st_size, sha256=sha256)
 

@@ -2,9 +2,13 @@
 
 A run that crashed, or is still training, has files that are missing, short, or end in half a line.
 Everything that can be read is read; `RunFiles.notes` names what cannot, and nothing is raised.
+
+The folder may come from anyone: only plain files that lie in it are read, never through a link, and
+none of more than `MAX_FILE_BYTES`.
 """
 
 import math
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +19,10 @@ from sharpgpt.core import jsonio
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM
 
-MAX_FILE_BYTES = 1 << 32
+MAX_FILE_BYTES = 256 * 2**20
+"""Of metrics.jsonl and samples.jsonl: 100 times those of a long run."""
+MAX_CONFIG_BYTES = 2**20
+MAX_STEP = 10**12
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def read_run(run_folder: Path) -> RunFiles:
     if not run_folder.is_dir():
         raise UserError(f"{run_folder}: no such run folder; a run is outputs/<run name>")
     notes: list[str] = []
-    config = _read_config(run_folder / "config.yaml", notes)
+    config = read_config(run_folder, notes)
     environment = _read_object(run_folder / "environment.json", notes)
     metrics = read_metrics(run_folder / "metrics.jsonl", notes)
     samples = _read_lines(run_folder / "samples.jsonl", notes)
@@ -103,7 +110,7 @@ def read_metrics(
     newest = -1
     for line in _read_lines(path, notes if notes is not None else []):
         step = line.get("step")
-        if not isinstance(step, int) or isinstance(step, bool):
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MAX_STEP:
             continue
         if step < newest:
             tables: list[dict[int, Any]] = [*found.values(), histograms]
@@ -137,8 +144,10 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
-def _read_config(path: Path, notes: list[str]) -> TrainingConfig | None:
-    if _read(path, notes) is None:
+def read_config(run_folder: Path, notes: list[str] | None = None) -> TrainingConfig | None:
+    """The settings of a run; None, with a note, if they cannot be read."""
+    path, notes = run_folder / "config.yaml", [] if notes is None else notes
+    if _read(path, notes, max_bytes=MAX_CONFIG_BYTES) is None:
         return None
     try:
         return TrainingConfig.from_yaml(path)
@@ -149,9 +158,9 @@ def _read_config(path: Path, notes: list[str]) -> TrainingConfig | None:
 
 def _read_object(path: Path, notes: list[str], *, optional: bool = False) -> dict[str, Any]:
     """The JSON object in a file; a missing one is no problem if it is `optional`."""
-    if optional and not path.exists():
+    if optional and not os.path.lexists(path):
         return {}
-    data = _read(path, notes)
+    data = _read(path, notes, max_bytes=jsonio.MAX_JSON_BYTES)
     if data is None:
         return {}
     try:
@@ -163,10 +172,14 @@ def _read_object(path: Path, notes: list[str], *, optional: bool = False) -> dic
 
 def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """The JSON objects in a file, one a line; the last line may be torn."""
-    data = _read(path, notes)
+    data = _read(path, notes, max_bytes=MAX_FILE_BYTES)
     if data is None:
         return []
-    objects, num_unreadable = jsonio.parse_lines(data)
+    try:
+        objects, num_unreadable = jsonio.parse_lines(data)
+    except ValueError as error:
+        notes.append(f"{path.name} has {error}.")
+        return []
     if not objects:
         notes.append(f"{path.name} is empty.")
     elif num_unreadable:
@@ -175,9 +188,9 @@ def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return objects
 
 
-def _read(path: Path, notes: list[str]) -> bytes | None:
+def _read(path: Path, notes: list[str], *, max_bytes: int) -> bytes | None:
     try:
-        return jsonio.read_bytes(path, max_bytes=MAX_FILE_BYTES)
+        return jsonio.read_bytes(path, max_bytes=max_bytes, follow_links=False)
     except FileNotFoundError:
         notes.append(f"{path.name} is missing.")
     except OSError as error:

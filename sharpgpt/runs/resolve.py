@@ -1,6 +1,6 @@
 """Resolves what a user gives for a run, a checkpoint or a model; every command asks here.
 
-    RUN, RUN/latest, RUN/checkpoints    the newest checkpoint of a run
+    RUN, RUN/latest, RUN/checkpoints    the newest checkpoint of a run, in its checkpoint_dir too
     RUN/best                            the one with the lowest val/ce_loss
     RUN/checkpoints/step_N              that very one
     FOLDER                              a HuggingFace model; no checkpoint, so not for resume, push
@@ -15,9 +15,11 @@ from pathlib import Path
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
+from sharpgpt.core.terminal import one_line
 from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.manifest import MANIFEST
+from sharpgpt.runs.places import checkpoints_of, has_records, name_of_run, run_of_folder
 
 STEP = r"(damaged_)?step_\d+[^/]*"
 CHECKPOINT_FORMS = (
@@ -44,11 +46,12 @@ def resolve_run(given: str | Path) -> Path:
     """
     folder = user_path(given)
     inside = rf"(/checkpoints)?(/best|/latest|/{STEP})?$"
-    if not _has_records(folder):
-        folder = Path(re.sub(inside, "", folder.as_posix()))
+    if not has_records(folder):
+        checkpoints = Path(re.sub(rf"(/best|/latest|/{STEP})$", "", folder.as_posix()))
+        folder = run_of_folder(checkpoints) or Path(re.sub(inside, "", folder.as_posix()))
     if not folder.is_dir():
         raise UserError(f"{given}: no such run folder; expected a folder such as outputs/NAME")
-    if not _has_records(folder):
+    if not has_records(folder):
         raise UserError(
             f"{given}: holds no run (neither metrics.jsonl nor environment.json); expected a "
             "folder such as outputs/NAME"
@@ -103,8 +106,8 @@ def checkpoint_path(given: str | Path) -> Path:
         return path
     if path.name == "latest":
         return path.parent
-    for folder in (path.parent, path.parent / "checkpoints"):
-        if best := CheckpointFolder(folder).best():
+    for folder in (CheckpointFolder(path.parent), checkpoints_of(path.parent)):
+        if best := folder.best():
             return best
     raise UserError(
         f"{given}: no checkpoint in {path.parent} was validated at its step; allowed is a "
@@ -114,16 +117,12 @@ def checkpoint_path(given: str | Path) -> Path:
 
 def model_name(folder: Path) -> str:
     """The run of a checkpoint, ORG/NAME in HuggingFace's cache, or the name of another folder."""
+    if name := name_of_run(folder):
+        return one_line(name)
     folder = folder.resolve()
-    if folder.parent.name == "checkpoints" and folder.name.startswith("step_"):
-        return folder.parent.parent.name
     if folder.parent.name == "snapshots":
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-    return folder.name
-
-
-def _has_records(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("metrics.jsonl", "environment.json"))
+    return one_line(folder.name)
 
 
 def _checkpoint(path: Path) -> Checkpoint | None:
@@ -131,8 +130,9 @@ def _checkpoint(path: Path) -> Checkpoint | None:
     is_one = re.fullmatch(STEP, path.name) or (path / MANIFEST).exists()
     if is_one:
         return Checkpoint.verified(path) if path.is_dir() else None
-    folders = (CheckpointFolder(folder) for folder in (path, path / "checkpoints"))
-    return next((found for folder in folders if (found := folder.newest())), None)
+    if found := CheckpointFolder(path).newest():
+        return found
+    return checkpoints_of(path).newest()
 
 
 def _is_hub_name(given: str | Path) -> bool:

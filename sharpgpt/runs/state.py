@@ -173,7 +173,7 @@ def read_state(checkpoint: Path) -> TrainingState:
         IncompatibleCheckpointError: a newer version wrote it.
         OSError, ValueError: it is no state of a run.
     """
-    data = jsonio.read_bytes(checkpoint / STATE_JSON, max_bytes=MAX_JSON_BYTES)
+    data = jsonio.read_bytes(checkpoint / STATE_JSON, max_bytes=MAX_JSON_BYTES, follow_links=False)
     refuse_newer(data, checkpoint, name=STATE_JSON)
     return jsonio.parse_model(data, TrainingState, name=STATE_JSON)
 

@@ -72,7 +72,10 @@ def train(config: TrainingConfig) -> RunResult:
         setup = Setup(config, device, processes, data=data, causal_lm=causal_lm)
         folder = open_run_folder(setup, stack)
         if processes.is_main:
-            setup = replace(setup, config=replace(config, run_name=folder.path.name))
+            config = replace(
+                config, run_name=folder.path.name, checkpoint_dir=folder.checkpoint_dir
+            )
+            setup = replace(setup, config=config)
             console.open_log_file(folder.path / "log.txt")
         if config.resume == "auto" and folder.resume_from is None:
             logger.warning(

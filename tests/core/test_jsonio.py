@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,49 @@ def test_what_is_written_is_json_whatever_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file.json"
     jsonio.write_json(path, {"a": [math.nan, (1.5, math.inf)], "b": "é \udcff"})
     assert jsonio.read_object(path) == {"a": [None, [1.5, None]], "b": "é ?"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' appears twice"),
+        ('{"a": 1e999}', "too large for a float"),
+        ('{"a": ' + "9" * 400 + "}", "more than 64 bits"),
+        ('{"a": "\\ud800"}', "half of a surrogate pair"),
+        ('{"a":' * 65 + "1" + "}" * 65, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_later_code_would_stumble_over_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    """Each ended in a traceback far from the file: OverflowError, RecursionError, TypeError."""
+    path = tmp_path / "file.json"
+    path.write_text(text, encoding="utf-8")
+    for read in (jsonio.read_object, partial(jsonio.read_model, kind=Content)):
+        with pytest.raises(ValueError, match=rf"^file\.json: .*{message}"):
+            read(path)
+    if "surrogate" in message:
+        assert jsonio.parse(text, allow_nan=True) == {"a": "\ufffd"}
+    assert jsonio.parse('{"a": "\\ud83d\\ude00", "b": 9223372036854775807}') == {
+        "a": "😀",
+        "b": 2**63 - 1,
+    }
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """A sparse file has any size and costs nothing to send; 3 GB of it were read into memory."""
+    path = tmp_path / "file.json"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r"^file\.json has more than 33,554,432 bytes"):
+        jsonio.read_object(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"^file\.json is no plain file"):
+        jsonio.read_object(path)
+
+
+def test_too_many_lines_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 2,000,000 lines"):
+        jsonio.parse_lines(b"\n" * 2_000_001)

@@ -56,7 +56,7 @@ def test_the_identity_is_that_of_the_tokens(tmp_path: Path) -> None:
     [
         (set_to("version", to=2), "of version 2, and this SharpGPT reads version 1"),
         (set_to("version", to=True), "of version True"),
-        (set_to("version", to=nested(500)), r"of version \[\[\["),
+        (set_to("version", to=nested(500)), "nested too deeply"),
         (set_to("dtype", to="float32"), "damaged"),
         (set_to("splits", "train", "num_tokens", to=-1), "damaged"),
         (set_to("splits", "train", "num_tokens", to=2501), "do not add up"),

@@ -1,5 +1,6 @@
 """Checkpoints: any damage is found, the one before is taken; the newest and the best are kept."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -121,3 +122,51 @@ def test_a_checkpoint_that_its_run_removes_while_it_is_read_is_not_called_damage
     monkeypatch.setattr(checkpoint, "verify_files", slow)
     assert resolve_model(checkpoints.parent) == newest(checkpoints)
     assert caplog.messages == []
+
+
+def test_pruning_removes_nothing_that_is_not_the_checkpoints_own(
+    checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Notes that a user had put beside the weights went with them; a linked step left remains."""
+    (checkpoints / "step_00000002" / "notes.txt").write_text("mine", encoding="utf-8")
+    (checkpoints / "step_00000003").symlink_to(tmp_path)
+    (checkpoints / "step_00000001").mkdir()
+    (checkpoints / "step_00000001" / "model.safetensors").write_text("mine", encoding="utf-8")
+    best = CheckpointFolder(checkpoints).best()
+    assert best is not None
+    kept = {path.name for path in checkpoints.iterdir()} - {"step_00000004"} | {best.name}
+    CheckpointFolder(checkpoints).prune()
+    assert {path.name for path in checkpoints.iterdir()} == kept
+    assert "notes.txt in it is no file of the checkpoint" in caplog.text
+    assert (checkpoints / "step_00000003").is_symlink()
+
+
+@pytest.mark.parametrize("what", ["file", "link", "folder", "own"])
+def test_what_stands_in_the_way_of_a_checkpoint_is_set_aside_unless_it_is_one(
+    checkpoints: Path, tmp_path: Path, what: str
+) -> None:
+    way, aside = newest(checkpoints), checkpoints / "damaged_step_00000006"
+    if what == "own":
+        checkpoint.make_way(way)
+        assert {path.name for path in checkpoints.iterdir()} == {"step_00000002", "step_00000004"}
+        return
+    way.rename(tmp_path / "whole")
+    if what == "file":
+        way.write_text("mine", encoding="utf-8")
+    elif what == "link":
+        way.symlink_to(tmp_path / "whole")
+    else:
+        way.mkdir()
+    checkpoint.make_way(way)
+    assert os.path.lexists(aside)
+    assert not os.path.lexists(way)
+    assert (tmp_path / "whole" / "model.safetensors").is_file()
+
+
+def test_a_folder_that_became_a_link_is_not_swept(checkpoints: Path, tmp_path: Path) -> None:
+    (checkpoints / ".unfinished_step_00000008").mkdir()
+    (tmp_path / "link").symlink_to(checkpoints)
+    CheckpointFolder(tmp_path / "link").sweep()
+    assert (checkpoints / ".unfinished_step_00000008").is_dir()
+    CheckpointFolder(checkpoints).sweep()
+    assert not (checkpoints / ".unfinished_step_00000008").exists()

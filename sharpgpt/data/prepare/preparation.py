@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.progress import Pace, Progress
 from sharpgpt.data.prepare.state import Journal, Recipe, unfinished
 from sharpgpt.data.prepare.stopping import Limits, Stopped
-from sharpgpt.data.shard_writer import SPLITS, ShardWriter
+from sharpgpt.data.shard_writer import SPLITS, ShardWriter, WriterState
 from sharpgpt.data.sources.documents import Batch, DocumentSource
 from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.signals import StopSignal
@@ -259,7 +259,7 @@ class Preparation:
                 "nothing is kept; give more documents, or another val_fraction, such as 0.1"
             )
 
-    def _total(self, count: str) -> int:
+    def _total(self, count: Literal["num_documents", "num_bytes"]) -> int:
         return sum(counts[count] for counts in self._journal.counts.values())
 
     def _num_tokens(self) -> int:
@@ -269,5 +269,5 @@ class Preparation:
         return int((self._position or {}).get("bytes_read", 0))
 
 
-def _num_tokens(state: dict[str, Any]) -> int:
+def _num_tokens(state: WriterState) -> int:
     return int(state["partial_tokens"]) + sum(int(e["num_tokens"]) for e in state["entries"])

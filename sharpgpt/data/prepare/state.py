@@ -11,16 +11,20 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import sync, write_text
-from sharpgpt.core.jsonio import read_object
-from sharpgpt.data.manifest import MANIFEST, read_manifest
+from sharpgpt.core.jsonio import first_problem, read_object
+from sharpgpt.data.manifest import MANIFEST, Count, SplitName, read_manifest
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.own_files import remedy
 from sharpgpt.data.prepared import JOURNAL
+from sharpgpt.data.shard_writer import WriterState
 from sharpgpt.data.shards import partial_name
 from sharpgpt.data.sources import local as local_files
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
@@ -35,6 +39,13 @@ OUTPUT_OPTIONS = ("tokenizer", "max_documents", "max_tokens", "shard_tokens", "f
 Recipe = dict[str, Any]
 
 
+class SplitCounts(TypedDict):
+    """Of one split."""
+
+    num_documents: Count
+    num_bytes: Count
+
+
 @dataclass(kw_only=True)
 class Journal:
     """journal.json: the state of an unfinished preparation.
@@ -47,15 +58,17 @@ class Journal:
     """Every option that decides the bytes, and the identity of the source."""
     source: dict[str, Any]
     """The facts of the source, used to explain how two recipes differ."""
-    characters: list[str] | None = None
+    characters: list[Annotated[str, Field(min_length=1, max_length=1)]] | None = None
     """The vocabulary of the char tokenizer, once the first pass has found it."""
     position: dict[str, Any] | None = None
     """The position in the source; None is its beginning."""
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[SplitName, SplitCounts]
     """The documents and bytes of text of each split."""
-    writers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    writers: dict[SplitName, WriterState] = field(default_factory=dict)
     """The state of the `ShardWriter` of each split."""
     version: int = VERSION
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     def write(self, folder: Path) -> None:
         """Replace the journal of `folder`, atomically."""
@@ -103,7 +116,10 @@ def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal 
         raise UserError(
             f"{path}: damaged, or not written by this version of SharpGPT; {remedy(folder)}"
         )
-    journal = Journal(**content)
+    try:
+        journal: Journal = TypeAdapter(Journal).validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged ({first_problem(error)}); {remedy(folder)}") from None
     also = ""
     revision = journal.source.get("revision")
     is_equal = journal.recipe.get("identity") == source.identity

@@ -15,12 +15,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.core.jsonio import finite, parse_object
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import NO_FOLLOW
+from sharpgpt.core.jsonio import finite, parse_object, read_bytes
+from sharpgpt.runs.reader import MAX_FILE_BYTES, MAX_STEP
 from sharpgpt.runs.state import DueWork
 
 logger = logging.getLogger(__name__)
 
 MAX_LINES_IN_MEMORY = 10_000
+MAX_TIME_S = 1e9
+"""Of a run: 30 years. A larger time in a file is not believed."""
 
 
 class JsonLines:
@@ -40,7 +45,9 @@ class JsonLines:
         """The newest value of each metric."""
         kept = self.keep_until(first_step, due=due)
         elapsed_s = kept[-1].get("time_s") if kept else 0.0
-        self._began = time.monotonic() - (elapsed_s if isinstance(elapsed_s, float | int) else 0.0)
+        if not (isinstance(elapsed_s, float | int) and 0 <= elapsed_s < MAX_TIME_S):
+            elapsed_s = 0.0
+        self._began = time.monotonic() - elapsed_s
 
     def elapsed_s(self) -> float:
         """Seconds since the run began, earlier parts of a resumed run included."""
@@ -130,9 +137,17 @@ class JsonLinesFile:
                 )
         return len(self._unwritten)
 
+    def _cut(self, size: int) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | NO_FOLLOW)
+        try:
+            os.ftruncate(descriptor, size)
+        finally:
+            os.close(descriptor)
+
     def _write(self, data: bytes) -> None:
         """Append all of `data` or, if that fails, none of it."""
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW
+        descriptor = os.open(self.path, flags, 0o666)
         try:
             size = os.fstat(descriptor).st_size
             try:
@@ -150,7 +165,12 @@ class JsonLinesFile:
 
         A torn last line goes too. Cutting needs no space, so it works on a full disk.
         """
-        data = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            data = read_bytes(self.path, max_bytes=MAX_FILE_BYTES, follow_links=False)
+        except FileNotFoundError:
+            data = b""
+        except ValueError as error:
+            raise UserError(f"{self.path.parent}: {error}; move it away to continue") from None
         events, end = [], 0
         # Not splitlines(): a sample may hold U+2028 and the like, which JSON leaves as they are.
         for line in data.split(b"\n")[:-1]:
@@ -161,7 +181,7 @@ class JsonLinesFile:
                 events.append(event)
             end += len(line) + 1
         if end < len(data):
-            os.truncate(self.path, end)
+            self._cut(end)
         in_memory = [(line, json.loads(line)) for line in self._unwritten]
         self._unwritten = [line for line, event in in_memory if is_kept(event)]
         return events + [event for _, event in in_memory if is_kept(event)]
@@ -173,4 +193,6 @@ def _event(line: bytes) -> dict[str, Any] | None:
         event = parse_object(line, allow_nan=True)
     except ValueError:
         return None
-    return event if isinstance(event.get("step"), int) else None
+    step = event.get("step")
+    is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MAX_STEP
+    return event if is_step else None
