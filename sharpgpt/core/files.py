@@ -4,6 +4,7 @@ without waiting and, in a folder from anyone, without following links; paths of 
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -25,7 +26,7 @@ def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Pa
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if temporary_name is None:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
         temporary = Path(name)
     else:
         temporary = path.parent / temporary_name
@@ -40,6 +41,12 @@ def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Pa
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_files(folder: Path, name: str) -> list[Path]:
+    """What processes left that were killed in `atomic_path` for the file `name` of `folder`."""
+    pattern = rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}\.tmp"
+    return [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]
 
 
 def make_readable(path: Path) -> None:

@@ -45,7 +45,7 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_JSON_BYTES, follow_links: boo
 def parse(text: str | bytes, *, allow_nan: bool = False) -> Any:
     """The JSON value in `text`. Raises ValueError, for what the head of this file lists too.
 
-    With `allow_nan`, NaN and infinities stay, and half of a surrogate pair becomes U+FFFD.
+    With `allow_nan`, NaN and infinities stay, and half of a surrogate pair becomes "?".
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
@@ -190,7 +190,7 @@ def _check_values(content: Any, *, allow_nan: bool) -> None:
 
 
 def _without_surrogates(content: Any) -> Any:
-    """`content` with U+FFFD for each half of a surrogate pair, which no file can hold."""
+    """`content` with "?" for each half of a surrogate pair, which no file can hold."""
     if isinstance(content, dict):
         return {
             _without_surrogates(name): _without_surrogates(one) for name, one in content.items()
@@ -198,5 +198,5 @@ def _without_surrogates(content: Any) -> Any:
     if isinstance(content, list):
         return [_without_surrogates(one) for one in content]
     if isinstance(content, str):
-        return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return content.encode(errors="replace").decode()
     return content

@@ -13,7 +13,7 @@ from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import atomic_path, user_path
+from sharpgpt.core.files import atomic_path, temporary_files, user_path
 from sharpgpt.core.jsonio import read_object, write_json
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.places import place_for, run_of_folder
@@ -223,7 +223,7 @@ def _make_own(path: Path) -> None:
 def _sweep(path: Path) -> None:
     """Remove the temporary files of a process that was killed while it wrote."""
     for name in ("config.yaml", "environment.json", "summary.json", "report.html"):
-        for left in path.glob(f".{name}.????????"):
+        for left in temporary_files(path, name):
             with contextlib.suppress(OSError):
                 left.unlink()
 

@@ -109,7 +109,7 @@ def test_what_later_code_would_stumble_over_is_refused(
         with pytest.raises(ValueError, match=rf"^file\.json: .*{message}"):
             read(path)
     if "surrogate" in message:
-        assert jsonio.parse(text, allow_nan=True) == {"a": "\ufffd"}
+        assert jsonio.parse(text, allow_nan=True) == {"a": "?"}
     assert jsonio.parse('{"a": "\\ud83d\\ude00", "b": 9223372036854775807}') == {
         "a": "😀",
         "b": 2**63 - 1,

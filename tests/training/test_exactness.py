@@ -124,11 +124,11 @@ def test_killed_between_checkpoints(tiny_config: MakeConfig, background: bool) -
     for name in ("metrics.jsonl", "samples.jsonl"):
         with open(folder / name, "a", encoding="utf-8") as file:
             file.write('{"step": 14, "te')
-    (folder / ".config.yaml.abcdefgh").write_text("", encoding="utf-8")
+    (folder / ".config.yaml.abcdefgh.tmp").write_text("", encoding="utf-8")
     result = train(tiny_config(run_name="parts", resume="auto", **settings))
     assert_same_run(whole, result)
     assert not half.exists()
-    assert not (folder / ".config.yaml.abcdefgh").exists()
+    assert not (folder / ".config.yaml.abcdefgh.tmp").exists()
 
 
 def test_killed_after_late_validation_is_not_validated_twice(

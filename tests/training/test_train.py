@@ -286,7 +286,7 @@ def test_runs_without_a_name_get_their_own_folders(tiny_config: MakeConfig) -> N
 def test_checkpoints_may_live_elsewhere(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config(max_steps=2, checkpoint_dir=str(tmp_path / "scratch"))
     assert train(config).checkpoint == tmp_path / "scratch" / "tiny" / "step_00000002"
-    with pytest.raises(UserError, match="already holds a run"):
+    with pytest.raises(UserError, match="holds the checkpoints of another run"):
         train(tiny_config(run_name="tiny", output_dir=str(tmp_path / "o2"),
                           checkpoint_dir=str(tmp_path / "scratch")))  # fmt: skip
     config = tiny_config(
