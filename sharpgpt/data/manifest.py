@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import readable, sync, write_text
-from sharpgpt.core.jsonio import parse_model, read_object
+from sharpgpt.core.jsonio import parse_model, parse_object, read_bytes
 from sharpgpt.data.shards import HEADER_BYTES, RESTORE, Shard, partial_name, require_size
 
 MANIFEST = "manifest.json"
@@ -132,12 +132,15 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     again = "prepare the data again (sharpgpt prepare), or copy the folder again"
     try:
-        content = read_object(path, max_bytes=MAX_BYTES)
+        data = read_bytes(path, max_bytes=MAX_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path}: missing, so the data is not finished; {again}") from None
     except (OSError, ValueError) as error:
-        what = "cannot be read" if isinstance(error, OSError) else "damaged"
-        raise UserError(f"{path}: {what} ({error}); {again}") from None
+        raise UserError(f"{path}: cannot be read ({error}); {again}") from None
+    try:
+        content = parse_object(data)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error!s:.300}); {again}") from None
     version = content.get("version")
     if version != VERSION or isinstance(version, bool):
         raise UserError(
