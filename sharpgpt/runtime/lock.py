@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout, lock_descriptor
 
@@ -28,7 +28,14 @@ RETRY_S = 0.2
 
 
 class FolderInUseError(UserError):
-    """Another process works in the folder; the message names it."""
+    """Another process works in the folder; the message names it.
+
+    `holder` is its description, and `is_own` whether it is this process.
+    """
+
+    def __init__(self, message: str, *, holder: str, is_own: bool) -> None:
+        super().__init__(message)
+        self.holder, self.is_own = holder, is_own
 
 
 class FolderLock:
@@ -39,6 +46,9 @@ class FolderLock:
         file_name: the name of the lock file in it.
         message: the error message for a second process, with `{folder}` and `{who}` in it.
     """
+
+    _held: ClassVar[set[tuple[int, str]]] = set()
+    """The locks of this process, by its id: a forked process holds none."""
 
     def __init__(self, folder: Path, file_name: str, message: str) -> None:
         self.path = folder / file_name
@@ -69,10 +79,13 @@ class FolderLock:
         try:
             lock.acquire()
         except Timeout:
-            message = self._message.format(folder=self.path.parent, who=self._holder())
+            who = self._holder()
+            message = self._message.format(folder=self.path.parent, who=who)
             advice = "" if has_flock else f". If that process is gone, delete {self.path}"
-            raise FolderInUseError(message + advice) from None
+            is_own = self._key() in self._held
+            raise FolderInUseError(message + advice, holder=who, is_own=is_own) from None
         self._lock = lock
+        self._held.add(self._key())
 
     def release(self) -> None:
         """Remove the file and release the lock. May be called twice."""
@@ -83,6 +96,10 @@ class FolderLock:
             finally:  # an interruption here must not leave the lock held
                 self._lock.release()
                 self._lock = None
+                self._held.discard(self._key())
+
+    def _key(self) -> tuple[int, str]:
+        return os.getpid(), os.path.realpath(self.path)
 
     def _holder(self) -> str:
         """The holder as its file names it: our JSON, or filelock's lines with process and host."""

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import user_path
 from sharpgpt.data.manifest import MANIFEST
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.pipeline import prepare
+from sharpgpt.data.prepare.waiting import wait_for_another
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
 from sharpgpt.data.sources.download import cache_folder
@@ -34,6 +36,8 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
             not prepared and `may_prepare` is false.
     """
     dataset = config.dataset
+    if may_prepare and dataset:
+        wait_for_another(user_path(dataset))
     if dataset == TINYSHAKESPEARE or _is_one_text(dataset) or open_prepared(dataset) is not None:
         return dataset
     cache = cache_folder(config.cache_dir)

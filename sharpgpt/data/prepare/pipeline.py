@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
@@ -12,25 +13,19 @@ from sharpgpt.data.prepare import disk, own_files
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.preparation import Preparation
 from sharpgpt.data.prepare.progress import Progress, ProgressDisplay
-from sharpgpt.data.prepare.state import has_own_journal, is_finished, is_surely_finished, recipe_of
+from sharpgpt.data.prepare.state import (
+    has_own_journal,
+    is_finished,
+    is_surely_finished,
+    recipe_of,
+    refuse_another_recipe,
+)
+from sharpgpt.data.prepare.waiting import LOCK, alone_in, prepare_lock
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.open import open_source
 from sharpgpt.runtime.console import console_logging
-from sharpgpt.runtime.lock import FolderLock
 
 logger = logging.getLogger(__name__)
-
-LOCK = ".prepare.lock"
-
-
-def prepare_lock(folder: Path) -> FolderLock:
-    """The lock of the one process that prepares into a folder."""
-    return FolderLock(
-        folder,
-        LOCK,
-        "{folder}: {who} prepares data into this folder; wait for it, stop it, or give another "
-        "output",
-    )
 
 
 def prepare(
@@ -68,13 +63,16 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
         return folder
     is_new = not folder.exists()
     try:
-        with disk.explained_if_full(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with prepare_lock(folder):
-                if not is_finished(folder, recipe):  # by another process, just now
-                    Preparation(
-                        folder, options=options, source=source, recipe=recipe, show=show_progress
-                    ).run()
+        with (
+            disk.explained_if_full(folder),
+            alone_in(folder, partial(refuse_another_recipe, folder, recipe)),
+        ):
+            if is_finished(folder, recipe):
+                logger.info("%s: prepared by another process meanwhile", folder)
+            else:
+                Preparation(
+                    folder, options=options, source=source, recipe=recipe, show=show_progress
+                ).run()
     finally:
         if is_new:
             with suppress(OSError):  # it holds something

@@ -5,6 +5,7 @@ with an equal recipe is not prepared again, an unfinished one continues, and a f
 recipe is refused.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -91,6 +92,26 @@ def has_own_journal(folder: Path) -> bool:
         return False
     digest: object = content.pop("sha256", None)
     return digest == _digest(content)
+
+
+def tokens_so_far(folder: Path) -> int:
+    """How many tokens another process has committed in `folder`; 0 where that is not known."""
+    try:
+        writers = read_object(folder / JOURNAL)["writers"].values()
+        return sum(
+            int(state["partial_tokens"]) + sum(int(e["num_tokens"]) for e in state["entries"])
+            for state in writers
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
+
+
+def refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise `UserError` if the journal in `folder` is that of another recipe."""
+    if has_own_journal(folder):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # finished just now
+            found = read_object(folder / JOURNAL)["recipe"]
+            _require_equal(folder, found, recipe, held="unfinished data")
 
 
 def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal | None:

@@ -18,10 +18,11 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data.manifest import read_manifest, verify
 from sharpgpt.data.prepare import coders, disk, encoding, pipeline, workers
 from sharpgpt.data.prepare.options import PrepareOptions
-from sharpgpt.data.prepare.pipeline import prepare, prepare_lock
+from sharpgpt.data.prepare.pipeline import prepare
 from sharpgpt.data.prepare.progress import Progress
 from sharpgpt.data.prepare.state import Journal
 from sharpgpt.data.prepare.stopping import Stopped
+from sharpgpt.data.prepare.waiting import prepare_lock
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.shard_writer import ShardWriter
 from sharpgpt.data.sources import file_sources
