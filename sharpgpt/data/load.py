@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
+from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared, require_unchanged
 from sharpgpt.data.shards import Tokens
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE, unknown_dataset
 from sharpgpt.data.sources.files import existing_path, open_file
@@ -54,6 +54,7 @@ def load_data(
     """
     prepared = None if dataset == TINYSHAKESPEARE else open_prepared(dataset)
     if prepared is not None:
+        require_unchanged(prepared)
         data = _from_prepared(prepared, tokenizer)
     else:
         data = _from_text(load_text(dataset, cache_dir), tokenizer, num_workers)
@@ -129,6 +130,7 @@ def _from_prepared(prepared: PreparedData, tokenizer: str | Tokenizer) -> TextDa
         "name": prepared.name,
         "origin": str(prepared.path),
         "sha256": prepared.sha256,
+        "sha256_of_ends": prepared.sha256_of_ends,
         "form": prepared.form,
         "is_stand_in": prepared.source.get("is_stand_in") is True,
         "note": prepared.source.get("note"),

@@ -175,11 +175,16 @@ def verify(folder: Path, progress: Callable[[int], None] | None = None) -> Manif
         with readable(path, f"check the disk, then {RESTORE}"):
             found = sha256_of(path, progress)
         if found != entry.sha256:
-            raise UserError(
-                f"{path}: has changed since it was written (SHA-256 {found[:12]}..., expected "
-                f"{entry.sha256[:12]}...); {RESTORE}"
-            )
+            raise UserError(changed_shard(path, found, entry.sha256))
     return manifest
+
+
+def changed_shard(path: Path, found: str, expected: str) -> str:
+    """The message for a shard that was edited or damaged."""
+    return (
+        f"{path}: has changed since it was written (SHA-256 {found[:12]}..., expected "
+        f"{expected[:12]}...); {RESTORE}"
+    )
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:

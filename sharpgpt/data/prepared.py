@@ -24,8 +24,17 @@ import numpy as np
 from sharpgpt.config.architectures import GPT2_VOCABULARY
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import beginning_and_end, readable, user_path
-from sharpgpt.data.manifest import MANIFEST, Manifest, SplitName, read_manifest, shards_of
+from sharpgpt.data.content import contents
+from sharpgpt.data.manifest import (
+    MANIFEST,
+    Manifest,
+    SplitName,
+    changed_shard,
+    read_manifest,
+    shards_of,
+)
 from sharpgpt.data.shards import HEADER_BYTES, MAGIC, Shard, ShardedTokens, regular_size
+from sharpgpt.data.sources.download import hashes_folder
 from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer, Tokenizer
 
 COPY_AGAIN = "copy it again"
@@ -48,6 +57,8 @@ class PreparedData:
     """Plain facts."""
     sha256: str
     """Equal means the same tokens."""
+    sha256_of_ends: str | None = None
+    """What earlier versions recorded in its place for the files of other programs."""
     tokenizer_name: str = "gpt2"
     vocab_size: int = GPT2_VOCABULARY
     end_of_text_id: int | None = GPT2_VOCABULARY - 1
@@ -199,12 +210,35 @@ def _open_token_files(path: Path) -> PreparedData | None:
         train=ShardedTokens(shards["train"], "uint16", GPT2_VOCABULARY),
         val=ShardedTokens(shards["val"], "uint16", GPT2_VOCABULARY),
         source={"origin": str(folder), "form": form, "files": names},
-        sha256=_quick_identity(all_shards),
+        sha256=_identity(shards),
+        sha256_of_ends=_former_identity(all_shards),
     )
 
 
-def _quick_identity(shards: Sequence[Shard]) -> str:
-    """SHA-256 over name, size, first and last 64 KiB of each file, quick for any size."""
+def _identity(shards: dict[str, list[Shard]]) -> str:
+    """SHA-256 over the split and the content of each file, in order."""
+    files = [(split, shard.path) for split in shards for shard in shards[split]]
+    sha256s = contents([path for _, path in files], hashes_folder()).sha256s
+    lines = [f"{split} {sha256}\n" for (split, _), sha256 in zip(files, sha256s, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def require_unchanged(data: PreparedData) -> None:
+    """Raise `UserError` if a shard is not as the manifest says, by its hash where it is not known.
+
+    A shard whose size, times and inode are those at which it was hashed is not read again.
+    """
+    if data.manifest is None:
+        return
+    entries = [entry for split in data.manifest.splits.values() for entry in split.shards]
+    found = contents([data.path / entry.file for entry in entries], hashes_folder())
+    for entry, sha256 in zip(entries, found.sha256s, strict=True):
+        if sha256 != entry.sha256:
+            raise UserError(changed_shard(data.path / entry.file, sha256, entry.sha256))
+
+
+def _former_identity(shards: Sequence[Shard]) -> str:
+    """The identity of earlier versions: over name, size, first and last 64 KiB of each file."""
     digest = hashlib.sha256()
     for shard in shards:
         with readable(shard.path, COPY_AGAIN), open(shard.path, "rb") as file:

@@ -46,6 +46,8 @@ class Setup:
                 `allow_config_change` is off. The message lists every such difference.
         """
         facts = self.facts()
+        if state.text == self.data.source.get("sha256_of_ends"):  # of an earlier version
+            facts["text"] = state.text
         before = {name: _shown(getattr(state, name)) for name in facts}
         now = {name: _shown(fact) for name, fact in facts.items()}
         different = changes({**state.config, **before}, {**self.config.to_dict(), **now})

@@ -12,7 +12,7 @@ from pathlib import Path
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
-from sharpgpt.data.manifest import MANIFEST
+from sharpgpt.data.manifest import MANIFEST, read_manifest
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.pipeline import prepare
 from sharpgpt.data.prepare.waiting import wait_for_another
@@ -43,12 +43,21 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
     cache = cache_folder(config.cache_dir)
     name = re.sub(r"[^\w.]+", "-", dataset).strip("-.")[-60:] or "data"
     folder = cache / "prepared" / f"{name}-{config.tokenizer}"
-    if (folder / MANIFEST).is_file():
-        return str(folder)  # of the hub, where it may have changed since
+    if (folder / MANIFEST).is_file():  # of the hub
+        revision = read_manifest(folder).source.get("revision")
+        logger.info(
+            "%s: reusing %s, made from revision %s; the hub is not asked whether it has changed "
+            "since (delete the folder's manifest.json and shards to prepare the present one)",
+            *(dataset, folder, revision),
+        )
+        return str(folder)
     source = open_source(dataset, cache_dir=config.cache_dir)
+    before: list[Path] = []
     if "revision" not in source.facts:
+        before = _earlier(folder)
         folder = folder.with_name(f"{folder.name}-{source.identity[:12]}")
         if (folder / MANIFEST).is_file():
+            logger.info("%s: reusing %s, made from the same content (SHA-256)", dataset, folder)
             return str(folder)
     if not may_prepare:
         raise UserError(
@@ -57,6 +66,8 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
             f"{shlex.quote(str(folder))} first, or train, which does the same"
         )
     logger.info("%s is not prepared yet: writing token shards to %s", dataset, folder)
+    if before:
+        logger.info("its content is not that from which %s was made, which stays there", before[-1])
     options = PrepareOptions(
         dataset=dataset,
         output=str(folder),
@@ -64,6 +75,13 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
         cache_dir=config.cache_dir,
     )
     return str(prepare(options))
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """Folders that were prepared from the dataset when its content was another, oldest first."""
+    name = re.compile(re.escape(folder.name) + "-[0-9a-f]{12}")
+    found = [p for p in folder.parent.glob("*") if name.fullmatch(p.name)]
+    return sorted((p for p in found if (p / MANIFEST).is_file()), key=lambda p: p.stat().st_mtime)
 
 
 def _is_one_text(dataset: str) -> bool:

@@ -57,7 +57,7 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
         logger.info("%s", note)
     _refuse_limits_of_a_text(options, source)
     recipe = recipe_of(options, source)
-    if is_finished(folder, recipe):
+    if is_finished(folder, recipe, source):
         _remove_remains(folder)
         logger.info("%s: already prepared", folder)
         return folder
@@ -67,7 +67,7 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
             disk.explained_if_full(folder),
             alone_in(folder, partial(refuse_another_recipe, folder, recipe)),
         ):
-            if is_finished(folder, recipe):
+            if is_finished(folder, recipe, source):
                 logger.info("%s: prepared by another process meanwhile", folder)
             else:
                 Preparation(

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.content import remember
 from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
 from sharpgpt.data.prepare import disk, own_files
 from sharpgpt.data.prepare.coders import Coder, batches_up_to, find_characters, open_coder
@@ -34,6 +35,7 @@ from sharpgpt.data.prepare.state import Journal, Recipe, unfinished
 from sharpgpt.data.prepare.stopping import Limits, Stopped
 from sharpgpt.data.shard_writer import SPLITS, ShardWriter, WriterState
 from sharpgpt.data.sources.documents import Batch, DocumentSource
+from sharpgpt.data.sources.download import hashes_folder
 from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.signals import StopSignal
 
@@ -85,9 +87,14 @@ class Preparation:
                     pace = Pace(self._bytes_read(), self._source.num_bytes)
                     self._encode_all(coder, pace)
                     self._finish(coder, pace)
-        except (UserError, OSError):
+        except (UserError, OSError) as error:
+            changed = [] if isinstance(error, Stopped) else self._changed_files()
+            if changed:
+                self._journal.position = None  # what is prepared is of no one state of the files
             if self._journal.position is None:
                 own_files.discard(self._folder, self._options.form, self._name)
+            if changed:
+                raise UserError(_changed(changed)) from error
             raise
 
     def _find_characters(self) -> None:
@@ -218,6 +225,8 @@ class Preparation:
 
     def _finish(self, coder: Coder, pace: Pace) -> None:
         """Write the last shards and the manifest, and remove the journal."""
+        if changed := self._changed_files():
+            raise UserError(_changed(changed))
         self._require_both_splits()
         splits: dict[SplitName, SplitEntry] = {}
         for split, writer in self._writers.items():
@@ -237,6 +246,12 @@ class Preparation:
             source=self._source.facts,
             recipe=self._journal.recipe,
         )
+        hashes = {
+            self._folder / shard.file: shard.sha256
+            for split in splits.values()
+            for shard in split.shards
+        }
+        remember(hashes, hashes_folder())
         write_manifest(self._folder, manifest)
         own_files.remove_journal(self._folder)
         logger.info(
@@ -245,6 +260,11 @@ class Preparation:
             f"{disk.gigabytes(self._total('num_bytes'))} of text, in {clock(pace.seconds)} "
             f"({pace.progress('tokens', 0, 0).speed()})"
         )
+
+    def _changed_files(self) -> list[str]:
+        """Files of the source that were written to since it was opened, where it knows."""
+        changed_files: Callable[[], list[str]] = getattr(self._source, "changed_files", list)
+        return changed_files()
 
     def _require_both_splits(self) -> None:
         for split, writer in self._writers.items():
@@ -271,3 +291,12 @@ class Preparation:
 
 def _num_tokens(state: WriterState) -> int:
     return int(state["partial_tokens"]) + sum(int(e["num_tokens"]) for e in state["entries"])
+
+
+def _changed(names: list[str]) -> str:
+    """The message for files that were written to while they were prepared."""
+    return (
+        f"{names[0]}{f' and {len(names) - 1} other files' if len(names) > 1 else ''}: written to, "
+        "replaced or removed while being prepared, so nothing is kept; run the same command again "
+        "when it is complete, or give a copy of it"
+    )

@@ -141,6 +141,7 @@ def unfinished(folder: Path, recipe: Recipe, source: DocumentSource) -> Journal 
         journal: Journal = TypeAdapter(Journal).validate_json(json.dumps(content))
     except ValidationError as error:
         raise UserError(f"{path}: damaged ({first_problem(error)}); {remedy(folder)}") from None
+    journal.recipe = _with_former(path, journal.recipe, recipe, source)
     also = ""
     revision = journal.source.get("revision")
     is_equal = journal.recipe.get("identity") == source.identity
@@ -156,14 +157,35 @@ def recipe_of(options: PrepareOptions, source: DocumentSource) -> Recipe:
     return {name: getattr(options, name) for name in names} | {"identity": source.identity}
 
 
-def is_finished(folder: Path, recipe: Recipe) -> bool:
+def _with_former(path: Path, found: Recipe, recipe: Recipe, source: DocumentSource) -> Recipe:
+    """`found`, the recipe in the file `path`, with the present identity where it has the former.
+
+    Earlier versions hashed the ends of local files only. With equal ends the whole is equal if no
+    file was written, or put there, after `path`.
+    """
+    former = getattr(source, "former_identity", lambda: None)
+    if found.get("identity") == recipe["identity"] or found.get("identity") != former():
+        return found
+    newest_ns: int = source.newest_change_ns()  # type: ignore[attr-defined]
+    if newest_ns >= path.stat().st_mtime_ns:
+        raise UserError(
+            f"{path}: of an earlier version of SharpGPT, which recorded only the ends of its "
+            f"files, and {source.name} has been written, copied or moved since; whether it has "
+            "changed in between is not known. Train on the folder as it is, or "
+            f"{remedy(path.parent)}"
+        )
+    return found | {"identity": recipe["identity"]}
+
+
+def is_finished(folder: Path, recipe: Recipe, source: DocumentSource) -> bool:
     """Whether `folder` holds the finished data of `recipe`.
 
     Raises `UserError` if it holds the data of another recipe, or if its manifest is damaged.
     """
     if not (folder / MANIFEST).is_file():
         return False
-    _require_equal(folder, read_manifest(folder).recipe, recipe, held="finished data")
+    found = _with_former(folder / MANIFEST, read_manifest(folder).recipe, recipe, source)
+    _require_equal(folder, found, recipe, held="finished data")
     return True
 
 

@@ -45,6 +45,11 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "sharpgpt"
 
 
+def hashes_folder() -> Path:
+    """Where the hashes of files are kept (content.py), whatever `cache_dir` is."""
+    return cache_folder() / "hashes"
+
+
 def download(url: str, *, num_bytes: int, sha256: str) -> bytes:
     """The content of `url`, which has `num_bytes` bytes and the given SHA-256.
 

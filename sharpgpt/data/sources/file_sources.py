@@ -38,6 +38,28 @@ class FileSource:
     pieces: Callable[[State], Iterator[tuple[Piece, State | None]]]
     """Pieces from a position on, with the position after each, None inside what cannot be resumed;
     {} is the beginning."""
+    files: Sequence[DataFile] = ()
+    former_identity: Callable[[], str | None] = lambda: None
+    """As earlier versions took it, where that differs."""
+
+    def __post_init__(self) -> None:
+        self._stamps = [file.stamp() if file.stamp else None for file in self.files]
+
+    def changed_files(self) -> list[str]:
+        """The local files that were written to, replaced or removed since the source was opened."""
+        changed = []
+        for file, before in zip(self.files, self._stamps, strict=True):
+            try:
+                is_same = file.stamp is None or file.stamp() == before
+            except UserError:
+                is_same = False
+            if not is_same:
+                changed.append(file.name)
+        return changed
+
+    def newest_change_ns(self) -> int:
+        """When the last of the local files was written or put in its place."""
+        return max((max(stamp[1:3]) for stamp in self._stamps if stamp), default=0)
 
     def batches(self, start: State | None = None) -> Iterator[Batch]:
         """See `DocumentSource.batches`."""
@@ -84,9 +106,17 @@ def source_of(
         pieces = partial(
             _pieces_of_documents, files=files, column=text_column, split=split, no_text=no_text
         )
-    digest = hashlib.sha256(json.dumps([column, split_facts], sort_keys=True).encode())
-    for file in files:
-        digest.update(json.dumps([file.label, file.identity]).encode())
+
+    def identity_from(identities: Iterable[str]) -> str:
+        digest = hashlib.sha256(json.dumps([column, split_facts], sort_keys=True).encode())
+        for file, identity in zip(files, identities, strict=True):
+            digest.update(json.dumps([file.label, identity]).encode())
+        return digest.hexdigest()
+
+    def former_identity() -> str | None:
+        formers = [file.former_identity for file in files]
+        return identity_from(former() for former in formers if former) if all(formers) else None
+
     sizes = [file.num_bytes for file in files if file.num_bytes is not None]
     facts = {
         "name": name,
@@ -99,7 +129,9 @@ def source_of(
     return FileSource(
         name,
         facts,
-        identity=digest.hexdigest(),
+        identity=identity_from(file.identity for file in files),
+        files=files,
+        former_identity=former_identity,
         num_bytes=sum(sizes) if len(sizes) == len(files) else None,
         joins_documents=not is_single_text,
         pieces=pieces,

@@ -46,7 +46,11 @@ class DataFile:
     label: str = ""
     """Its name inside its source, the same wherever the source is stored."""
     identity: str = ""
-    """Equal identities mean equal content, in all likelihood."""
+    """Equal identities mean equal content."""
+    former_identity: Callable[[], str] | None = None
+    """As earlier versions took it: of a local file, from its size, beginning and end."""
+    stamp: Callable[[], list[int]] | None = None
+    """Size, times and inode of a local file."""
 
 
 def format_of(name: str) -> tuple[str, str | None] | None:

@@ -18,8 +18,10 @@ from sharpgpt.config.options import shown
 from sharpgpt.config.yaml_files import read_value
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import beginning_and_end, readable, user_path
+from sharpgpt.data.content import contents, stamp
 from sharpgpt.data.sources.aliases import DATASET_NAMES, TINYSHAKESPEARE
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
+from sharpgpt.data.sources.download import hashes_folder
 from sharpgpt.data.sources.file_sources import refuse_options, source_of
 from sharpgpt.data.sources.files import (
     FORMATS_IN_WORDS,
@@ -74,7 +76,8 @@ def open_local(dataset: str, paths: Sequence[Path], options: SourceOptions) -> D
     else:
         refuse_options(origin, options, "config_name")
         paths = _folder_files(root) if is_folder else paths
-    files = [local_file(path, root) for path in paths]
+    sha256s = contents(paths, hashes_folder()).sha256s
+    files = [local_file(path, root, sha256) for path, sha256 in zip(paths, sha256s, strict=True)]
     name = (paths[0] if len(paths) == 1 and not is_folder else root).resolve().name
     if name in (*DATASET_NAMES, STANDIN_NAME):
         name = f"{name}-own"
@@ -92,16 +95,16 @@ def open_local(dataset: str, paths: Sequence[Path], options: SourceOptions) -> D
     )
 
 
-def local_file(path: Path, root: Path) -> DataFile:
-    """A file below `root`; one whose ending is of no known format is text.
-
-    Its identity is a hash of its size, beginning and end, which is quick for any size.
-    """
+def local_file(path: Path, root: Path, sha256: str = "") -> DataFile:
+    """A file below `root` with this content; one whose ending is of no known format is text."""
     kind, compression = format_of(path.name) or ("text", None)
-    with readable(path, NOT_READABLE):
-        num_bytes = path.stat().st_size
-        with open_file(path) as file:
+    num_bytes = stamp(path)[0]
+
+    def former_identity() -> str:
+        with readable(path, NOT_READABLE), open_file(path) as file:
             ends = beginning_and_end(file, num_bytes)
+        return hashlib.sha256(str(num_bytes).encode() + ends).hexdigest()
+
     return DataFile(
         name=str(path),
         num_bytes=num_bytes,
@@ -109,7 +112,9 @@ def local_file(path: Path, root: Path) -> DataFile:
         compression=compression,
         open=partial(open_file, path),
         label=path.relative_to(root).as_posix(),
-        identity=hashlib.sha256(str(num_bytes).encode() + ends).hexdigest(),
+        identity=sha256,
+        former_identity=former_identity,
+        stamp=partial(stamp, path),
     )
 
 

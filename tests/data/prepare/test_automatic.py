@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +37,28 @@ def test_documents_are_prepared_once_and_anew_when_they_change(
     assert data is not None
     assert data.tokenizer_name == "char"
     assert len(data.val) > 0
+    caplog.clear()
     assert ready_dataset(config) == first
-    assert len(caplog.messages) == 1
+    assert caplog.messages == [
+        f"{documents}: reusing {first}, made from the same content (SHA-256)"
+    ]
+    whole = documents.read_bytes()
+    stamp = documents.stat()
     with open(documents, "a") as file:
         file.write(json.dumps({"text": "One more."}) + "\n")
-    assert ready_dataset(config) != first
+    grown = ready_dataset(config)
+    assert grown != first
+    assert f"not that from which {first} was made" in caplog.text
+    # In its middle, its size and time kept; a hash of the ends took it for the same.
+    assert len(whole) > 1 << 17
+    documents.write_bytes(whole.replace(b"Document 1000 has", b"Document 1000 HAS"))
+    os.utime(documents, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    edited = ready_dataset(config)
+    assert edited not in (first, grown)
+    caplog.clear()
+    documents.unlink()
+    documents.write_bytes(whole)  # a copy: another inode, the same content
+    assert ready_dataset(config) == first
 
 
 def test_a_dry_run_prepares_nothing(

@@ -25,7 +25,7 @@ from sharpgpt.data.prepare.stopping import Stopped
 from sharpgpt.data.prepare.waiting import prepare_lock
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.shard_writer import ShardWriter
-from sharpgpt.data.sources import file_sources
+from sharpgpt.data.sources import file_sources, readers
 from sharpgpt.data.sources.split import hash_split
 from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer
 
@@ -274,6 +274,38 @@ def test_a_damaged_journal_names_what_may_be_deleted(corpus: Path, tmp_path: Pat
     assert {name: (folder / name).read_bytes() for name in MINE} == dict.fromkeys(MINE, b"mine")
 
 
+@pytest.mark.parametrize("tokenizer", ["gpt2", "char"])
+@pytest.mark.parametrize("how", ["grows", "is edited", "is replaced", "is removed"])
+def test_a_dataset_that_changes_while_it_is_prepared_leaves_nothing(
+    corpus: Path, tmp_path: Path, tokenizer: str, how: str
+) -> None:
+    """The shards would be of no one state of the file, under the name of the first."""
+    num_shown = 0
+
+    def change(progress: Progress) -> None:
+        nonlocal num_shown
+        num_shown += 1
+        if num_shown != 3:
+            return
+        text = corpus.read_text()
+        if how == "grows":
+            with open(corpus, "a") as file:
+                file.write('{"text": "cut of')
+        elif how == "is edited":
+            before = corpus.stat()
+            corpus.write_text(text.replace("Document 90", "DOCUMENT 90"))
+            os.utime(corpus, ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            corpus.unlink()
+            if how == "is replaced":
+                corpus.write_text(text)
+
+    asked = options(corpus, tmp_path / "out", tokenizer=tokenizer, commit_seconds=0)
+    with pytest.raises(UserError, match=r"corpus\.jsonl: written to, replaced or removed while"):
+        prepare(asked, show_progress=change)
+    assert not (tmp_path / "out").exists()
+
+
 class KilledError(BaseException):
     """As a SIGKILL would: nothing of ours catches it."""
 
@@ -465,20 +497,24 @@ def test_a_split_without_documents_is_one_message_and_leaves_nothing(tmp_path: P
 
 
 def test_a_damaged_file_keeps_what_was_committed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS * 4)
+    """Such as by a disk that fails for a while."""
+    corpus = write_corpus(tmp_path / "corpus.jsonl", DOCUMENTS)
     expected = files_of(prepare(options(corpus, tmp_path / "whole")))
-    whole = corpus.read_bytes()
-    # The identity of a file is taken from its size, its beginning and its end.
-    middle = len(whole) // 2
-    assert len(whole) > 130_000
-    corpus.write_bytes(whole[:middle] + b"\xff" + whole[middle + 1 :])
+
+    def failing(line: bytes, name: str, offset: int, num_lines: int | None) -> str:
+        if num_lines == 100:
+            raise UserError("cannot be read")
+        return decoded(line, name, offset, num_lines)
+
+    decoded = readers.decoded
     asked = options(corpus, tmp_path / "out", commit_seconds=0)
-    with pytest.raises(UserError, match="not UTF-8"):
-        prepare(asked)
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "decoded", failing)
+        with pytest.raises(UserError, match="cannot be read"):
+            prepare(asked)
     assert (tmp_path / "out" / "journal.json").is_file()
-    corpus.write_bytes(whole)
     capsys.readouterr()
     assert files_of(prepare(asked)) == expected
     assert "continuing after" in capsys.readouterr().out.splitlines()[0]

@@ -71,7 +71,8 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     replace, unlink = os.replace, os.unlink
 
     def watched_replace(source: Any, target: Any) -> None:
-        watched.replaced(Path(source), Path(target))
+        if Path(target).parent == watched.folder:
+            watched.replaced(Path(source), Path(target))
         replace(source, target)
 
     def watched_unlink(path: Any, **keywords: Any) -> None:
