@@ -58,8 +58,12 @@ class FileSource:
         return changed
 
     def newest_change_ns(self) -> int:
-        """When the last of the local files was written or put in its place."""
-        return max((max(stamp[1:3]) for stamp in self._stamps if stamp), default=0)
+        """When the last of the local files was written or put in its place.
+
+        Those that `former_identity` covers as a whole do not count.
+        """
+        stamps = [stamp for stamp in self._stamps if stamp and stamp[0] > 1 << 17]
+        return max((max(stamp[1:3]) for stamp in stamps), default=0)
 
     def batches(self, start: State | None = None) -> Iterator[Batch]:
         """See `DocumentSource.batches`."""
