@@ -154,6 +154,10 @@ def readable(path: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}; {remedy}") from None
 
 
+WHOLE_BYTES = 1 << 17
+"""Of a file up to this size `beginning_and_end` is the whole."""
+
+
 def beginning_and_end(file: BinaryIO, num_bytes: int) -> bytes:
     """The first and the last 64 KiB of a file of `num_bytes`: what a quick identity hashes."""
     beginning = file.read(1 << 16)

@@ -14,6 +14,7 @@ from typing import Any
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import WHOLE_BYTES
 from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, SourceOptions, State
 from sharpgpt.data.sources.files import FORMATS_IN_WORDS, DataFile
 from sharpgpt.data.sources.readers import read_documents, stored_text_pieces
@@ -62,7 +63,7 @@ class FileSource:
 
         Those that `former_identity` covers as a whole do not count.
         """
-        stamps = [stamp for stamp in self._stamps if stamp and stamp[0] > 1 << 17]
+        stamps = [stamp for stamp in self._stamps if stamp and stamp[0] > WHOLE_BYTES]
         return max((max(stamp[1:3]) for stamp in stamps), default=0)
 
     def batches(self, start: State | None = None) -> Iterator[Batch]:

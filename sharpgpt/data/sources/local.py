@@ -17,7 +17,7 @@ from typing import Any
 from sharpgpt.config.options import shown
 from sharpgpt.config.yaml_files import read_value
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import beginning_and_end, readable, user_path
+from sharpgpt.core.files import WHOLE_BYTES, beginning_and_end, readable, user_path
 from sharpgpt.data.content import contents, stamp
 from sharpgpt.data.sources.aliases import DATASET_NAMES, TINYSHAKESPEARE
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
@@ -112,7 +112,8 @@ def local_file(path: Path, root: Path, sha256: str = "") -> DataFile:
         compression=compression,
         open=partial(open_file, path),
         label=path.relative_to(root).as_posix(),
-        identity=sha256,
+        # Of a small file the former identity covers every byte, so it stays what it was.
+        identity=former_identity() if num_bytes <= WHOLE_BYTES else sha256,
         former_identity=former_identity,
         stamp=partial(stamp, path),
     )
