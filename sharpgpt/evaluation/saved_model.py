@@ -13,7 +13,7 @@ from torch import nn
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import check_layers
-from sharpgpt.model.head import has_linear_head
+from sharpgpt.model.head import head_problem
 from sharpgpt.runs.manifest import MANIFEST, verify_files
 from sharpgpt.runs.resolve import model_name, resolve_model
 from sharpgpt.runs.state import TrainingState, read_state
@@ -83,11 +83,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedMod
 
 def require_linear_head(saved: SavedModel) -> None:
     """Raise `UserError` unless the logits are one linear map of the last hidden state."""
-    if not has_linear_head(saved.causal_lm):
-        raise UserError(
-            f"{saved.folder}: the logits are not a plain linear map of the last hidden state; "
-            "allowed are causal LMs whose output layer is one nn.Linear, such as GPT-2 or Llama"
-        )
+    if problem := head_problem(saved.causal_lm):
+        raise UserError(f"{saved.folder}: {problem}")
 
 
 @dataclass(frozen=True)

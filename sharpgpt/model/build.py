@@ -17,7 +17,7 @@ from torch import nn
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MAX_LAYERS
 from sharpgpt.core.errors import UserError
-from sharpgpt.model.head import has_linear_head
+from sharpgpt.model.head import head_problem
 
 
 def create_gpt2_model(
@@ -71,17 +71,14 @@ def create_gpt2_model(
             # Not torch.manual_seed, which would seed every other device too.
             torch.default_generator.manual_seed(seed)
             model = _from_config(config)
-        linear = has_linear_head(model)
+        # GPT-2 was just made of classes that are known; the comparison takes time at startup.
+        problem = None if config.model_type == "gpt2" else head_problem(model)
     except Exception as error:  # whatever the code of an architecture raises
         raise UserError(
             f"model_name: {model_name!r} with {changes} cannot be built as a causal LM: {error}"
         ) from error
-    if not linear:
-        raise UserError(
-            f"model_name: the logits of {model_name!r} ({type(model).__name__}) are not a plain "
-            "linear map of its last hidden state; allowed are causal LMs whose output layer is one "
-            "nn.Linear, such as GPT-2, Llama or Qwen"
-        )
+    if problem:
+        raise UserError(f"model_name: given {model_name!r} ({type(model).__name__}): {problem}")
     return model
 
 

@@ -11,28 +11,30 @@ The new forward is a method of a subclass, made on the fly, to which the instanc
 function set on the instance it survives `copy.deepcopy` and the replicas of data parallelism. The
 subclass has the name of the original, so checkpoints do not show it.
 
-Not supported: output layers that are not one `nn.Linear` or whose result is scaled or capped, and
-losses that a model adds itself (mixtures of experts with `output_router_logits`), both refused;
-weights that are gathered only in the forward of their own layer (DeepSpeed ZeRO-3); pickling of a
-whole patched model (save it with `save_pretrained`, or `restore` it first).
+Not supported: output layers whose result is not the linear map of their weight and bias
+(`head_problem`, checked here and again when a hook or another class appears on the layer later),
+and losses that a model adds itself (mixtures of experts with `output_router_logits`), both refused;
+weights that are gathered only in the forward of their own layer (DeepSpeed ZeRO-3).
 
 Shapes: B batch, T positions, D width, V vocabulary, S predicted positions, N = B * S rows.
 """
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpgpt.model.head import evaluating, has_linear_head
-from sharpgpt.model.lm import EVERY_POSITION, penalty_mask
+from sharpgpt.model.head import head_hooks, head_problem, is_meta, loss_problem
+from sharpgpt.model.lm import EVERY_POSITION, check_positions, penalty_mask
 from sharpgpt.sharpness.fused import linear_sharpness_loss
 from sharpgpt.sharpness.reference import IGNORE_INDEX, check_arguments
+
+logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -62,16 +64,7 @@ class SharpnessSettings:
     needs them for `compute_metrics` and drops them otherwise."""
 
 
-def use_sharpness_loss(
-    model: Model,
-    *,
-    penalty: str = "non_max_sum",
-    penalty_weight: float | Tensor = 0.01,
-    top_k: int = 5,
-    penalty_positions: str = EVERY_POSITION,
-    chunk_size: int | None = None,
-    eval_logits: bool = False,
-) -> Model:
+def use_sharpness_loss(model: Model, **settings: Any) -> Model:
     """Make the model's forward return the sharpness loss when it is given labels.
 
     From then on, in plain torch and with HuggingFace's shift of the labels,
@@ -80,14 +73,15 @@ def use_sharpness_loss(
             model(input_ids=ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ...).loss
 
     or, given `num_items_in_batch`, the sum over the rows divided by it. A batch without any valid
-    label has loss 0, where HuggingFace's own is NaN. `model.sharpness_output` holds the result of
-    the last forward with labels, detached, and `model.sharpness_settings` the settings.
+    label has loss 0, where HuggingFace's own is NaN. A batch too short to have the
+    `penalty_positions` has penalty 0, which is said once. `model.sharpness_output` holds the result
+    of the last forward with labels, detached, and `model.sharpness_settings` the settings.
 
     Args:
-        model: a causal LM of transformers, or a PEFT model of one; changed in place. Call again
-            to change the settings.
-        penalty, penalty_weight, top_k, penalty_positions, chunk_size, eval_logits: see
-            `SharpnessSettings`.
+        model: a causal LM of transformers, or a PEFT model of one; changed in place.
+        settings: the fields of `SharpnessSettings` by name (penalty, penalty_weight, top_k,
+            penalty_positions, chunk_size, eval_logits). Those that are not given have their default
+            values; in a model that has the sharpness loss already, the values that they have.
 
     Returns:
         The model itself. `restore(model)` undoes the change.
@@ -95,28 +89,23 @@ def use_sharpness_loss(
     Raises:
         ValueError: a setting out of range; a model whose logits are not one linear map of its last
             hidden state, or whose loss is not the plain cross-entropy of them.
+        TypeError: an unknown setting.
     """
-    causal_lm = _causal_lm(model)
-    head = _linear_head(causal_lm)
-    vocab_size = head.weight.shape[0]
-    no_targets = torch.empty(0, dtype=torch.int64)
-    check_arguments(
-        (0, vocab_size),
-        no_targets,
-        penalty=penalty,
-        penalty_mask=None,
-        reduction="mean",
-        top_k=top_k,
-    )
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size: given {chunk_size}, allowed is None or at least 1")
-    if not _is_patched(causal_lm):
+    causal_lm = causal_lm_of(model)
+    patched = _is_patched(causal_lm)
+    present = causal_lm.sharpness_settings if patched else SharpnessSettings()
+    new = replace(present, **settings)
+    head = causal_lm.get_output_embeddings()
+    _check_settings(new, getattr(head, "out_features", new.top_k))
+    if patched:
+        _check_head(causal_lm)
+    else:
         _check_model(causal_lm)
+        causal_lm._sharpness_checked = None if is_meta(causal_lm) else head_hooks(head)
+        causal_lm._sharpness_short_batch_said = False
         original: Any = type(causal_lm)
         causal_lm.__class__ = _patched_class(original)
-    causal_lm.sharpness_settings = SharpnessSettings(
-        penalty, penalty_weight, top_k, penalty_positions, chunk_size, eval_logits
-    )
+    causal_lm.sharpness_settings = new
     causal_lm.sharpness_output = None
     return model
 
@@ -129,7 +118,7 @@ def restore(model: Model) -> Model:
     Raises:
         ValueError: the model does not have the sharpness loss.
     """
-    causal_lm = _causal_lm(model)
+    causal_lm = causal_lm_of(model)
     if not _is_patched(causal_lm):
         raise ValueError(
             f"model: given a {type(causal_lm).__name__} without the sharpness loss, "
@@ -139,14 +128,16 @@ def restore(model: Model) -> Model:
     vars(causal_lm).pop("forward", None)
     causal_lm.__class__ = type(causal_lm).__bases__[0]
     del causal_lm.sharpness_settings, causal_lm.sharpness_output
+    del causal_lm._sharpness_checked, causal_lm._sharpness_short_batch_said
     return model
 
 
-def _causal_lm(model: Any) -> Any:
+def causal_lm_of(model: Any) -> Any:
     """The transformers model itself, without its PEFT wrapper."""
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
-    if not (hasattr(model, "base_model") and hasattr(model, "get_output_embeddings")):
+    known = hasattr(model, "base_model") and hasattr(model, "get_output_embeddings")
+    if not known or hasattr(model, "_orig_mod"):
         raise ValueError(
             f"model: given a {type(model).__name__}, allowed are causal LMs of transformers "
             "(change the model before it is compiled or wrapped for parallel training)"
@@ -158,16 +149,20 @@ def _is_patched(causal_lm: Any) -> bool:
     return hasattr(type(causal_lm), "_is_sharpness_class")
 
 
-def _linear_head(causal_lm: Any) -> nn.Linear:
-    """The output layer; anything else in its place, such as an adapter, is refused."""
-    head = causal_lm.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        given = f"{type(head).__module__}.{type(head).__qualname__}"
-        raise ValueError(
-            f"model: the output layer of {type(causal_lm).__name__} is a {given}, "
-            "allowed is torch.nn.Linear"
-        )
-    return head
+def _check_settings(settings: SharpnessSettings, vocab_size: int) -> None:
+    """Raise ValueError for a setting out of range."""
+    check_arguments(
+        (0, vocab_size),
+        torch.empty(0, dtype=torch.int64),
+        penalty=settings.penalty,
+        penalty_mask=None,
+        reduction="mean",
+        top_k=settings.top_k,
+    )
+    if settings.chunk_size is not None and settings.chunk_size < 1:
+        raise ValueError(f"chunk_size: given {settings.chunk_size}, allowed is None or at least 1")
+    if settings.penalty_positions != EVERY_POSITION:
+        check_positions(settings.penalty_positions)
 
 
 def _check_model(causal_lm: Any) -> None:
@@ -178,28 +173,28 @@ def _check_model(causal_lm: Any) -> None:
             f"model: the forward of this {name} has been replaced already; "
             "call use_sharpness_loss before whatever replaces it"
         )
-    head = _linear_head(causal_lm)
-    if head.weight.is_meta:
-        return
-    try:
-        with evaluating(causal_lm), torch.no_grad(), head.weight.device:
-            linear = has_linear_head(causal_lm)
-            probe_BT = torch.arange(4)[None] % head.weight.shape[0]
-            own = causal_lm(input_ids=probe_BT, labels=probe_BT, use_cache=False)
-            ce = F.cross_entropy(own.logits[0, :-1].float(), probe_BT[0, 1:])
-    except Exception as error:  # whatever the code of an architecture raises
-        raise ValueError(f"model: {name} cannot be run as a causal LM: {error}") from error
-    if not linear:
-        raise ValueError(
-            f"model: the logits of {name} are not a plain linear map of its last hidden state "
-            "(they are scaled or capped); allowed are causal LMs whose output layer is one "
-            "nn.Linear, such as GPT-2, Llama or Qwen"
-        )
-    if not torch.allclose(own.loss.float(), ce, rtol=1e-5):
-        raise ValueError(
-            f"model: the loss of {name} is not the cross-entropy of its logits (given "
-            f"{own.loss.item():.6g}, the cross-entropy is {ce.item():.6g}); turn off what is added "
-            "to it, such as output_router_logits of a mixture of experts"
+    if problem := head_problem(causal_lm) or loss_problem(causal_lm):
+        raise ValueError(f"model: {problem}")
+    _say_what_does_not_run(causal_lm.get_output_embeddings())
+
+
+def _check_head(causal_lm: Any) -> Any:
+    """The output layer; checked again when what can change its result is not what it was."""
+    head = causal_lm.get_output_embeddings()
+    hooks = head_hooks(head)
+    if hooks != causal_lm._sharpness_checked and not is_meta(causal_lm):
+        if problem := head_problem(causal_lm):
+            raise ValueError(f"model: {problem}")
+        _say_what_does_not_run(head)
+        causal_lm._sharpness_checked = hooks
+    return head
+
+
+def _say_what_does_not_run(head: nn.Module) -> None:
+    if head._forward_hooks or head._forward_pre_hooks:
+        logger.warning(
+            "the output layer has forward hooks. They do not change the logits, but the sharpness "
+            "loss does not call them: it uses the layer's weight"
         )
 
 
@@ -222,12 +217,21 @@ def _patched_class(original: type) -> type:
     # by following __wrapped__ to the end, which would remove this function too.
     cast(Any, forward).__signature__ = signature
     forward.__doc__ = own_forward.__doc__
+
+    def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+        """The class has no name to be pickled by: it is made again from the original."""
+        return (_new_instance, (original,), *super(patched, self).__reduce_ex__(protocol)[2:])
+
     names_of_original = {name: getattr(original, name) for name in ("__module__", "__qualname__")}
-    return type(
-        original.__name__,
-        (original,),
-        {"forward": forward, "_is_sharpness_class": True, **names_of_original},
-    )
+    attributes = {"forward": forward, "__reduce_ex__": reduce, "_is_sharpness_class": True}
+    patched: Any = type(original.__name__, (original,), attributes | names_of_original)
+    return cast(type, patched)
+
+
+def _new_instance(original: type) -> Any:
+    """An empty instance of a patched class, for `pickle` and `copy`."""
+    patched: Any = _patched_class(original)
+    return patched.__new__(patched)
 
 
 def _forward_with_labels(
@@ -238,16 +242,18 @@ def _forward_with_labels(
     shift_labels: Tensor | None = None,
     num_items_in_batch: Tensor | float | None = None,
     ignore_index: int = IGNORE_INDEX,
-    logits_to_keep: int | Tensor = 0,
+    logits_to_keep: int | Tensor | None = 0,
+    num_logits_to_keep: int | Tensor | None = 0,
     return_dict: bool | None = None,
     use_cache: bool | None = None,
     **kwargs: Any,
 ) -> Any:
     """The forward of a causal LM, with the loss computed from its hidden states."""
-    if isinstance(logits_to_keep, Tensor) or logits_to_keep != 0:
-        raise ValueError("logits_to_keep: given together with labels, allowed is one of them")
+    for kept in (logits_to_keep, num_logits_to_keep):
+        if isinstance(kept, Tensor) or kept:
+            raise ValueError("logits_to_keep: given together with labels, allowed is one of them")
     settings: SharpnessSettings = causal_lm.sharpness_settings
-    head = _linear_head(causal_lm)
+    head = _check_head(causal_lm)
     base = causal_lm.base_model(**kwargs, use_cache=bool(use_cache), return_dict=True)
     if getattr(base, "router_logits", None) is not None:
         raise ValueError(
@@ -270,7 +276,7 @@ def _forward_with_labels(
         penalty=settings.penalty,
         penalty_weight=settings.penalty_weight,
         top_k=settings.top_k,
-        penalty_mask=penalty_mask(settings.penalty_positions, target_BS, length),
+        penalty_mask=_penalty_mask(causal_lm, target_BS, length),
         ignore_index=ignore_index,
         reduction="mean" if num_items_in_batch is None else "sum",
         chunk_size=settings.chunk_size,
@@ -279,8 +285,10 @@ def _forward_with_labels(
     if num_items_in_batch is not None:
         if isinstance(num_items_in_batch, Tensor):
             num_items_in_batch = num_items_in_batch.to(loss.device)
-        loss = loss / num_items_in_batch
-    causal_lm.sharpness_output = output._replace(loss=loss.detach())
+        # No items: every label is ignored, and the sum is 0.
+        loss = loss / (num_items_in_batch + (num_items_in_batch == 0))
+    # A copy: Trainer scales the loss in place.
+    causal_lm.sharpness_output = output._replace(loss=loss.detach().clone())
     result = output_class(
         loss=loss,
         logits=head(hidden_BTD) if settings.eval_logits and not causal_lm.training else None,
@@ -291,3 +299,20 @@ def _forward_with_labels(
     if return_dict is None:
         return_dict = causal_lm.config.return_dict
     return result if return_dict else result.to_tuple()
+
+
+def _penalty_mask(causal_lm: Any, target_BS: Tensor, length: int) -> Tensor | None:
+    """`penalty_mask` of the settings; false everywhere in a batch too short for the positions."""
+    positions = causal_lm.sharpness_settings.penalty_positions
+    try:
+        return penalty_mask(positions, target_BS, length)
+    except ValueError:
+        check_positions(positions)
+    if not torch.compiler.is_compiling() and not causal_lm._sharpness_short_batch_said:
+        causal_lm._sharpness_short_batch_said = True
+        logger.warning(
+            "penalty_positions: %s are not in a batch of %s tokens. Such batches have penalty 0",
+            positions,
+            length,
+        )
+    return torch.zeros_like(target_BS, dtype=torch.bool).flatten()

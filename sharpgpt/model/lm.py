@@ -97,6 +97,20 @@ def penalty_mask(positions: str, target_BS: Tensor, block_length: int) -> Tensor
     return ((position_S >= first) & (position_S <= last)).expand_as(target_BS).flatten()
 
 
+def check_positions(positions: str) -> None:
+    """Raise ValueError unless sequences of some length have these positions."""
+    for length in (10**9, *range(2, 1025)):
+        try:
+            penalised_positions(positions, length)
+        except ValueError:
+            continue
+        return
+    raise ValueError(
+        f"penalty_positions: given {positions!r}, allowed is first:last, inclusive, each a number, "
+        "N, N-2 or N/2, with first <= last <= N-2 in a sequence of N tokens"
+    )
+
+
 def document_mask(input_ids_BT: Tensor, boundary_id: int) -> Tensor:
     """Attention mask, boolean [B, 1, T, T]: true for earlier positions of the same document.
 

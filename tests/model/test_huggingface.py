@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -108,8 +109,10 @@ def test_the_arguments_of_the_forward_go_where_they_went(make: Callable[..., Any
         assert abs(changed.loss.item() / plain - 1) > 1e-4
     assert ours.past_key_values.get_seq_length() == LENGTH
     torch.testing.assert_close(ours.hidden_states[-1], theirs.hidden_states[-1])
-    with pytest.raises(ValueError, match="logits_to_keep"):
-        model(**inputs, logits_to_keep=1)
+    model(**inputs, logits_to_keep=0)
+    for name in ("logits_to_keep", "num_logits_to_keep"):
+        with pytest.raises(ValueError, match="logits_to_keep"):
+            model(**inputs, **{name: 1})
 
 
 def test_penalty_positions_choose_the_rows() -> None:
@@ -124,8 +127,10 @@ def test_penalty_positions_choose_the_rows() -> None:
     model.sharpness_settings.penalty_positions = "N:N-2"
     with pytest.raises(ValueError, match="penalty_positions: given 'N:N-2'"):
         model(**inputs)
-    use_sharpness_loss(model, penalty_weight=0.0)
+    use_sharpness_loss(model, penalty_weight=0.0, penalty_positions="0:N-2")
     assert model(**inputs).loss.item() == pytest.approx(every.ce.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="penalty_positions: given '0:N'"):
+        use_sharpness_loss(model, penalty_positions="0:N")
 
 
 def test_the_logits_are_never_held() -> None:
@@ -267,6 +272,99 @@ def test_what_is_no_causal_lm_with_a_linear_head_is_refused() -> None:
     model.lm_head = nn.Sequential(model.lm_head)
     with pytest.raises(ValueError, match="Sequential, allowed is"):
         model(**batch())
+    with pytest.raises(ValueError, match="given a OptimizedModule"):
+        use_sharpness_loss(torch.compile(gpt2(), backend="eager"))
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        use_sharpness_loss(bart())
+
+
+def bart() -> Any:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16, "vocab_size": VOCABULARY}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return BartForConditionalGeneration(BartConfig(**sizes, **heads, max_position_embeddings=32))
+
+
+@both_models
+def test_a_hook_added_later_is_noticed_at_the_next_loss(
+    make: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loss uses the weight of the output layer without calling it, so no hook has an effect."""
+    model, inputs = use_sharpness_loss(make()), batch()
+    seen: list[Any] = []
+    harmless = model.lm_head.register_forward_hook(lambda _, _given, result: seen.append(result))
+    model(**inputs)
+    model(**inputs)
+    assert caplog.text.count("does not call them") == 1
+    seen.clear()
+    for hook in (
+        model.lm_head.register_forward_hook(lambda _, _given, result: result / 2),
+        model.lm_head.register_forward_pre_hook(lambda _, given: (given[0] + 1,)),
+    ):
+        with pytest.raises(ValueError, match="not a plain linear map"):
+            model(**inputs)
+        hook.remove()
+    harmless.remove()
+    model(**inputs)
+    # A parametrization is no such change: the weight that the loss reads is its result.
+    torch.nn.utils.parametrizations.weight_norm(model.lm_head)
+    truth = dense_reference(model, inputs, penalty_weight=0.01)
+    expected = gradients(model, truth.loss)
+    assert relative(gradients(model, model(**inputs).loss), expected) < 1e-5
+
+
+def test_a_model_from_the_meta_device_is_checked_when_it_has_values() -> None:
+    with torch.device("meta"):
+        model = llama("granite", logits_scaling=8.0)
+    use_sharpness_loss(model)
+    model.to_empty(device="cpu").init_weights()
+    with pytest.raises(ValueError, match="not a plain linear map"):
+        model(**batch())
+
+
+@pytest.mark.parametrize("nothing", [0, 0.0, torch.tensor(0), torch.tensor(0.0)])
+def test_a_step_without_any_label_changes_nothing(nothing: Any) -> None:
+    """HuggingFace's own loss is NaN there, and so would be every parameter after the step."""
+    model, inputs = use_sharpness_loss(gpt2(), penalty_weight=0.4), batch()
+    labels = torch.full_like(inputs["labels"], -100)
+    loss = model(**inputs | {"labels": labels}, num_items_in_batch=nothing).loss
+    assert loss.item() == 0
+    assert gradients(model, loss).abs().max() == 0
+
+
+@pytest.mark.parametrize("positions", ["N/2:N-2", "3:N-2", "0:N-4", "40:50", "N-4:2"])
+def test_a_batch_too_short_for_the_positions_has_no_penalty(
+    positions: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, inputs = gpt2(), {name: tensor[:, :2] for name, tensor in batch().items()}
+    expected = dense_reference(model, inputs)
+    use_sharpness_loss(model, penalty_weight=0.4, penalty_positions=positions)
+    for mode in (True, False, True):
+        model.train(mode)
+        output = model(**inputs)
+        assert output.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+        assert model.sharpness_output.penalty.item() == 0
+    assert caplog.text.count("not in a batch of 2 tokens") == 1
+    assert model(**{name: tensor[:, :1] for name, tensor in inputs.items()}).loss.item() == 0
+
+
+def test_called_again_it_changes_only_the_settings_that_are_given() -> None:
+    model = use_sharpness_loss(gpt2(), penalty="neg_entropy", penalty_weight=0.4, chunk_size=7)
+    settings = use_sharpness_loss(model, penalty_weight=0.2).sharpness_settings
+    given = (settings.penalty, settings.penalty_weight, settings.chunk_size)
+    assert given == ("neg_entropy", 0.2, 7)
+    with pytest.raises(TypeError, match="penalty_wieght"):
+        use_sharpness_loss(model, penalty_wieght=0.2)
+
+
+def test_a_patched_model_can_be_pickled() -> None:
+    model, inputs = use_sharpness_loss(gpt2(), penalty_weight=0.4), batch()
+    expected = model(**inputs).loss.item()
+    twin = pickle.loads(pickle.dumps(model))
+    assert type(twin) is type(model)
+    assert twin(**inputs).loss.item() == expected
+    assert restore(twin)(**inputs).logits.shape == (8, LENGTH, VOCABULARY)
 
 
 @pytest.mark.parametrize(
