@@ -63,6 +63,9 @@ class SharpnessSettings:
     """Whether a forward with labels in evaluation mode also returns logits. Trainer's evaluation
     needs them for `compute_metrics` and drops them otherwise."""
 
+    per_row: bool = False
+    """Whether `sharpness_output.rows` has the statistics row by row."""
+
 
 def use_sharpness_loss(model: Model, **settings: Any) -> Model:
     """Make the model's forward return the sharpness loss when it is given labels.
@@ -80,8 +83,8 @@ def use_sharpness_loss(model: Model, **settings: Any) -> Model:
     Args:
         model: a causal LM of transformers, or a PEFT model of one; changed in place.
         settings: the fields of `SharpnessSettings` by name (penalty, penalty_weight, top_k,
-            penalty_positions, chunk_size, eval_logits). Those that are not given have their default
-            values; in a model that has the sharpness loss already, the values that they have.
+            penalty_positions, chunk_size, eval_logits, per_row). Those that are not given have
+            their default values; in a model that has the sharpness loss already, those it has.
 
     Returns:
         The model itself. `restore(model)` undoes the change.
@@ -279,6 +282,7 @@ def _forward_with_labels(
         penalty_mask=_penalty_mask(causal_lm, target_BS, length),
         ignore_index=ignore_index,
         reduction="mean" if num_items_in_batch is None else "sum",
+        per_row=settings.per_row,
         chunk_size=settings.chunk_size,
     )
     loss = output.loss

@@ -26,7 +26,7 @@ class RowMeans:
         self._num_rows = torch.zeros_like(self._sums)
         self._histogram = torch.zeros(NUM_HISTOGRAM_BINS, device=device)
 
-    def add(self, output: SharpnessOutput, penalty_weight: float) -> None:
+    def add(self, output: SharpnessOutput, penalty_weight: float | Tensor) -> None:
         """Add one batch. Nothing here waits for the device."""
         statistics = row_statistics(output, penalty_weight)
         means = torch.stack([statistics[str(metric.statistic)] for metric in ROW_MEANS])
@@ -78,7 +78,7 @@ class RowMeans:
         self._histogram.copy_(torch.tensor(histogram))
 
 
-def row_statistics(output: SharpnessOutput, penalty_weight: float) -> dict[str, Tensor]:
+def row_statistics(output: SharpnessOutput, penalty_weight: float | Tensor) -> dict[str, Tensor]:
     """Means over the rows of one batch; `Metric.statistic` names one of them."""
     # `output.loss` is divided by the rows of the whole step, not by those of this batch.
     return output._asdict() | {"loss": output.ce + penalty_weight * output.penalty}
