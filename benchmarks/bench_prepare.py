@@ -32,9 +32,10 @@ import pyarrow.parquet as pq
 from record import REPOSITORY, spread, write_result
 
 from sharpgpt.data.manifest import read_manifest
+from sharpgpt.data.pieces import GPT2_PATTERN
 from sharpgpt.data.prepare.encoding import Gpt2Encoder, gpt2_coding
 from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
-from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
+from sharpgpt.data.tokenizer import Gpt2Tokenizer
 
 REPETITIONS = 3
 MEGABYTES = 200

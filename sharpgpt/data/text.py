@@ -4,7 +4,7 @@ A byte order mark at the beginning is removed and CR LF becomes LF, so that a fi
 gives the same tokens as one from elsewhere; nothing else is changed. Binary files, UTF-16 and bytes
 that are not UTF-8 end in one message with the place.
 
-The pieces are cut where `tokenizer.separable_pieces` cuts, before a space or newline that follows a
+The pieces are cut where `pieces.separable_pieces` cuts, before a space or newline that follows a
 non-whitespace character, so their GPT-2 ids join to those of the whole text. The cuts are found in
 the bytes: the end of a piece is a byte offset at which reading can resume.
 """

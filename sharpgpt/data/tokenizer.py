@@ -15,8 +15,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,12 @@ import numpy.typing as npt
 import tiktoken
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.pieces import (
+    GPT2_PATTERN,
+    PIECE_CHARACTERS,
+    digestible_pieces,
+    separable_pieces,
+)
 from sharpgpt.data.shards import TokenArray
 
 if TYPE_CHECKING:
@@ -33,10 +38,6 @@ if TYPE_CHECKING:
 
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 END_OF_TEXT = "<|endoftext|>"
-# GPT-2's pattern from the original release, in tiktoken's faster form with possessive quantifiers,
-# which match the same.
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-PIECE_CHARACTERS = 1 << 18
 
 
 class Tokenizer(abc.ABC):
@@ -120,7 +121,7 @@ class Gpt2Tokenizer(Tokenizer):
 
         # Pieces bound the memory: tiktoken's list takes up to 36 bytes a token, the array 2.
         def encode_piece(piece: str) -> npt.NDArray[np.uint16]:
-            return np.array(self._encoding.encode_ordinary(piece), dtype=np.uint16)
+            return tiktoken_ids(self._encoding, piece)
 
         pieces = separable_pieces(text, PIECE_CHARACTERS)
         if num_workers == 0 or len(text) <= PIECE_CHARACTERS:
@@ -222,20 +223,13 @@ class CharTokenizer(Tokenizer):
         )
 
 
-def separable_pieces(text: str, num_characters: int) -> Iterator[str]:
-    """Cut `text` into pieces of at least `num_characters` whose GPT-2 ids join to those of `text`.
+def tiktoken_ids(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.uint16]:
+    """The ids of `text`, whose special tokens are ordinary text; up to 65,536 tokens.
 
-    Cuts are between a non-whitespace character and a space or newline. No alternative of
-    `GPT2_PATTERN` matches across such a place (a match has whitespace only at its beginning, and
-    nothing else if it is more than one space), and none looks back behind its start. The
-    look-aheads `$` and `(?!\\S)` only follow whitespace, which never ends a piece.
+    Time and memory grow with the length of `text` alone, whatever characters it has.
     """
-    start = 0
-    while start < len(text):
-        cut = re.compile(r"\S(?=[ \n])").search(text, start + num_characters - 1)
-        end = cut.end() if cut else len(text)
-        yield text[start:end]
-        start = end
+    parts = [encoding.encode_ordinary(piece) for piece in digestible_pieces(text)]
+    return np.concatenate([np.array(part, np.uint16) for part in parts])
 
 
 def _fingerprint(tokens: Iterable[bytes]) -> str:

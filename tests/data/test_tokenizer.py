@@ -12,13 +12,12 @@ from tiktoken_ext import openai_public
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data import tokenizer as tokenizer_module
+from sharpgpt.data.pieces import PIECE_CHARACTERS
 from sharpgpt.data.tokenizer import (
-    PIECE_CHARACTERS,
     CharTokenizer,
     Gpt2Tokenizer,
     Tokenizer,
     load_tokenizer,
-    separable_pieces,
 )
 
 HARD_TEXTS = {
@@ -84,19 +83,6 @@ def test_a_lone_surrogate_becomes_the_replacement_character(gpt2: Gpt2Tokenizer)
     assert gpt2.decode(gpt2.encode("a\ud800b")) == "a\ufffdb"
 
 
-@pytest.mark.parametrize("num_characters", [1, 2, 3, 7, 50])
-def test_pieces_have_the_ids_of_the_whole(
-    reference: tiktoken.Encoding, num_characters: int
-) -> None:
-    for seed in range(200):
-        text = nasty_text(seed, 300)
-        pieces = list(separable_pieces(text, num_characters))
-        assert len(pieces) >= 2
-        assert "".join(pieces) == text
-        joined = [token for piece in pieces for token in reference.encode_ordinary(piece)]
-        assert joined == reference.encode_ordinary(text)
-
-
 def test_threads_and_pieces_do_not_change_the_ids(
     gpt2: Gpt2Tokenizer, reference: tiktoken.Encoding
 ) -> None:
@@ -104,10 +90,6 @@ def test_threads_and_pieces_do_not_change_the_ids(
     expected = reference.encode_ordinary(text)
     assert gpt2.encode(text).tolist() == expected
     assert gpt2.encode(text, num_workers=3).tolist() == expected
-
-
-def test_a_text_without_spaces_is_one_piece() -> None:
-    assert list(separable_pieces("a" * 1000, 10)) == ["a" * 1000]
 
 
 def test_shakespeare_has_the_published_token_counts(

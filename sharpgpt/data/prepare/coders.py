@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from sharpgpt.data.manifest import TokenizerEntry
+from sharpgpt.data.pieces import GPT2_PATTERN
 from sharpgpt.data.prepare.encoding import Encode, Encoded, Gpt2Encoder, encode_texts, gpt2_coding
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.progress import Pace, Progress
@@ -22,7 +23,7 @@ from sharpgpt.data.prepare.stopping import Limits, Stopped
 from sharpgpt.data.prepare.workers import WorkerPool
 from sharpgpt.data.shards import TokenArray
 from sharpgpt.data.sources.documents import Batch, DocumentSource, State
-from sharpgpt.data.tokenizer import GPT2_PATTERN, CharTokenizer, Gpt2Tokenizer, Tokenizer
+from sharpgpt.data.tokenizer import CharTokenizer, Gpt2Tokenizer, Tokenizer
 from sharpgpt.runtime.signals import StopSignal
 
 logger = logging.getLogger(__name__)

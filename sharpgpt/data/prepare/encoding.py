@@ -23,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.pieces import digestible_pieces
 from sharpgpt.data.shards import TokenArray
+from sharpgpt.data.tokenizer import tiktoken_ids
 
 if TYPE_CHECKING:
     import tiktoken
@@ -78,14 +80,14 @@ class Gpt2Encoder:
         """The ids of a text, [num_tokens]."""
         if self._fast is not None:
             return self._fast(text)
-        return _exact_ids(self._exact, text)
+        return tiktoken_ids(self._exact, text)
 
     def audit(self, text: str) -> None:
         """Compare both encoders on the beginning of a text. Raises `UserError` if they differ."""
         if self._fast is None:
             return
         start = text[:AUDIT_CHARACTERS]
-        if not np.array_equal(self._fast(start), _exact_ids(self._exact, start)):
+        if not np.array_equal(self._fast(start), tiktoken_ids(self._exact, start)):
             raise UserError(
                 "the packages splintr-rs and tiktoken give different tokens for the same text, so "
                 "the prepared data cannot be trusted: pip uninstall splintr-rs and prepare again "
@@ -129,7 +131,7 @@ def fast_encoder_is_exact(coding: Gpt2Coding) -> bool:
         # In parts, so that the lists of tiktoken stay small.
         lines = probe_text().splitlines(keepends=True)
         parts = ["".join(lines[i : i + 20_000]) for i in range(0, len(lines), 20_000)]
-        return all(np.array_equal(fast(part), _exact_ids(exact, part)) for part in parts)
+        return all(np.array_equal(fast(part), tiktoken_ids(exact, part)) for part in parts)
     except Exception:  # an optional package may fail in any way
         return False
 
@@ -178,10 +180,6 @@ def _tiktoken(coding: Gpt2Coding) -> "tiktoken.Encoding":
     )
 
 
-def _exact_ids(encoding: "tiktoken.Encoding", text: str) -> npt.NDArray[np.uint16]:
-    return np.array(encoding.encode_ordinary(text), dtype=np.uint16)
-
-
 def _splintr(coding: Gpt2Coding) -> Callable[[str], npt.NDArray[np.uint16]]:
     import splintr
 
@@ -190,6 +188,7 @@ def _splintr(coding: Gpt2Coding) -> Callable[[str], npt.NDArray[np.uint16]]:
     fast: Any = splintr.Tokenizer.from_bytes(coding.ranks.encode(), splintr.GPT2_PATTERN).jit(False)
 
     def encode(text: str) -> npt.NDArray[np.uint16]:
-        return np.frombuffer(fast.encode_flat(text), dtype="<u4").astype(np.uint16)
+        parts = [fast.encode_flat(piece) for piece in digestible_pieces(text)]
+        return np.frombuffer(b"".join(parts), dtype="<u4").astype(np.uint16)
 
     return encode

@@ -15,11 +15,11 @@ from typing import Any
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import WHOLE_BYTES
+from sharpgpt.data.pieces import PIECE_CHARACTERS, separable_pieces
 from sharpgpt.data.sources.documents import Batch, DocumentSource, Piece, SourceOptions, State
 from sharpgpt.data.sources.files import FORMATS_IN_WORDS, DataFile
 from sharpgpt.data.sources.readers import read_documents, stored_text_pieces
 from sharpgpt.data.sources.split import Split, hash_split, single_text_cut, text_val_fraction
-from sharpgpt.data.tokenizer import PIECE_CHARACTERS, separable_pieces
 
 BATCH_CHARACTERS = 1 << 20
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.pieces import GPT2_PATTERN
 from sharpgpt.data.prepare import encoding
 from sharpgpt.data.prepare.encoding import (
     Gpt2Coding,
@@ -22,7 +23,7 @@ from sharpgpt.data.prepare.encoding import (
     probe_text,
 )
 from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
-from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
+from sharpgpt.data.tokenizer import Gpt2Tokenizer
 
 CODES = [code for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
 

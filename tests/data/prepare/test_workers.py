@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.pieces import GPT2_PATTERN
 from sharpgpt.data.prepare.encoding import Gpt2Coding, Gpt2Encoder, encode_texts, gpt2_coding
 from sharpgpt.data.prepare.workers import WorkerPool
-from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
+from sharpgpt.data.tokenizer import Gpt2Tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 END = 50256
@@ -89,7 +90,8 @@ SCRIPT = """
 import sys, time
 import numpy as np
 sys.path.insert(0, {root!r})
-from sharpgpt.data.tokenizer import GPT2_PATTERN, Gpt2Tokenizer
+from sharpgpt.data.pieces import GPT2_PATTERN
+from sharpgpt.data.tokenizer import Gpt2Tokenizer
 from sharpgpt.data.prepare.encoding import Gpt2Coding
 from sharpgpt.data.prepare.workers import WorkerPool
 
