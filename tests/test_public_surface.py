@@ -65,6 +65,16 @@ def test_a_root_module_exports_its_names(module: str) -> None:
         assert getattr(found, name) is not None, name
 
 
+def test_the_package_of_the_data_exports_what_data_py_does() -> None:
+    """`from sharpgpt.data import *` gave nothing."""
+    names: dict[str, object] = {}
+    exec("from sharpgpt.data import *", names)
+    assert sorted(names.keys() - {"__builtins__"}) == EXPORTS["data"]
+    assert all(
+        names[name] is getattr(importlib.import_module("data"), name) for name in EXPORTS["data"]
+    )
+
+
 @pytest.mark.parametrize("module", SHOWN_BEFORE)
 def test_imports_that_the_docs_once_showed_still_work(module: str) -> None:
     found = importlib.import_module(module)
