@@ -1,6 +1,7 @@
 """A trained model from its folder: a checkpoint of a run, or any HuggingFace causal LM.
 
-Nothing in the folder is executed: weights are safetensors, the rest is JSON.
+Nothing in the folder is executed: weights are safetensors, the rest is JSON, and no kernel that it
+names is fetched.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import nn
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.model.build import check_layers
+from sharpgpt.model.build import check_layers, plain_config
 from sharpgpt.model.head import head_problem
 from sharpgpt.runs.manifest import MANIFEST, verify_files
 from sharpgpt.runs.resolve import model_name, resolve_model
@@ -57,9 +58,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedMod
     logging.disable_progress_bar()
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        check_layers(AutoConfig.from_pretrained(folder, **how))
+        config = plain_config(AutoConfig.from_pretrained(folder, **how))
+        check_layers(config)
         causal_lm = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, **how
+            folder, config=config, dtype=torch.float32, use_safetensors=True, **how
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **how)
     except Exception as error:  # transformers raises anything for a damaged folder

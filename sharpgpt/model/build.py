@@ -17,7 +17,7 @@ from torch import nn
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MAX_LAYERS
 from sharpgpt.core.errors import UserError
-from sharpgpt.model.head import head_problem
+from sharpgpt.model.head import head_problem, is_meta
 
 
 def create_gpt2_model(
@@ -71,8 +71,7 @@ def create_gpt2_model(
             # Not torch.manual_seed, which would seed every other device too.
             torch.default_generator.manual_seed(seed)
             model = _from_config(config)
-        # GPT-2 was just made of classes that are known; the comparison takes time at startup.
-        problem = None if config.model_type == "gpt2" else head_problem(model)
+            problem = _head_problem(model, config)
     except Exception as error:  # whatever the code of an architecture raises
         raise UserError(
             f"model_name: {model_name!r} with {changes} cannot be built as a causal LM: {error}"
@@ -87,6 +86,21 @@ def check_layers(config: Any) -> None:
     num_layers = getattr(config, "num_hidden_layers", None) or 0
     if num_layers > MAX_LAYERS:
         raise ValueError(f"given {num_layers} layers, allowed are at most {MAX_LAYERS}")
+
+
+def plain_config(config: Any) -> Any:
+    """The HuggingFace config without what makes transformers fetch kernels and run them.
+
+    With its `kernels` package installed it does so for attention, experts or quantisation that
+    config.json names. Attention and experts are transformers' own choice instead, the same
+    functions. Raises ValueError for quantised weights.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError("its weights are quantised, allowed are weights in floating point")
+    # Both set the configs inside this one too.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    return config
 
 
 def create_model(config: TrainingConfig, vocab_size: int, end_of_text_id: int | None) -> nn.Module:
@@ -137,6 +151,8 @@ def _changed(
     attribute_map = getattr(config, "attribute_map", {})
     settings |= {attribute_map.get(name, name): value for name, value in changes.items()}
     # A token of padding would have a zero embedding that never learns.
+    # The weights will be random, in float32.
+    settings.pop("quantization_config", None)
     settings |= {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
     settings["pad_token_id"] = None
     places = [
@@ -146,7 +162,7 @@ def _changed(
     ]
     if dropout > 0 and not places:
         raise ValueError(f"dropout: given {dropout}, but this architecture has no dropout")
-    return type(config)(**settings | dict.fromkeys(places, dropout))
+    return plain_config(type(config)(**settings | dict.fromkeys(places, dropout)))
 
 
 def _from_config(config: Any) -> nn.Module:
@@ -162,6 +178,17 @@ def _from_config(config: Any) -> nn.Module:
     # HuggingFace picks the loss by class name, which torch.compile cannot trace.
     model.loss_type = "ForCausalLM"
     return cast(nn.Module, model)
+
+
+def _head_problem(model: nn.Module, config: Any) -> str | None:
+    """`head_problem` of a model that was just made; of a dry run's, by one with values."""
+    if config.model_type == "gpt2":  # made of classes that are known; comparing takes time
+        return None
+    if is_meta(model):
+        small = _changed(config, {"num_hidden_layers": 1, "vocab_size": 64}, 0.0, None)
+        with torch.device("cpu"):
+            model = _from_config(small)
+    return head_problem(model)
 
 
 def use_one_operation_gelu(causal_lm: nn.Module) -> None:

@@ -71,7 +71,7 @@ def head_problem(model: nn.Module) -> str | None:
     if is_meta(causal_lm):
         return None
     try:
-        with _left_as_it_was(causal_lm):
+        with _left_as_it_was(causal_lm), head.weight.device:
             return _comparison(causal_lm)
     except Exception as error:  # whatever the code of an architecture raises
         return f"{name} cannot be run as a causal LM: {error}"
@@ -84,7 +84,7 @@ def loss_problem(model: nn.Module) -> str | None:
     if is_meta(causal_lm):
         return None
     try:
-        with _left_as_it_was(causal_lm):
+        with _left_as_it_was(causal_lm), causal_lm.get_output_embeddings().weight.device:
             for training in (False, True):
                 causal_lm.train(training)
                 probe_BT = _probe(causal_lm)
@@ -162,20 +162,19 @@ def _change_parameters(causal_lm: Any, scale: float) -> None:
     an output layer, go from a thousandth to the whole of `scale`. An embedding that is tied to the
     output layer keeps its values.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     body = set(causal_lm.base_model.modules()) - set(causal_lm.get_output_embeddings().modules())
     for module in causal_lm.modules():
         for name, parameter in module._parameters.items():
             if module in body or parameter is None or not parameter.is_floating_point():
                 continue
-            row = torch.randn(parameter.shape[1:], generator=generator) * scale
+            value = torch.randn(parameter.shape[1:], generator=generator, device="cpu") * scale
+            value = value.to(parameter.device)
             if parameter.ndim:
-                sizes = torch.logspace(-3, 0, len(parameter)) * (-1.0) ** torch.arange(
-                    len(parameter)
-                )
-                row = sizes.view(-1, *[1] * row.ndim) * row
-            value = row.to(parameter.device, parameter.dtype)
-            module._parameters[name] = nn.Parameter(value, requires_grad=False)
+                number = torch.arange(len(parameter), device=parameter.device)
+                size = 10.0 ** (-3 * (1 - (number + 1) / len(parameter))) * (-1.0) ** number
+                value = size.view(-1, *[1] * value.ndim) * value
+            module._parameters[name] = nn.Parameter(value.to(parameter.dtype), requires_grad=False)
 
 
 def _probe(causal_lm: Any) -> Tensor:

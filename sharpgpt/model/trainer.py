@@ -110,9 +110,9 @@ class SharpnessTrainer(Trainer):  # type: ignore[misc]
         finally:
             settings.eval_logits, settings.per_row = before
             self._evaluated = None
-        means = self._means(self._evaluation_rows)
-        for name in (LOGGED | {"loss"}) & means.keys():
-            result.metrics[f"{metric_key_prefix}_{name}"] = means[name]
+        for name, mean in self._means(self._evaluation_rows).items():
+            if name in LOGGED | {"loss"}:
+                result.metrics[f"{metric_key_prefix}_{name}"] = mean
         return result
 
     def prediction_step(

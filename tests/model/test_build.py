@@ -94,6 +94,8 @@ def test_another_architecture_by_folder(tmp_path: Path) -> None:
     output = SharpnessLM(model, penalty="non_max_sum", top_k=5)(tokens(), penalty_weight=0.0)
     theirs = model(input_ids=tokens(), labels=tokens()).loss
     assert abs(output.loss.item() - theirs.item()) < 1e-6
+    with torch.device("meta"):
+        create_gpt2_model(str(llama_folder(tmp_path)), vocab_size=127, max_seq_length=16)
 
 
 def test_an_architecture_that_changes_its_logits_is_refused(tmp_path: Path) -> None:
@@ -101,6 +103,9 @@ def test_an_architecture_that_changes_its_logits_is_refused(tmp_path: Path) -> N
         tmp_path, model_type="granite", architectures=["GraniteForCausalLM"], logits_scaling=8.0
     )
     with pytest.raises(UserError, match="not a plain linear map"):
+        create_gpt2_model(str(folder), vocab_size=127, max_seq_length=16, end_of_text_id=None)
+    # A dry run accepted what the run refused.
+    with torch.device("meta"), pytest.raises(UserError, match="not a plain linear map"):
         create_gpt2_model(str(folder), vocab_size=127, max_seq_length=16, end_of_text_id=None)
 
 
