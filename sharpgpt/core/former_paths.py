@@ -1,7 +1,7 @@
 """Former import paths: scripts written for an earlier layout keep working, with a warning.
 
-`sharpgpt/__init__.py` installs the finder. A former path gives the module object of the present one,
-imported when it is first asked for.
+`sharpgpt/__init__.py` installs the finder. A former path gives the module object of the present
+one, imported when it is first asked for.
 """
 
 import importlib
