@@ -15,6 +15,7 @@ SEVERAL_MODULES = {
     "training/test_elastic.py": "one process against several, from one checkpoint",
     "training/test_exactness.py": "a resumed run is bit-identical to an uninterrupted one",
     "training/test_faults.py": "faults around a run: disk, memory, files",
+    "training/test_python_api.py": "train() in a notebook, a loop, a thread",
     "training/test_penalty_effect.py": "what the penalties do to a trained model",
     "training/test_several_processes.py": "torchrun",
 }

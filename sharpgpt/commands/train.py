@@ -14,7 +14,8 @@ def run(arguments: tuple[TrainingConfig, bool]) -> int:
 
         print(describe(config))
         return 0
-    from sharpgpt.training.train import train
+    from sharpgpt.training.startup import Startup
+    from sharpgpt.training.train import run_training
 
-    result = train(config)
+    result = run_training(config, Startup.of_process())
     return 0 if result.interrupted_by is None else 128 + result.interrupted_by

@@ -28,6 +28,7 @@ from sharpgpt.evaluation.results import Result, make_names_unique
 from sharpgpt.evaluation.saved_model import SavedModel
 from sharpgpt.evaluation.verdict import ERROR_RATE, MARGIN
 from sharpgpt.runtime.console import console_logging
+from sharpgpt.runtime.device import torch_settings_kept
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -88,7 +89,7 @@ def compare(
     pair_up(baselines, arms)
     compared = [run for arm in arms for run in arm.runs]
     used = [one for one in baselines if any(run.baseline is one for run in compared)]
-    with console_logging() as console:
+    with console_logging() as console, torch_settings_kept():
         evaluator = Evaluator(checked, len(used) + len(compared), console)
         for one in used:
             _evaluate_pairs(evaluator, one, arms, with_texts=one is used[0])

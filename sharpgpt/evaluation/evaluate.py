@@ -11,6 +11,7 @@ from sharpgpt.evaluation.options import checked_options
 from sharpgpt.evaluation.results import Result, make_names_unique
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.runtime.console import console_logging
+from sharpgpt.runtime.device import torch_settings_kept
 
 
 class EvaluationResult(Result):
@@ -51,7 +52,7 @@ def evaluate(
     if not folders:
         raise UserError("models: given none, allowed is at least one")
     check_different(folders, given)
-    with console_logging() as console:
+    with console_logging() as console, torch_settings_kept():
         evaluator = Evaluator(checked, len(folders), console)
         found = [_facts(evaluator, folder) for folder in folders]
     make_names_unique(found)

@@ -136,6 +136,25 @@ def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> Non
 
 
 @contextlib.contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """After the block, restore the random states and the matmul precision of PyTorch."""
+    precision, random_cpu = torch.get_float32_matmul_precision(), torch.get_rng_state()
+    random_cuda = (
+        torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    )
+    random_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_rng_state(random_cpu)
+        if random_cuda:
+            torch.cuda.set_rng_state_all(random_cuda)
+        if random_mps is not None:
+            torch.mps.set_rng_state(random_mps)
+
+
+@contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the CPU and `device` for the block, then restore their random states."""
     before = random_states(device)

@@ -3,7 +3,8 @@
 While there is nothing to save, a signal exits the process at once (`exit_on_signals`). In the
 training loop and in a preparation the first signal asks to save and stop (`StopSignal`); a second
 one calls the handler from before: it exits a command at once, and raises KeyboardInterrupt in a
-notebook. The exit code is 128 + the signal's number, without a traceback.
+notebook. A command's exit code is 128 + the signal's number, without a traceback; `train()` in
+Python delivers the signal again once all is saved (`deliver`).
 """
 
 import contextlib
@@ -117,6 +118,15 @@ class StopSignal:
     def _restore(self) -> None:
         _set_handlers(self._previous)
         self._previous = {}
+
+
+def deliver(number: int) -> None:
+    """Raise a signal again, after what it interrupted is saved, for the handler from before.
+
+    For SIGINT Python's own raises KeyboardInterrupt. Returns if that handler does.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.raise_signal(number)
 
 
 def _set_handlers(handlers: dict[int, Any]) -> None:

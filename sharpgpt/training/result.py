@@ -24,6 +24,8 @@ class RunResult:
     metrics: dict[str, float]
     interrupted_by: int | None = None
     """The signal that ended the run before all was done; None for a complete run."""
+    signal_number: int | None = None
+    """The signal that arrived, even if the run was complete by then."""
 
     def text(self, num_steps: int) -> str:
         """The last lines of the log."""
@@ -53,8 +55,10 @@ def conclude(run: Training, *, exit_code: int, signal_number: int | None = None)
     """Close what is open; on rank 0, write the summary and the report. Hides no earlier error."""
     outputs, progress = run.outputs, run.progress
     outputs.saver.close()
-    report = _write_summary_and_report(run) if run.processes.is_main else None
-    outputs.log.finish(exit_code)
+    try:
+        report = _write_summary_and_report(run) if run.processes.is_main else None
+    finally:
+        outputs.log.finish(exit_code)
     is_complete = progress.step == run.plan.total_steps and not progress.due
     return RunResult(
         run_folder=outputs.folder,
@@ -64,6 +68,7 @@ def conclude(run: Training, *, exit_code: int, signal_number: int | None = None)
         step=progress.step,
         metrics=dict(outputs.log.records.latest),
         interrupted_by=None if is_complete else signal_number,
+        signal_number=signal_number,
     )
 
 

@@ -3,12 +3,10 @@
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
-
-MAX_PROCESS_AGE_S = 120.0
-"""An older process did other things before, such as a notebook."""
 
 
 def process_age_s() -> float | None:
@@ -22,15 +20,22 @@ def process_age_s() -> float | None:
 
 
 class Startup:
-    """Seconds by phase, from the start of the process; in an old process, from `train`."""
+    """Seconds by phase, from here on, and before it those of `earlier`.
 
-    def __init__(self) -> None:
-        self.phases: dict[str, float] = {}
+    A command gives the age of its process. In Python, where a process may have done anything
+    before, such as another run, the count begins with `train`.
+    """
+
+    def __init__(self, earlier: Mapping[str, float] | None = None) -> None:
+        self.phases: dict[str, float] = dict(earlier or {})
         self._last = time.monotonic()
         self._is_over = False
+
+    @classmethod
+    def of_process(cls) -> "Startup":
+        """From the start of the process, where the system tells it."""
         age_s = process_age_s()
-        if age_s is not None and age_s < MAX_PROCESS_AGE_S:
-            self.phases["python and torch"] = round(age_s, 2)
+        return cls() if age_s is None else cls({"python and torch": round(age_s, 2)})
 
     def phase(self, name: str) -> None:
         """Count the time since the last phase as `name`."""

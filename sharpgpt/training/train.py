@@ -13,10 +13,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.data.prepare.stopping import Stopped
 from sharpgpt.runtime.console import console_logging
-from sharpgpt.runtime.device import choose_device
+from sharpgpt.runtime.device import choose_device, torch_settings_kept
 from sharpgpt.runtime.distributed import is_torchrun, process_group, ranks_from_environment
-from sharpgpt.runtime.signals import DUPLICATE_S, StopSignal
+from sharpgpt.runtime.signals import DUPLICATE_S, StopSignal, deliver
 from sharpgpt.training.build import (
     build_model,
     build_training,
@@ -31,7 +32,7 @@ from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 from sharpgpt.training.state import Training
 
-__all__ = ["RunResult", "train"]
+__all__ = ["RunResult", "run_training", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,14 @@ logger = logging.getLogger(__name__)
 def train(config: TrainingConfig) -> RunResult:
     """Train as `config` says and write a run folder that explains itself.
 
-    SIGINT (Ctrl-C), SIGTERM or SIGUSR1 saves a checkpoint after the current step and returns, with
-    the signal's number in `interrupted_by`.
+    A signal that asks to stop (Ctrl-C, SIGTERM) saves a checkpoint after the current step, writes
+    the report, and is then delivered as it would be without this call: Ctrl-C raises
+    KeyboardInterrupt, so a loop over several runs ends too. Outside the main thread, where Python
+    handles no signals, none is noticed. PyTorch's random states and matmul precision are as before
+    when this returns.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C, once the checkpoint is saved; at once if pressed again.
         ConfigError: settings that contradict each other.
         UserError: anything else that the user can fix, such as a missing text, a folder that cannot
             be written or is in use, too little memory, a checkpoint that is damaged or belongs to
@@ -50,11 +55,27 @@ def train(config: TrainingConfig) -> RunResult:
     """
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"train: given {type(config).__name__}, expected a TrainingConfig")
+    try:
+        result = run_training(config)
+    except Stopped as stopped:
+        deliver(stopped.signal_number)
+        raise
+    if result.signal_number is not None:
+        deliver(result.signal_number)
+    return result
+
+
+def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunResult:
+    """`train`, but a signal that stopped it is only in the result: for a command's exit code.
+
+    `startup` has the time before this call; without it the first phase begins here.
+    """
     config.check()
     rank, world_size, local_rank = ranks_from_environment()
     check_world_size(config, world_size)
-    startup = Startup()
+    startup = startup or Startup()
     with ExitStack() as stack:
+        stack.enter_context(torch_settings_kept())
         console = stack.enter_context(console_logging(is_shown=rank == 0))
         memory = stack.enter_context(explain_out_of_memory(config))
         device = choose_device(config)
@@ -96,6 +117,9 @@ def _run_and_conclude(run: Training) -> RunResult:
         conclude(run, exit_code=1)
         if isinstance(error, RunFailedError):
             run.processes.barrier()
+        raise
+    except BaseException:  # a second Ctrl-C: end at once, without a report
+        run.outputs.log.finish(1)
         raise
     result = conclude(run, exit_code=0, signal_number=stop.number)
     logger.info("%s", result.text(run.plan.total_steps))

@@ -11,7 +11,7 @@ import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.training import after_step, loop
-from sharpgpt.training.train import train
+from sharpgpt.training.train import run_training, train
 from tests.run_reading import assert_same_run
 
 MakeConfig = Callable[..., TrainingConfig]
@@ -63,7 +63,7 @@ def test_stopped_after_every_single_step(
     whole = train(tiny_config(run_name="whole", **settings))
     stop_in(loop, "clip_gradients", lambda call: call <= 9)
     for step in range(1, 10):
-        result = train(tiny_config(run_name="parts", resume="auto", **settings))
+        result = run_training(tiny_config(run_name="parts", resume="auto", **settings))
         assert result.step == step
         assert result.interrupted_by == signal.SIGTERM
     # The validation and the samples of the last step are still due.
@@ -90,7 +90,8 @@ def test_any_optimizer_of_pytorch_is_saved_and_continued(
     whole = train(tiny_config(run_name="whole", **SETTINGS))
     stop_in(loop, "clip_gradients", lambda call: call in (1, 6))
     for step in (1, 6):
-        assert train(tiny_config(run_name="parts", resume="auto", **SETTINGS)).step == step
+        parts = run_training(tiny_config(run_name="parts", resume="auto", **SETTINGS))
+        assert parts.step == step
     assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **SETTINGS)))
 
 
@@ -102,7 +103,7 @@ def test_interrupted_in_each_validation_or_sample(
     stop_in(after_step, what, lambda call: call % 2 == 1)
     steps = []
     for _ in range(4):
-        result = train(tiny_config(run_name="parts", resume="auto", **SETTINGS))
+        result = run_training(tiny_config(run_name="parts", resume="auto", **SETTINGS))
         steps.append((result.step, result.interrupted_by))
     assert steps == [(3, 15), (6, 15), (9, 15), (9, None)]
     assert_same_run(whole, result)
@@ -138,7 +139,8 @@ def test_killed_after_late_validation_is_not_validated_twice(
     stop_in(after_step, "evaluate", lambda call: call == 1)
     stop_in(loop, "accumulate_gradients", lambda call: call == 4)
     for steps in (3, 4):
-        assert train(tiny_config(run_name="parts", resume="auto", **SETTINGS)).step == steps
+        parts = run_training(tiny_config(run_name="parts", resume="auto", **SETTINGS))
+        assert parts.step == steps
     folder = whole.run_folder.with_name("parts")
     shutil.rmtree(folder / "checkpoints" / "step_00000004")  # as if killed instead
     result = train(tiny_config(run_name="parts", resume="auto", **SETTINGS))

@@ -22,7 +22,7 @@ from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.training import after_step, loop, memory, recovery
 from sharpgpt.training.anomalies import MAX_ROLLBACKS
 from sharpgpt.training.state import Training
-from sharpgpt.training.train import train
+from sharpgpt.training.train import run_training, train
 from tests.run_reading import assert_same_run, checkpoint_state, records
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -192,7 +192,7 @@ def test_stopped_at_the_step_of_a_checkpoint_that_a_rollback_set_aside(
 
     monkeypatch.setattr(recovery, "roll_back", damaged)
     monkeypatch.setattr(loop, "do_due_work", interrupted)
-    result = train(tiny_config(**SPIKES))
+    result = run_training(tiny_config(**SPIKES))
     assert (result.step, result.interrupted_by) == (20, signal.SIGTERM)
     names = sorted(path.name for path in (result.run_folder / "checkpoints").iterdir())
     assert names == ["damaged_step_00000020", "step_00000010", "step_00000020"]

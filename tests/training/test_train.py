@@ -15,7 +15,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS
 from sharpgpt.data.load import load_text
 from sharpgpt.training import loop
-from sharpgpt.training.train import train
+from sharpgpt.training.train import run_training, train
 
 MakeConfig = Callable[..., TrainingConfig]
 TIMES = ("time_s", "train/tokens_per_s", "train/mfu")
@@ -323,7 +323,7 @@ def test_an_interrupted_run_saves_and_continues(
 
     interrupting.calls = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(loop, "clip_gradients", interrupting)
-    stopped = train(tiny_config(run_name="stopped"))
+    stopped = run_training(tiny_config(run_name="stopped"))
     assert stopped.interrupted_by == signal.SIGTERM
     assert stopped.step == 8
     assert stopped.checkpoint.name == "step_00000008"

@@ -13,6 +13,7 @@ class Stopped(UserError):  # noqa: N818 - not a failure: the user asked for it
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
 
 
