@@ -17,10 +17,12 @@ from sharpgpt.config.options import (
     allowed,
     annotations,
     descriptions,
+    is_optional,
+    is_text,
     nearest,
     shown,
 )
-from sharpgpt.config.yaml_files import read_value
+from sharpgpt.config.scalars import read_short_value
 
 
 class Flags(NamedTuple):
@@ -117,11 +119,12 @@ def _with_bound_numbers(argv: Sequence[str]) -> list[str]:
 
 
 def python_value(hint: Any, text: Any) -> Any:
-    """A flag's text as the value that the same text has in YAML; texts stay as they are."""
-    if isinstance(text, list):
+    """A flag's value: a text as it was typed, anything else as it is read in YAML.
+
+    `null`, and Python's None as a `wandb sweep` writes it, are none where the option has that.
+    """
+    if isinstance(text, list) and get_origin(hint) is tuple:
         text = text[0] if len(text) == 1 else f"[{', '.join(text)}]"
-    if not isinstance(text, str):
-        return text
-    if type(None) in get_args(hint) and text.lower() in ("null", "none"):
-        return None
-    return text if "a text" in allowed(hint) else read_value(text)
+    if isinstance(text, str) and not is_text(hint):
+        return read_short_value(text)
+    return None if is_optional(hint) and text in ("null", "None") else text

@@ -31,7 +31,14 @@ from typing import (
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from sharpgpt.config.scalars import read_short_value
 from sharpgpt.core.errors import UserError
+
+MAX_NAME = 200
+"""A longer word is no misspelling; the search for near ones takes time by the square of it."""
+
+MAX_SHOWN = 20
+"""Problems in one message, and names that are no settings."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -47,8 +54,10 @@ class ConfigError(UserError, ValueError):
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n  ".join([f"{head} in the configuration:", *problems]))
+        head = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        more = [f"and {len(problems) - MAX_SHOWN:,} more"] if len(problems) > MAX_SHOWN else []
+        lines = [f"{head} in the configuration:", *problems[:MAX_SHOWN], *more]
+        super().__init__("\n  ".join(lines))
 
 
 @dataclass_transform(kw_only_default=True)
@@ -116,8 +125,10 @@ class Options:
             elif values.get(field.name) is None:
                 problems.append(f"{field.name}: missing; {descriptions(cls)[field.name]}")
                 bad.add(field.name)
+        unknown = [name for name in values if name not in annotations(cls)]
+        passed_over = set(unknown[MAX_SHOWN:])
         for name, given in values.items():
-            if name in bad:
+            if name in bad or name in passed_over:
                 continue
             value, problem = validated(cls, name, given)
             if problem:
@@ -127,6 +138,7 @@ class Options:
                 checked[name] = value
         # Rules between options are checked too, unless they concern a value that is bad already.
         problems += [text for names, text in cls.broken_rules(checked) if not bad & set(names)]
+        problems += [f"{shown(name)}: no such setting" for name in unknown[MAX_SHOWN:]]
         if problems:
             raise ConfigError(problems)
         return {name: checked[name] for name in annotations(cls)}
@@ -201,6 +213,20 @@ def allowed(hint: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
 
 
+def is_text(hint: Any) -> bool:
+    """Whether an annotation allows texts (or words): what is typed for it needs no reading."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(map(is_text, get_args(hint)))
+    if get_origin(hint) is Annotated:
+        return is_text(get_args(hint)[0])
+    return hint is str or get_origin(hint) is Literal
+
+
+def is_optional(hint: Any) -> bool:
+    """Whether an annotation allows None."""
+    return type(None) in get_args(hint)
+
+
 def choices(hint: Any) -> list[str]:
     """The words that an annotation lists."""
     return [part for part in _parts(hint) if isinstance(part, str)]
@@ -211,8 +237,11 @@ def validated(cls: type, name: str, value: Any) -> tuple[Any, str | None]:
     hints = annotations(cls)
     if name not in hints:
         suggestion = nearest(name, hints) or "; --help lists all settings"
-        return value, f"{name}: no such setting (given {shown(value)}){suggestion}"
+        shown_name = name if len(name) <= 80 else name[:77] + "..."
+        return value, f"{shown_name}: no such setting (given {shown(value)}){suggestion}"
     hint = hints[name]
+    if isinstance(value, str) and not is_text(hint):
+        value = read_short_value(value)  # a number in quotes, or from a command line
     # Python and pydantic take True for the number 1; a user who writes it means something else.
     candidate = str(value).lower() if isinstance(value, bool) and hint is not bool else value
     try:
@@ -224,6 +253,8 @@ def validated(cls: type, name: str, value: Any) -> tuple[Any, str | None]:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """`; did you mean X?` for the closest candidate, or nothing when none is close."""
+    if len(name) > MAX_NAME:
+        return ""
     close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -271,7 +271,7 @@ class TrainingConfig(Options):
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a YAML file of settings; those not in it keep their defaults."""
-        return cls.from_dict(read_settings(path))
+        return cls.from_dict(read_settings(path, cls))
 
     def to_yaml(self, path: str | Path) -> None:
         """Write every setting, its meaning as a comment; loads back to an equal configuration."""

@@ -48,7 +48,7 @@ def parse_training_flags(argv: Sequence[str], prog: str) -> tuple[TrainingConfig
     problems = flags.problems
     if (path := flags.others.get("config")) is not None:
         try:
-            in_file = read_settings(path)
+            in_file = read_settings(path, TrainingConfig, may_be_pipe=True)
         except ConfigError as error:
             problems = error.problems + problems
     config = TrainingConfig.from_dict(in_file | flags.values, problems=problems)

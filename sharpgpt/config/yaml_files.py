@@ -1,125 +1,176 @@
-"""Settings to and from YAML: safe loader, no silent duplicates, comments from the docstrings."""
+"""Settings to and from YAML: safe loader, no silent duplicates, comments from the docstrings.
 
+A text setting is the text that stands in the file, quoted or not: `run_name: 1.10` is not 1.1, and
+`wandb_project: No` is not false. Only `null`, or nothing, means none, where the setting may be
+null; in quotes it is a text like any other.
+"""
+
+import os
 import re
+import select
+import stat
 import textwrap
-from collections.abc import Hashable
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sharpgpt.config.options import ConfigError, Options, descriptions, nearest
-from sharpgpt.core.files import write_text
+from sharpgpt.config.options import (
+    ConfigError,
+    Options,
+    annotations,
+    descriptions,
+    is_optional,
+    is_text,
+    nearest,
+)
+from sharpgpt.config.scalars import UNREADABLE, PlainLoader, written_value
+from sharpgpt.core.files import user_path, write_text
 
-UNREADABLE = (ValueError, TypeError, OverflowError, LookupError, AttributeError)
-"""What yaml raises for a value that it cannot build: 2026-13-01, `!!bool ""`, 5000 digits."""
+MAX_BYTES = 2**20
+"""Of a settings file, which has a few thousand."""
 
-MAX_ALIASES = 20
-"""In one file: too few to multiply into more than some thousand settings."""
+MAX_VALUES = 10_000
+"""Names and values in a file."""
+
+PIPE_WAIT_S = 60.0
+"""So long may a pipe be silent before it is refused."""
 
 
-class _SettingsLoader(yaml.SafeLoader):
-    """The safe loader without two habits of YAML 1.1.
+def read_settings(
+    path: str | Path, options: type[Options], *, may_be_pipe: bool = False
+) -> dict[str, Any]:
+    """The mapping in a YAML file, each value read as its option is.
 
-    YAML 1.1 silently takes the later of two equal keys, and reads 5:30 as 330 (base 60) but 6e-4 as
-    a text.
+    `may_be_pipe` allows a pipe, a terminal or another device, which is read to its end. The time
+    that this takes is bounded, whatever is in the file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, too long, or no mapping of names to values.
     """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own way
-        first: [
-            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    num_aliases = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        # Aliases of aliases grow without bound (the "billion laughs"); settings need few.
-        if self.check_event(yaml.AliasEvent):
-            self.num_aliases += 1
-            if self.num_aliases > MAX_ALIASES:
-                problem = f"more than {MAX_ALIASES} aliases (*name)"
-                raise yaml.MarkedYAMLError(problem=problem)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.MarkedYAMLError(
-                    problem="a list or mapping as a name", problem_mark=key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the setting {key!r} appears twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_DIGITS = list("-+.0123456789")
-_SettingsLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), _DIGITS
-)
-_SettingsLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"
-    ),
-    _DIGITS,
-)
-
-
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `ConfigError` if the file is missing or not a mapping."""
-    path = Path(path)
+    path = user_path(path)
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _SettingsLoader)
+        data = _read(path, may_be_pipe=may_be_pipe)
+        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Windows' tools write it
+        return _settings(data.decode("utf-16" if is_utf16 else "utf-8"), options)
     except FileNotFoundError:
         folder = path.parent
         names = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
-        there = f"; {folder} contains {', '.join(names)}" if names else ""
+        there = f"; {folder} contains {', '.join(names[:20])}" if names else ""
         suggestion = nearest(str(path), names)
         raise ConfigError([f"{path}: no such file{there}{suggestion}"]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
+    except _NoSettingsError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: cannot be read: it is not UTF-8 text"]) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError([f"{str(path)[:200]}: cannot be read: {reason}"]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(
-            [f"{path}{where}: {error.problem}; expected lines `name: value`"]
+            [
+                f"{path}{where}: {error.problem}; expected lines `name: value`, a value with "
+                "special characters in quotes"
+            ]
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not valid YAML: {str(error).splitlines()[0]}"]) from None
-    except UNREADABLE as error:
-        raise ConfigError([f"{path}: a value cannot be read: {error}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: nested too deeply to be settings"]) from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            [f"{path}: contains a {type(settings).__name__}, allowed are lines `name: value`"]
-        )
-    return {str(name): value for name, value in settings.items()}
+    except UNREADABLE as error:
+        raise ConfigError([f"{path}: a value cannot be read: {str(error)[:200]}"]) from None
 
 
-def read_value(text: str) -> Any:
-    """The value that `text` has in a settings file; `text` itself if it is not valid YAML."""
+class _NoSettingsError(Exception):
+    """The file is none of settings; the message says why."""
+
+
+class _SettingsLoader(PlainLoader):
+    max_values = MAX_VALUES
+
+
+def _settings(text: str, options: type[Options]) -> dict[str, Any]:
+    loader = _SettingsLoader(text)
     try:
-        return yaml.load(text, _SettingsLoader)
-    except (yaml.YAMLError, RecursionError, *UNREADABLE):
-        return text
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            kind = "list" if isinstance(node, yaml.SequenceNode) else "single value"
+            raise _NoSettingsError(f"contains a {kind}, allowed are lines `name: value`")
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and not key_node.tag.endswith(":merge"):
+                key_node.tag = "tag:yaml.org,2002:str"  # the name that was typed, not a date
+        loader.check_keys(node)
+        loader.flatten_mapping(node)
+        hints = annotations(options)
+        settings: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            name = str(loader.construct_object(key_node, deep=True))
+            is_typed = name in hints and is_text(hints[name])
+            if is_typed and not (is_optional(hints[name]) and _is_null(value_node)):
+                typed = _typed_text(value_node, text)
+            else:
+                typed = None
+            if typed is None:
+                typed = loader.construct_object(value_node, deep=True)
+            settings[name] = typed
+        return settings
+    finally:
+        loader.dispose()
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return node.tag.endswith(":null") and node.value in ("null", "")
+
+
+def _typed_text(node: yaml.Node, text: str) -> str | None:
+    """The text of a value of one line as it was typed; None for what YAML must read."""
+    is_standard = node.tag.startswith("tag:yaml.org,2002:")
+    if isinstance(node, yaml.ScalarNode) and is_standard:
+        plain = ("str", "null", "bool", "int", "float", "merge")
+        return node.value if node.tag.rpartition(":")[2] in plain else None
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        return None
+    return text[node.start_mark.index : node.end_mark.index]
+
+
+def _read(path: Path, *, may_be_pipe: bool) -> bytes:
+    """The bytes of a file. Raises OSError, and _NoSettingsError for what is no file or too long."""
+    # Opened anew, a pipe whose writer has gone would look like one that has no writer yet.
+    inherited = re.fullmatch(r"/dev/(stdin|fd/(\d{1,9}))", str(path)) if may_be_pipe else None
+    if inherited:
+        descriptor = os.dup(int(inherited[2] or 0))
+    else:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise _NoSettingsError("it is a folder; give a file in it")
+        if not stat.S_ISREG(mode) and not may_be_pipe:
+            raise _NoSettingsError("it is no plain file")
+        wait_s = None if stat.S_ISREG(mode) or os.isatty(descriptor) else PIPE_WAIT_S
+        data, deadline = b"", time.monotonic() + PIPE_WAIT_S
+        while len(data) <= MAX_BYTES:
+            if wait_s is not None:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
+                    raise _NoSettingsError(f"nobody wrote all of it within {PIPE_WAIT_S:g} s")
+            piece = os.read(descriptor, 1 << 16)
+            if not piece:
+                return data
+            data += piece
+        raise _NoSettingsError(f"it has more than {MAX_BYTES:,} bytes, which settings never have")
+    finally:
+        os.close(descriptor)
 
 
 def write_settings(options: Options, path: str | Path) -> None:
     """Write all settings with comments, atomically."""
-    write_text(Path(path), commented_yaml(options))
+    write_text(user_path(path), commented_yaml(options))
 
 
 def commented_yaml(options: Options) -> str:
@@ -131,11 +182,5 @@ def commented_yaml(options: Options) -> str:
             lines += ["", f"# ---- {options.sections[name]} ----"]
         lines.append("")
         lines += textwrap.wrap(meanings[name], 98, initial_indent="# ", subsequent_indent="# ")
-        lines.append(f"{name}: {_scalar(value)}")
+        lines.append(f"{name}: {written_value(value)}")
     return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def _scalar(value: Any) -> str:
-    """One value in YAML, on one line."""
-    dumped = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return dumped.removesuffix("\n").removesuffix("\n...")

@@ -1,6 +1,7 @@
 """The command line: flags for every setting, precedence, and one message for all problems."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,30 @@ def test_defaults_then_file_then_flags(tmp_path: Path) -> None:
         (["--run_name", "007"], "run_name", "007"),
         (["--penalty_positions", "N/2:N-2"], "penalty_positions", "N/2:N-2"),
         (["--generate_prompt", "ROMEO: "], "generate_prompt", "ROMEO: "),
+        # as a wandb sweep writes Python's values
+        (["--run_name=None"], "run_name", None),
+        (["--max_steps=None"], "max_steps", None),
+        (["--learning_rate=1e-05"], "learning_rate", 1e-5),
+        (["--use_wandb=True"], "use_wandb", True),
+        (["--batch_size=1_000"], "batch_size", 1000),
+        (["--batch_size", "1e3"], "batch_size", 1000),
+        (["--batch_size=3.0"], "batch_size", 3),
+        (["--compile=on"], "compile", True),
+        (["--wandb_project=None"], "wandb_project", "None"),
+        (["--wandb_entity=~"], "wandb_entity", "~"),
     ],
 )
 def test_values(argv: list[str], name: str, value: object) -> None:
     assert getattr(parse(*argv), name) == value
+
+
+def test_settings_from_a_pipe() -> None:
+    """`--config <(...)` of bash is such a path."""
+    reading, writing = os.pipe()
+    os.write(writing, b"wandb_project: 1.10\n")
+    os.close(writing)
+    assert parse("--config", f"/dev/fd/{reading}").wandb_project == "1.10"
+    os.close(reading)
 
 
 def test_dry_run_is_no_setting() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.config.options import shown
-from sharpgpt.config.yaml_files import read_value
+from sharpgpt.config.scalars import read_value
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import WHOLE_BYTES, beginning_and_end, readable, user_path
 from sharpgpt.data.content import contents, stamp
