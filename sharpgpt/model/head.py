@@ -129,7 +129,10 @@ def _comparison(causal_lm: Any) -> str | None:
         with _left_as_it_was(causal_lm):
             hidden_BTD = causal_lm.base_model(**inputs)[0]
         if not hidden_BTD.isfinite().all():
-            return f"the hidden states of {type(causal_lm).__name__} are not finite"
+            return (
+                f"the hidden states of {type(causal_lm).__name__} are NaN or infinite (its "
+                "training diverged, or the weights are damaged)"
+            )
         _change_parameters(causal_lm, LARGEST_LOGIT / max(1.0, float(hidden_BTD[0, 0].norm())))
         with _left_as_it_was(causal_lm):
             weight = head.weight

@@ -73,4 +73,5 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("SHARPGPT_CACHE", str(folder / "cache"))  # also keeps hashes of read files
     return folder

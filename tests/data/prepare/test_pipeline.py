@@ -748,6 +748,7 @@ def test_an_unfinished_preparation_says_with_which_revision_it_goes_on(
     with pytest.raises(KilledError):
         prepare(options("ORG/NAME", tmp_path / "out"), show_progress=killed_at(2))
     source.identity = "another"
+    monkeypatch.setattr(source, "former_identity", lambda: None)  # which local files alone have
     source.facts = source.facts | {"revision": "5678abcd"}
     with pytest.raises(UserError, match="or continue with its revision: --revision 1234abcd"):
         prepare(options("ORG/NAME", tmp_path / "out"))
