@@ -17,6 +17,7 @@ from sharpgpt.evaluation.predictions import (
     predict_tokens,
     shortest_later_context,
 )
+from sharpgpt.evaluation.prompts import huggingface_ids
 from sharpgpt.evaluation.saved_model import SavedModel, load_model, require_linear_head
 from sharpgpt.evaluation.token_bytes import bytes_of_tokens
 from sharpgpt.report.view import ModelView, Prediction, TextView, write_view
@@ -150,14 +151,7 @@ def encoded_text(saved: SavedModel, text: str, max_tokens: int) -> tuple[list[in
     max_characters = max_tokens + 1
     while True:
         part, is_part = _characters(text, max_characters)
-        try:
-            ids = saved.tokenizer(
-                part, add_special_tokens=False, split_special_tokens=True, verbose=False
-            )["input_ids"]
-        except (
-            Exception
-        ) as error:  # a character without a token; tokenizers raises a bare Exception
-            raise UserError(_cannot_encode(saved, part, error)) from None
+        ids = huggingface_ids(saved, part, "TEXT", split_special_tokens=True)
         if len(ids) > max_tokens or not is_part:
             break
         max_characters *= 4
@@ -200,20 +194,6 @@ def _check_text(text: str) -> None:
         raise UserError(
             f"TEXT: {_shortened(text)} is not valid UTF-8; put the text into a UTF-8 file"
         ) from None
-
-
-def _cannot_encode(saved: SavedModel, text: str, error: Exception) -> str:
-    """The message for a text that a tokenizer refuses; names the characters it does not know."""
-    known = set(saved.tokenizer.get_vocab())
-    unknown = sorted(set(text) - known) if all(len(token) == 1 for token in known) else []
-    if not unknown:
-        return f"TEXT: cannot be encoded by the tokenizer of {saved.folder} ({error})"
-    shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
-    more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-    return (
-        f"TEXT: the tokenizer of {saved.folder} has no token for {shown}{more}; a character model "
-        "knows only the characters of its training text. Leave the others out"
-    )
 
 
 def _check_same_tokens(tokens: Sequence[list[bytes]], models: Sequence[ModelView]) -> None:

@@ -209,7 +209,8 @@ class TrainingConfig(Options):
     """Samples generated each time; 0 for none."""
 
     generate_max_length: Records[Annotated[int, Field(ge=2, le=MAX_COUNT)]] = 100
-    """Tokens in a sample, prompt included. May exceed max_seq_length."""
+    """Tokens in a sample, prompt included, or after it where the prompt has as many or more. May
+    exceed max_seq_length."""
 
     generate_temperature: Records[NonNegative] = 1.0
     """Sampling temperature; 0 takes the most probable token each time."""
@@ -218,7 +219,8 @@ class TrainingConfig(Options):
     """Nucleus sampling: the smallest set of tokens with this mass; 1 keeps all."""
 
     generate_prompt: Records[Text] = "\n"
-    """The text that samples continue."""
+    """The text that samples continue; "<|endoftext|>" in it is GPT-2's end-of-text token. Where a
+    character vocabulary has no newline, its default is the first character of the text."""
 
     save_interval: Housekeeping[CountOrNone] = 1000
     """Steps between checkpoints; 0 saves at the end only."""

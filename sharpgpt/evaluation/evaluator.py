@@ -17,6 +17,7 @@ from sharpgpt.evaluation.generated_text import TextPlan, generation_metrics
 from sharpgpt.evaluation.model_evaluation import ModelEvaluation
 from sharpgpt.evaluation.options import BATCH_TOKENS, EvaluationOptions
 from sharpgpt.evaluation.passes import ModelPasses
+from sharpgpt.evaluation.prompts import DEFAULT_PROMPT, make_prompt
 from sharpgpt.evaluation.saved_model import SavedModel, load_model, require_linear_head
 from sharpgpt.evaluation.validation_text import (
     EvaluationText,
@@ -220,27 +221,27 @@ def _top_k(saved: SavedModel, given: int | None) -> int:
 
 
 def _prompt_ids(saved: SavedModel, prompt: str | None, text: EvaluationText) -> list[int]:
-    """The ids of a prompt; without one those of the training's, a newline, or the first token.
+    """The ids of a prompt; without one those of the training's, or of a newline, or the first
+    character of the text. See `prompts.py`.
 
-    Raises `UserError` for what the tokenizer cannot encode, or the model cannot read.
+    Raises `UserError` for what the tokenizer cannot encode.
     """
     tokenizer = tokenizer_of(saved)
-    if prompt is None:
-        for likely in ((saved.settings or {}).get("generate_prompt"), "\n"):
-            with contextlib.suppress(UserError):
-                if likely and (ids := tokenizer.encode(str(likely)).tolist()):
-                    return [int(id_) for id_ in ids][: saved.max_length - 1]
-        return [int(text.blocks[0:1][0, 0])]
-    try:
-        given = tokenizer.encode(prompt).tolist()
-    except UserError as error:
-        raise UserError(f"prompt: {error}") from None
-    if len(given) >= saved.max_length:
-        raise UserError(
-            f"prompt: {len(given)} tokens, allowed are fewer than the {saved.max_length} "
-            f"positions of {saved.folder}"
-        )
-    return [int(id_) for id_ in given]
+    how = {
+        "name": "prompt",
+        "window": saved.max_length,
+        "instead": tokenizer.decode([int(text.blocks[0:1][0, 0])]),
+    }
+    if prompt is not None:
+        made = make_prompt(tokenizer, prompt, **how)
+    else:
+        trained_with = (saved.settings or {}).get("generate_prompt")
+        made = make_prompt(tokenizer, DEFAULT_PROMPT, **how)
+        with contextlib.suppress(UserError):
+            made = make_prompt(tokenizer, trained_with or DEFAULT_PROMPT, **how)
+    for note in made.notes:
+        logger.warning("%s", note, extra={"once": note})
+    return made.ids
 
 
 def _validation_ids(text: EvaluationText, num_texts: int, num_tokens: int) -> torch.Tensor:

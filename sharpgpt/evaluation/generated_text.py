@@ -26,6 +26,7 @@ from sharpgpt.evaluation.diversity import diversity
 from sharpgpt.evaluation.generation import generate_ids
 from sharpgpt.evaluation.logits import head_logits, model_hidden
 from sharpgpt.evaluation.saved_model import SavedModel
+from sharpgpt.model.row_means import perplexity
 from sharpgpt.runtime.device import Device
 
 NUM_SAMPLES = 2
@@ -96,8 +97,9 @@ def generation_metrics(
 
     def metrics(ids_SL: Tensor) -> dict[str, float | None]:
         nll = writer.mean_nll(judge.causal_lm, ids_SL)
-        # Of NaN and infinity neither is below 700.
-        return {"perplexity": math.exp(nll) if nll < 700 else None} | diversity(ids_SL.tolist())
+        value = perplexity(nll)
+        shown = value if math.isfinite(value) else None
+        return {"perplexity": shown} | diversity(ids_SL.tolist())
 
     ways, samples, along = [], [], []
     is_finite = all(bool(one.isfinite().all()) for one in saved.causal_lm.parameters())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sharpgpt.data.tokenizer import Tokenizer
 from sharpgpt.model.head import evaluating
+from sharpgpt.model.quiet import quiet_transformers
 from sharpgpt.runtime.device import seeded
 
 
@@ -22,15 +23,18 @@ def generate_ids(
     window: int,
     temperature: float,
     top_p: float,
+    top_k: int = 0,
     seed: int,
     end_id: int | None = None,
     never: Sequence[int] = (),
+    streamer: Any = None,
 ) -> Tensor:
     """`num_texts` continuations of the prompt as ids, [num_texts, at most max_length], prompt
     included.
 
     Where the texts outgrow `window` (the positions of the model, at least 2), the later half of the
-    window becomes the context of what follows. Temperature 0 takes the most probable token. Once
+    window becomes the context of what follows. Temperature 0 takes the most probable token, top_k 0
+    keeps all; HuggingFace's `streamer` is given the tokens of a single text as they come. Once
     every text has `end_id`, all end; what follows the first one in a row has no meaning. The tokens
     `never` are not drawn. Nothing else changes the distribution: what the model's
     generation_config.json may set (a repetition penalty, say) is ignored. Global random states and
@@ -42,13 +46,13 @@ def generate_ids(
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         # top_k=0: HuggingFace would otherwise keep the 50 most probable tokens only.
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     from transformers.generation.configuration_utils import GenerationConfig
 
     # With the same weights; the model itself may be written to a checkpoint at this moment.
     plain = copy.copy(model)
     plain.generation_config = GenerationConfig()
-    with evaluating(plain), seeded(seed, text_ids.device):
+    with evaluating(plain), seeded(seed, text_ids.device), quiet_transformers():
         while (length := text_ids.shape[1]) < max_length:
             context = text_ids if length < window else text_ids[:, -max(1, window // 2) :]
             longer = plain.generate(
@@ -58,6 +62,7 @@ def generate_ids(
                 eos_token_id=end_id,
                 pad_token_id=0 if end_id is None else end_id,
                 suppress_tokens=list(never) or None,
+                streamer=streamer,
                 **sampling,
             )
             text_ids = torch.cat([text_ids, longer[:, context.shape[1] :]], dim=1)
@@ -81,8 +86,8 @@ def generate_texts(
     seed: int,
 ) -> list[str]:
     """Continue `prompt` `num_samples` times, each to `max_length` tokens, prompt included, or to
-    its end-of-text token; see `generate_ids`."""
-    prompt_ids = tokenizer.encode(prompt).tolist()
+    its end-of-text token; see `generate_ids`, and `Tokenizer.encode_prompt` for the prompt."""
+    prompt_ids = tokenizer.encode_prompt(prompt)
     text_ids = generate_ids(
         causal_lm,
         prompt_ids,

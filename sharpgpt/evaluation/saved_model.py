@@ -15,6 +15,7 @@ from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import check_layers, plain_config
 from sharpgpt.model.head import head_problem
+from sharpgpt.model.quiet import quiet_transformers
 from sharpgpt.runs.manifest import MANIFEST, verify_files
 from sharpgpt.runs.resolve import model_name, resolve_model
 from sharpgpt.runs.state import TrainingState, read_state
@@ -58,18 +59,29 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedMod
     logging.disable_progress_bar()
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = plain_config(AutoConfig.from_pretrained(folder, **how))
-        check_layers(config)
-        causal_lm = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, **how
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **how)
+        with quiet_transformers():
+            config = plain_config(AutoConfig.from_pretrained(folder, **how))
+            check_layers(config)
+            causal_lm, loading = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                **how,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, **how)
     except Exception as error:  # transformers raises anything for a damaged folder
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(
             f"{folder}: cannot be read as a HuggingFace causal LM with safetensors and a tokenizer "
             f"({reason}); give another checkpoint"
         ) from error
+    if missing := sorted(loading["missing_keys"]):  # transformers would leave them random
+        raise UserError(
+            f"{folder}: the weights lack {len(missing)} of the model's tensors ({missing[0]}); "
+            "give another checkpoint"
+        )
     state, record = _state(folder), training_record(folder)
     positions = getattr(causal_lm.config, "max_position_embeddings", None)
     return SavedModel(

@@ -18,6 +18,7 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MAX_LAYERS
 from sharpgpt.core.errors import UserError
 from sharpgpt.model.head import head_problem, is_meta
+from sharpgpt.model.quiet import quiet_transformers
 
 
 def create_gpt2_model(
@@ -50,7 +51,8 @@ def create_gpt2_model(
         UserError: unknown name, sizes that the architecture rejects, an output layer that is not
             one linear map of the last hidden state.
     """
-    config = _architecture(model_name)
+    with quiet_transformers():
+        config = _architecture(model_name)
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_seq_length > limit:
         raise UserError(
@@ -67,7 +69,7 @@ def create_gpt2_model(
     try:
         config = _changed(config, changes, dropout, end_of_text_id)
         check_layers(config)
-        with torch.random.fork_rng(devices=[]):
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would seed every other device too.
             torch.default_generator.manual_seed(seed)
             model = _from_config(config)

@@ -85,5 +85,8 @@ def row_statistics(output: SharpnessOutput, penalty_weight: float | Tensor) -> d
 
 
 def perplexity(ce_loss: float) -> float:
-    """exp(ce_loss), infinity where that overflows."""
-    return math.exp(ce_loss) if ce_loss < 700 else math.inf
+    """exp(ce_loss): NaN for NaN, infinity only where a float cannot hold it."""
+    try:
+        return math.exp(ce_loss)
+    except OverflowError:
+        return math.inf

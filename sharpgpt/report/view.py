@@ -13,6 +13,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from sharpgpt.model.row_means import perplexity
 from sharpgpt.report.arms import mean
 from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
@@ -181,7 +182,7 @@ def _measures(model: ModelView) -> dict[str, float]:
     ce = mean(row.ce for row in rows) or 0.0
     return {
         "Cross-entropy": ce,
-        "Perplexity": math.exp(ce) if ce < 700 else math.inf,
+        "Perplexity": perplexity(ce),
         "Mean entropy": mean(row.entropy for row in rows) or 0.0,
         "Mean largest probability": mean(row.max_prob for row in rows) or 0.0,
         "Accuracy": mean(row.rank == 1 for row in rows) or 0.0,

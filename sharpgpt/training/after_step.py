@@ -21,10 +21,12 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM, console_line
 from sharpgpt.evaluation.generation import generate_texts
 from sharpgpt.evaluation.metrics import evaluate
+from sharpgpt.report.visible import visible
 from sharpgpt.runs.state import DueWork
 from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.signals import Interrupted, StopSignal
+from sharpgpt.training.prompt import training_prompt
 from sharpgpt.training.schedule import penalty_weight_at
 from sharpgpt.training.state import Training
 from sharpgpt.training.step import unreadable_text
@@ -178,8 +180,9 @@ def sample(run: Training, stop: StopSignal) -> None:
     # A resumed run may have samples due and now ask for none.
     if not run.processes.is_main or config.num_generate_samples == 0:
         return
+    prompt = training_prompt(config, run.setup.data)
     settings: dict[str, Any] = {
-        "max_length": config.generate_max_length,
+        "max_length": prompt.limit(config.generate_max_length),
         "temperature": config.generate_temperature,
         "top_p": config.generate_top_p,
         "seed": config.seed + step,
@@ -191,7 +194,7 @@ def sample(run: Training, stop: StopSignal) -> None:
             lambda: generate_texts(
                 run.setup.causal_lm,
                 run.setup.data.tokenizer,
-                prompt=config.generate_prompt,
+                prompt=prompt.text,
                 num_samples=config.num_generate_samples,
                 window=config.max_seq_length,
                 **settings,
@@ -202,8 +205,9 @@ def sample(run: Training, stop: StopSignal) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         logger.warning("no samples: %s", reason, extra={"once": "no samples"})
         return
-    run.outputs.log.log_samples(step, config.generate_prompt, texts, settings)
-    logger.info("step %d: sample: %s", step, " ".join(texts[0].split())[:200])
+    run.outputs.log.log_samples(step, prompt.text, texts, settings)
+    shown = " ".join(texts[0].split()) or visible(texts[0])
+    logger.info("step %d: sample: %s", step, shown[:200])
 
 
 def _interruptible(

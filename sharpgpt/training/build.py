@@ -30,6 +30,7 @@ from sharpgpt.runtime.environment import describe_environment
 from sharpgpt.sharpness import find_penalty
 from sharpgpt.training.anomalies import AnomalyDetector
 from sharpgpt.training.optimizer import create_optimizers, layer_matrices
+from sharpgpt.training.prompt import training_prompt
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 from sharpgpt.training.state import ModelParts, Outputs, Plan, Progress, Training, Window
@@ -79,10 +80,9 @@ def load_training_data(config: TrainingConfig, *, may_prepare: bool = True) -> T
             f"top_k: given {config.top_k}, allowed is at most the vocabulary size, {vocab_size} "
             f"for the {config.tokenizer} tokenizer on {data.name}"
         )
-    try:
-        data.tokenizer.encode(config.generate_prompt)
-    except UserError as error:
-        raise UserError(f"generate_prompt: {error}") from None
+    if config.num_generate_samples > 0:
+        for note in training_prompt(config, data).notes:
+            logger.warning("%s", note, extra={"once": note})
     return data
 
 

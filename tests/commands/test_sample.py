@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sharpgpt.commands.sample import add_arguments, problems, run
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.saved_model import load_model
+from sharpgpt.runs.manifest import MANIFEST
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
 
@@ -30,6 +32,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("SHARPGPT_OFFLINE", "1")
         patch.setenv("SHARPGPT_CACHE", str(folder / "cache"))
         return train(TrainingConfig.from_dict(settings)).run_folder
+
+
+def copied(run_folder: Path, tmp_path: Path) -> Path:
+    """The model of a run as a foreign folder, which may be changed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(resolve_model(run_folder), folder)
+    (folder / "checkpoint.json").unlink()
+    (folder / MANIFEST).unlink(missing_ok=True)
+    return folder
 
 
 def flags(*words: Any) -> argparse.Namespace:
@@ -72,8 +83,76 @@ def test_all_wrong_flags_are_named() -> None:
 
 
 def test_a_character_without_a_token_is_named(run_folder: Path) -> None:
-    with pytest.raises(UserError, match="--prompt: 'ж' cannot be encoded"):
+    with pytest.raises(UserError, match=r"--prompt: .* no token for 'ж' \(U\+0436\)"):
         sampled(run_folder, "--prompt", "ж")
+
+
+def test_the_default_prompt_of_a_model_without_a_newline(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Character models of a text in one line refused `sharpgpt sample` without --prompt."""
+    folder = copied(run_folder, tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["\u00b6"] = vocabulary.pop("\n")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    assert run(flags(folder, "--max_new_tokens", 5)) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("\u00b6")
+    assert "no newline, so texts begin with" in shown.err
+
+
+def test_a_prompt_longer_than_the_window_is_cut_with_a_note(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    greedy = ("--temperature", 0, "--max_new_tokens", 5)
+    assert run(flags(run_folder, "--prompt", "q" * 30 + "the king", *greedy)) == 0
+    shown = capsys.readouterr()
+    assert "it has 38 tokens and the model reads at most 16" in shown.err
+    assert "its last 8 only" in shown.err
+    assert shown.out.startswith("q" * 30 + "the king")
+    assert run(flags(run_folder, "--prompt", "the king", *greedy)) == 0
+    assert capsys.readouterr().out == shown.out[30:]
+
+
+def test_a_sample_of_white_space_is_named(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It looked like nothing at all."""
+    folder = copied(run_folder, tmp_path)
+    saved = load_model(folder, torch.device("cpu"))
+    for name, parameter in saved.causal_lm.named_parameters():
+        if name == "transformer.wte.weight":
+            parameter.data.zero_()[saved.tokenizer.convert_tokens_to_ids("\n")] = 100.0
+        if name == "transformer.ln_f.bias":
+            parameter.data.fill_(1.0)
+    saved.causal_lm.save_pretrained(folder)
+    assert run(flags(folder, "--max_new_tokens", 3)) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "\n" * 5
+    assert "sample 1 is white space only: ↵↵↵" in shown.err
+
+
+def test_no_advice_of_transformers_reaches_the_user(
+    run_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Generation flags that do not apply to greedy decoding, a long prompt, a missing pad token."""
+    folder = copied(run_folder, tmp_path)
+    settings = {"temperature": 0.5, "top_k": 3, "do_sample": True, "max_length": 4}
+    (folder / "generation_config.json").write_text(json.dumps(settings), "utf-8")
+    flags_ = ("--temperature", 0, "--prompt", "a" * 15, "--max_new_tokens", 9)
+    assert run(flags(folder, *flags_)) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_weights_that_lack_a_tensor_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    """transformers leaves them random, with a warning."""
+    folder = copied(run_folder, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.0.mlp.c_fc.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 of the model's tensors .*h\.0\.mlp\.c_fc"):
+        load_model(folder)
 
 
 def test_folders_that_hold_no_model(run_folder: Path, tmp_path: Path) -> None:

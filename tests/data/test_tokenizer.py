@@ -109,6 +109,24 @@ def test_merges_from_the_vocabulary_are_openais(
     assert [" ".join(pair) for pair in merges] == lines
 
 
+def test_a_special_token_is_one_in_a_prompt_and_text_in_a_text(gpt2: Gpt2Tokenizer) -> None:
+    """It was seven tokens in a prompt of a training, one in `sharpgpt sample`."""
+    assert gpt2.encode("<|endoftext|>").tolist() == [27, 91, 437, 1659, 5239, 91, 29]
+    assert gpt2.encode_prompt("<|endoftext|>") == [50256]
+    huggingface = gpt2.to_huggingface(64)
+    for text in (
+        "a <|endoftext|> b",
+        "<|endoftext|><|endoftext|>\n",
+        " <|endoftext",
+        *HARD_TEXTS.values(),
+    ):
+        ids = gpt2.encode_prompt(text)
+        assert ids == gpt2._encoding.encode(text, allowed_special={"<|endoftext|>"})
+        assert ids == huggingface(text)["input_ids"]
+    char = CharTokenizer(sorted(set("<|endoftext|>")))
+    assert char.encode_prompt("<|endoftext|>") == char.encode("<|endoftext|>").tolist()
+
+
 def test_facts_and_fingerprint(gpt2: Gpt2Tokenizer) -> None:
     assert (gpt2.name, gpt2.vocab_size, gpt2.end_of_text_id) == ("gpt2", 50257, 50256)
     assert gpt2.decode([50256]) == "<|endoftext|>"
@@ -194,8 +212,8 @@ def test_char_names_the_characters_that_it_does_not_know() -> None:
         CharTokenizer("abd").encode("abcdé👍")
     assert str(caught.value) == (
         "the char tokenizer has no token for 'c' (U+0063), 'é' (U+00E9), '👍' (U+1F44D); allowed "
-        "are the 3 characters of the training text. Leave the others out, or use tokenizer gpt2, "
-        "which encodes every text"
+        "are the 3 characters of the training text. Leave the others out, or train with tokenizer "
+        "gpt2, which encodes every text"
     )
     with pytest.raises(UserError, match=r"'9' \(U\+0039\) and 16 more;"):
         CharTokenizer("!").encode("0123456789ABCDEFGHIJKLMNOP")

@@ -55,3 +55,10 @@ def test_a_metric_without_a_sum_starts_with_no_rows_and_one_of_no_metric_is_drop
 
 def test_perplexity_does_not_overflow() -> None:
     assert perplexity(1e4) == math.inf
+
+
+def test_perplexity_is_nan_for_nan_and_infinite_only_where_a_float_cannot_hold_it() -> None:
+    """NaN was called infinite, and so was exp(705)."""
+    assert math.isnan(perplexity(math.nan))
+    assert perplexity(705.0) == math.exp(705.0)
+    assert perplexity(710.0) == perplexity(math.inf) == math.inf
