@@ -227,7 +227,7 @@ def _prompt_ids(saved: SavedModel, prompt: str | None, text: EvaluationText) -> 
     Raises `UserError` for what the tokenizer cannot encode.
     """
     tokenizer = tokenizer_of(saved)
-    how = {
+    how: dict[str, Any] = {
         "name": "prompt",
         "window": saved.max_length,
         "instead": tokenizer.decode([int(text.blocks[0:1][0, 0])]),
