@@ -76,6 +76,7 @@ def command_environment(text_cache: Path) -> dict[str, str]:
         "SHARPGPT_OFFLINE": "1",
         "SHARPGPT_CACHE": str(text_cache),
         "WANDB_MODE": "offline",
+        "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
 

@@ -157,10 +157,13 @@ def test_texts_that_cannot_be_trained_on(
 def test_what_a_new_user_gets_wrong(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     code: int,
     message: str,
 ) -> None:
+    # The hub's client reads the variable when it is imported; it would ask for 20 seconds.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     path = text_file(tmp_path)
     arguments = [argument.replace("{file}", path) for argument in arguments]
     given = [*TINY, "--dataset", path, "--output_dir", str(tmp_path / "o"), *arguments]

@@ -138,6 +138,7 @@ def test_the_second_goes_on_with_what_the_first_made(
     assert ready_dataset(tiny_config(dataset=str(out), tokenizer="gpt2")) == str(out)
     assert f"being prepared by process {first.pid}" in caplog.text
     assert num_slept >= 3
+    assert first.wait(60) == 0  # and has removed its lock
     before = files_of(out)
     assert prepare(asked(corpus, out)) == out
     assert files_of(out) == before
