@@ -9,8 +9,11 @@ from sharpgpt.sharpness import Penalty
 
 
 def value(probs_NV: Tensor, log_probs_NV: Tensor, top_k: int) -> Tensor:  # noqa: ARG001
-    """1 - sum p^2, [N]: the chance that two draws from a row differ."""
-    return 1 - probs_NV.square().sum(-1)
+    """1 - sum p^2 = sum p (1 - p), [N]: the chance that two draws from a row differ.
+
+    1 - p is -expm1(ln p), which has digits left where p rounds to 1.
+    """
+    return -(probs_NV * log_probs_NV.expm1()).sum(-1)
 
 
 def gradient(probs_NV: Tensor, log_probs_NV: Tensor, top_k: int) -> Tensor:  # noqa: ARG001

@@ -3,8 +3,8 @@
 The dense way keeps several arrays of [N, V] from the forward to the backward pass: 400 MB each for
 2,048 rows of GPT-2's vocabulary. Here the rows are processed in chunks. The logits of a chunk are
 written to one reused buffer; their statistics are computed, their gradient overwrites them, and the
-two gradient products follow at once. The backward pass only scales the result. These are the three
-matrix products that any linear cross-entropy needs, and little else.
+two gradient products follow at once. The backward pass (gradients.py) only scales the result. These
+are the three matrix products that any linear cross-entropy needs, and little else.
 
 The equivalent in plain torch is `reference.linear_sharpness_loss`, with the same arguments and
 results. The gradient of the weight and all statistics are summed in float32 (float64 for float64).
@@ -12,7 +12,10 @@ results. The gradient of the weight and all statistics are summed in float32 (fl
 With `reduction="none"` the upstream gradient of each row is unknown in the forward pass, so that
 pass computes only the values, and the backward pass computes the logits again: four products.
 
-Not supported: gradients of gradients, a gradient for `penalty_weight`, logits of -inf.
+Gradients of gradients and the functions of torch.func (grad, jvp, vmap, ...) are exact, but dense:
+they compute the loss as the reference does, with all its logits.
+
+Not supported: logits of -inf.
 
 Shapes: N rows, C rows of a chunk, D width, V vocabulary, W buffer columns (rows.py).
 """
@@ -23,10 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpgpt.sharpness import reference
 from sharpgpt.sharpness.compiled import row_mathematics
+from sharpgpt.sharpness.gradients import backward, is_transformed, save
 from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
 from sharpgpt.sharpness.reference import IGNORE_INDEX, check_arguments
 from sharpgpt.sharpness.rows import PADDING, STATISTICS, RowFactors, padded_width, tile_statistics
+from sharpgpt.sharpness.targets import IGNORED, checked_target
 
 BUFFER_BYTES = 64 * 2**20
 """Size of the logits buffer on a CPU: large enough for efficient products, small beside a model."""
@@ -37,6 +43,11 @@ kernels. Estimated, not measured."""
 
 TILE_BYTES = 2**20
 """Size of a tile: logits that stay in the cache of a CPU during the row mathematics."""
+
+
+FLOAT16_FACTOR = 1024.0
+"""The largest factor of a row in float16 products. Entries of its gradient are at most a few times
+this, below 65504; the smallest one that float16 keeps, 6e-8, is a probability of 6e-11."""
 
 
 def default_chunk_size(num_rows: int, vocab_size: int, device_type: str) -> int:
@@ -77,34 +88,52 @@ def linear_sharpness_loss(
         `SharpnessOutput`; its statistics are means over the valid rows for every reduction.
 
     Raises:
-        ValueError: as `reference.sharpness_loss`, or a chunk_size below 1.
+        ValueError, IndexError: as `reference.sharpness_loss`; ValueError for a chunk_size below 1.
     """
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: given {chunk_size}, allowed is None or at least 1")
+    if is_transformed(hidden_ND, weight_VD, bias, penalty_weight, normalizer):
+        return reference.linear_sharpness_loss(
+            hidden_ND,
+            weight_VD,
+            target_N,
+            bias=bias,
+            penalty=penalty,
+            penalty_weight=penalty_weight,
+            top_k=top_k,
+            penalty_mask=penalty_mask,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            normalizer=normalizer,
+            per_row=per_row,
+        )
     shape = (hidden_ND.shape[0], weight_VD.shape[0])
     check_arguments(
-        shape,
+        (*hidden_ND.shape[:-1], weight_VD.shape[0]),
         target_N,
         penalty=penalty,
         penalty_mask=penalty_mask,
         reduction=reduction,
         top_k=top_k,
     )
-    valid_N = target_N != ignore_index
+    target_N = checked_target(target_N, weight_VD.shape[0], ignore_index)
+    valid_N = target_N != IGNORED
     num_rows = valid_N.sum()
     product_dtype = _product_dtype(hidden_ND, weight_VD)
     sum_dtype = torch.float64 if product_dtype == torch.float64 else torch.float32
     loss_factor_N = valid_N.to(sum_dtype)
     if reduction == "mean":
-        loss_factor_N /= num_rows.clamp(min=1) if normalizer is None else normalizer
+        divisor = num_rows.clamp(min=1) if normalizer is None else normalizer
+        # Filled after the division: 0 / 0 is NaN.
+        loss_factor_N = (loss_factor_N / divisor).masked_fill(~valid_N, 0)
     penalty_factor_N = loss_factor_N if penalty_mask is None else loss_factor_N * penalty_mask
     penalty_factor_N = penalty_factor_N * penalty_weight
     layer = [hidden_ND, weight_VD, *([] if bias is None else [bias])]
     loss, statistics_6N, _ = linear_sharpness(
         layer,
-        target_N.masked_fill(~valid_N, 0),
+        target_N,
         loss_factor_N,
-        penalty_factor_N.detach(),
+        penalty_factor_N,
         penalty=penalty,
         top_k=top_k,
         product_dtype=product_dtype,
@@ -113,9 +142,10 @@ def linear_sharpness_loss(
         loss_per_row=reduction == "none",
     )
     with torch.no_grad():
-        counted_6N = statistics_6N.detach() * valid_N
+        counted_6N = statistics_6N.detach()
         if penalty_mask is not None:
-            counted_6N[STATISTICS.index("penalty")] *= penalty_mask
+            penalty_N = counted_6N[1].masked_fill(~penalty_mask, 0)
+            counted_6N = torch.stack([counted_6N[0], penalty_N, *counted_6N[2:]])
         means_6 = counted_6N.sum(1) / num_rows.clamp(min=1)
     rows = SharpnessRows(*counted_6N) if per_row else None
     means = SharpnessRows(*means_6)._asdict()
@@ -151,9 +181,11 @@ def linear_sharpness(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """(loss, statistics [6, N], gradients of `layer`: empty where `needs` is false).
 
-    `layer` is hidden, weight and, if there is one, bias. The loss of a row is
+    `layer` is hidden, weight and, if there is one, bias. The target of an ignored row is IGNORED;
+    its factors are 0, and so are its statistics. The loss of a row is
     loss_factor * ce + penalty_factor * penalty. With `loss_per_row` the losses are returned, [N],
-    and the backward pass computes the gradients, else their sum.
+    and the backward pass computes the gradients, else their sum. Gradients are contiguous, in the
+    dtype of sums; the backward pass casts them.
     """
     hidden_ND, weight_VD, *biases = layer
     need_hidden, need_weight, need_bias = (
@@ -163,12 +195,14 @@ def linear_sharpness(
     num_rows, vocab_size = hidden_ND.shape[0], weight_VD.shape[0]
     sum_dtype = loss_factor_N.dtype
     statistics_6N = torch.empty(len(STATISTICS), num_rows, dtype=sum_dtype, device=device)
-    grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else hidden_ND.new_empty(0)
-    # What many chunks add to stays in the dtype of sums until the end.
-    grad_weight_VD, grad_bias_V = (
+    grad_hidden_ND, grad_weight_VD, grad_bias_V = gradients = [
         torch.zeros(shape if need else 0, dtype=sum_dtype, device=device)
-        for shape, need in ((weight_VD.shape, need_weight), (vocab_size, need_bias))
-    )
+        for shape, need in (
+            (hidden_ND.shape, need_hidden),
+            (weight_VD.shape, need_weight),
+            (vocab_size, need_bias),
+        )
+    ]
     width = padded_width(vocab_size)
     buffer_CW = torch.empty(min(chunk_size, num_rows), width, dtype=sum_dtype, device=device)
     num_tile_rows = tile_rows(len(buffer_CW), width, device.type)
@@ -179,11 +213,15 @@ def linear_sharpness(
         else None
     )
     cast_weight_VD = weight_VD.to(product_dtype)
+    ignored_N = target_N == IGNORED
+    column_N = target_N.masked_fill(ignored_N, 0)
+    unit = _unit(loss_factor_N, penalty_factor_N, product_dtype)
 
     with torch.autocast(device.type, enabled=False):
         for start in range(0, num_rows, chunk_size):
             rows = slice(start, start + chunk_size)
-            hidden_CD = hidden_ND[rows].to(product_dtype)
+            # A NaN in an ignored row would reach the gradient of the weight: 0 * NaN is NaN.
+            hidden_CD = hidden_ND[rows].masked_fill(ignored_N[rows, None], 0).to(product_dtype)
             chunk_CW = buffer_CW[: len(hidden_CD)]
             logits_CV = chunk_CW[:, :vocab_size]
             chunk_CW[:, vocab_size:] = PADDING
@@ -193,32 +231,47 @@ def linear_sharpness(
             for first in range(0, len(chunk_CW), num_tile_rows):
                 tile_TW = chunk_CW[first : first + num_tile_rows]
                 place = slice(start + first, start + first + len(tile_TW))
+                factors = RowFactors(loss_factor_N[place], penalty_factor_N[place])
+                if unit is not None:
+                    factors = RowFactors(factors.loss / unit, factors.penalty / unit)
                 statistics_6N[:, place] = mathematics(
                     tile_TW,
                     None if scratch_2TW is None else scratch_2TW[:, : len(tile_TW)],
-                    target_N[place],
+                    column_N[place],
                     penalty=penalty,
                     top_k=top_k,
                     vocab_size=vocab_size,
-                    factors=RowFactors(loss_factor_N[place], penalty_factor_N[place])
-                    if need_hidden or need_weight or need_bias
-                    else None,
+                    factors=factors if need_hidden or need_weight or need_bias else None,
                 )
             if need_bias:
                 grad_bias_V += logits_CV.sum(0)
             gradient_CV = logits_CV.to(product_dtype)
             if need_hidden:
-                grad_hidden_ND[rows] = gradient_CV @ cast_weight_VD
+                _multiply_into(grad_hidden_ND[rows], gradient_CV, cast_weight_VD)
             if need_weight:
                 _add_product(grad_weight_VD, gradient_CV.T, hidden_CD)
+    if unit is not None:
+        for gradient in gradients:
+            gradient *= unit
+    statistics_6N.masked_fill_(ignored_N, 0)
     ce_N, penalty_N = statistics_6N[0], statistics_6N[1]
     if loss_per_row:
         loss = loss_factor_N * ce_N + penalty_factor_N * penalty_N
     else:
         loss = torch.dot(loss_factor_N, ce_N) + torch.dot(penalty_factor_N, penalty_N)
-    sums = [grad_weight_VD, grad_bias_V]
-    cast = [total.to(tensor.dtype) for total, tensor in zip(sums, layer[1:], strict=False)]
-    return loss, statistics_6N, [grad_hidden_ND, *cast]
+    return loss, statistics_6N, gradients[: len(layer)]
+
+
+def _unit(loss_factor_N: Tensor, penalty_factor_N: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """What float16 gradients of logits are divided by before the products, and multiplied by after.
+
+    A factor of 1 / rows would push them below the smallest float16, a loss scale above the largest.
+    Divided by this, the largest factor is FLOAT16_FACTOR. None for other dtypes.
+    """
+    if dtype != torch.float16 or not len(loss_factor_N):
+        return None
+    largest = torch.maximum(loss_factor_N.abs().amax(), penalty_factor_N.abs().amax())
+    return largest.clamp(min=torch.finfo(largest.dtype).tiny * FLOAT16_FACTOR) / FLOAT16_FACTOR
 
 
 def tile_rows(chunk_rows: int, width: int, device_type: str) -> int:
@@ -250,41 +303,11 @@ def _(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     loss_per_row = settings["loss_per_row"]
     gradients = [
-        torch.empty_like(tensor) if need and not loss_per_row else tensor.new_empty(0)
+        loss_factor_N.new_empty(tensor.shape if need and not loss_per_row else 0)
         for tensor, need in zip(layer, settings["needs"], strict=True)
     ]
     statistics_6N = loss_factor_N.new_empty(len(STATISTICS), len(target_N))
     return loss_factor_N.new_empty(target_N.shape if loss_per_row else ()), statistics_6N, gradients
 
 
-def _save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
-    """Keep the gradients, or the inputs that they will be computed from."""
-    layer, *rows = inputs
-    ctx.settings = keyword_only_inputs
-    ctx.save_for_backward(*([*layer, *rows] if ctx.settings["loss_per_row"] else output[2]))
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    """Multiply the gradients by the upstream gradient.
-
-    They are as large as the weight. The usual upstream gradient, 1, needs no copy where looking at
-    it is free: on a CPU, in eager mode. The gradients of a loss per row take one more pass, in
-    which each row is weighted by its upstream gradient.
-    """
-    needs = ctx.settings["needs"]
-    if grad_loss is None:
-        return [None] * len(needs), None, None, None
-    gradients = ctx.saved_tensors
-    if ctx.settings["loss_per_row"]:
-        *layer, target_N, loss_factor_N, penalty_factor_N = gradients
-        factors = (loss_factor_N * grad_loss, penalty_factor_N * grad_loss)
-        settings = ctx.settings | {"loss_per_row": False}
-        *_, gradients = linear_sharpness(layer, target_N, *factors, **settings)
-    elif type(grad_loss) is not Tensor or grad_loss.device.type != "cpu" or grad_loss.item() != 1:
-        gradients = [gradient * grad_loss.to(gradient.dtype) for gradient in gradients]
-    kept = [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
-    return kept, None, None, None
-
-
-linear_sharpness.register_autograd(_backward, setup_context=_save)
+linear_sharpness.register_autograd(backward, setup_context=save)

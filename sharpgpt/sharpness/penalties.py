@@ -78,7 +78,8 @@ class Penalty:
     `value` gives value_N and is differentiable by autograd; `gradient` gives
     g_NV = d value / d probs in closed form, for implementations that write their own backward.
     Probabilities and their logarithms come together, since both are available and ln(p) would lose
-    what log_softmax keeps. `log_probs_NV` may be -inf where p is 0.
+    what log_softmax keeps. `log_probs_NV` may be -inf where p is 0. Near p = 1 it is exact too, so
+    1 - p is `-log_probs_NV.expm1()`, where `1 - probs_NV` has lost its digits.
     """
 
     value: Callable[[Tensor, Tensor, int], Tensor]
@@ -123,6 +124,16 @@ def top_k_mass(probs_NV: Tensor, top_k: int) -> Tensor:
     return (probs_NV * top_k_mask(probs_NV.detach(), top_k)).sum(-1)
 
 
+def non_max_sum(probs_NV: Tensor, log_probs_NV: Tensor) -> Tensor:
+    """1 - m, [N], with the digits that the difference would lose near m = 1."""
+    return -log_probs_NV.gather(-1, probs_NV.argmax(-1, keepdim=True)).squeeze(-1).expm1()
+
+
+def outside_top_k(probs_NV: Tensor, top_k: int) -> Tensor:
+    """1 - S, [N], as the sum of the other probabilities."""
+    return probs_NV.masked_fill(top_k_mask(probs_NV.detach(), top_k), 0).sum(-1)
+
+
 def entropy(probs_NV: Tensor, log_probs_NV: Tensor) -> Tensor:
     """H_N = -sum p ln p, in nats, with 0 ln 0 = 0."""
     return -(probs_NV * _finite(log_probs_NV)).sum(-1)
@@ -140,7 +151,7 @@ def _fast_max(value_T: Tensor, row: RowFacts) -> FastPenalty:
 
 PENALTIES: dict[str, Penalty] = {
     "non_max_sum": Penalty(
-        value=lambda p, _, __: 1 - max_prob(p),
+        value=lambda p, log_p, _: non_max_sum(p, log_p),
         gradient=lambda p, _, __: -max_mask(p).to(p.dtype),
         formula="1 - max p",
         fast=lambda row: _fast_max(row.rest, row),
@@ -159,7 +170,7 @@ PENALTIES: dict[str, Penalty] = {
         fast=lambda row: _fast_max(-row.max_prob, row),
     ),
     "top_k_mass": Penalty(
-        value=lambda p, _, top_k: 1 - top_k_mass(p, top_k),
+        value=lambda p, _, top_k: outside_top_k(p, top_k),
         gradient=lambda p, _, top_k: -top_k_mask(p, top_k).to(p.dtype),
         formula="1 - the sum of the top_k largest p",
         fast=lambda row: FastPenalty(
@@ -204,5 +215,8 @@ def logit_gradient(penalty: Penalty, logits_NV: Tensor, top_k: int) -> Tensor:
     """d value / d logits in closed form, [N, V]: p * (g - sum(p * g))."""
     log_probs_NV = logits_NV.log_softmax(-1)
     probs_NV = log_probs_NV.exp()
-    weighted_NV = probs_NV * penalty.gradient(probs_NV, log_probs_NV, top_k)
+    gradient_NV = penalty.gradient(probs_NV, log_probs_NV, top_k)
+    # A constant in g changes nothing; less its value at the maximum, no digits cancel near p = 1.
+    gradient_NV = gradient_NV - gradient_NV.gather(-1, probs_NV.argmax(-1, keepdim=True))
+    weighted_NV = probs_NV * gradient_NV
     return weighted_NV - probs_NV * weighted_NV.sum(-1, keepdim=True)

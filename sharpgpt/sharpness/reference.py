@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sharpgpt.sharpness import penalties
 from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
+from sharpgpt.sharpness.targets import IGNORED, checked_target
 
 IGNORE_INDEX = -100
 
@@ -38,10 +39,11 @@ def sharpness_loss(
     Args:
         logits_NV: scores before the softmax, any floating dtype; half precisions are computed in
             float32.
-        target_N: int64 token of each row; rows with `ignore_index` are ignored.
+        target_N: token of each row, any integer dtype; rows with `ignore_index` count nowhere,
+            whatever their logits are.
         penalty: a name in `PENALTIES`, or the import path of a `Penalty`.
         penalty_weight: number, or 0-d tensor when it changes from step to step. The number 0.0
-            leaves the penalty out of the graph: plain cross-entropy, bit for bit.
+            leaves the penalty out of the graph: PyTorch's cross-entropy, bit for bit.
         top_k: k of the top-k mass, penalty and statistic, in 1..V.
         penalty_mask: boolean [N]; the penalty applies where it is true. None is everywhere.
         ignore_index: the target that marks a row as ignored.
@@ -56,49 +58,20 @@ def sharpness_loss(
 
     Raises:
         ValueError: unknown penalty or reduction, shapes that do not match, top_k outside 1..V.
+        IndexError: a target that is neither in 0..V-1 nor `ignore_index`; on a CUDA device an
+            assert of the device.
     """
-    check_arguments(
-        logits_NV.shape,
+    settings: Any = {"penalty": penalty, "top_k": top_k, "reduction": reduction}
+    check_arguments(logits_NV.shape, target_N, penalty_mask=penalty_mask, **settings)
+    target_N = checked_target(target_N, logits_NV.shape[1], ignore_index)
+    return _loss_of_logits(
+        logits_NV.masked_fill((target_N == IGNORED)[:, None], 0),
         target_N,
-        penalty=penalty,
+        penalty_weight=penalty_weight,
         penalty_mask=penalty_mask,
-        reduction=reduction,
-        top_k=top_k,
-    )
-    if logits_NV.dtype in (torch.float16, torch.bfloat16):
-        logits_NV = logits_NV.float()
-    valid_N = target_N != ignore_index
-    num_rows = valid_N.sum()
-    log_probs_NV = logits_NV.log_softmax(-1)
-    ce_N = F.nll_loss(log_probs_NV, target_N, ignore_index=ignore_index, reduction="none")
-    penalised_N = valid_N if penalty_mask is None else valid_N & penalty_mask
-
-    if isinstance(penalty_weight, Tensor) or penalty_weight != 0:
-        penalty_N = _penalty(penalty, log_probs_NV, top_k) * penalised_N
-        loss_N = ce_N + penalty_weight * penalty_N
-    else:
-        with torch.no_grad():
-            penalty_N = _penalty(penalty, log_probs_NV, top_k) * penalised_N
-        loss_N = ce_N
-
-    with torch.no_grad():
-        probs_NV = log_probs_NV.exp()
-        rows = SharpnessRows(
-            ce=ce_N.detach(),
-            penalty=penalty_N.detach(),
-            max_prob=penalties.max_prob(probs_NV) * valid_N,
-            entropy=penalties.entropy(probs_NV, log_probs_NV) * valid_N,
-            top_k_mass=penalties.top_k_mass(probs_NV, top_k) * valid_N,
-            accuracy=((probs_NV.argmax(-1) == target_N) & valid_N).to(ce_N.dtype),
-        )
-        means = SharpnessRows(*(row.sum() / num_rows.clamp(min=1) for row in rows))
-
-    divisor = num_rows.clamp(min=1) if normalizer is None else normalizer
-    loss = loss_N
-    if reduction != "none":
-        loss = loss_N.sum() if reduction == "sum" else loss_N.sum() / divisor
-    return SharpnessOutput(
-        loss=loss, **means._asdict(), num_rows=num_rows, rows=rows if per_row else None
+        normalizer=normalizer,
+        per_row=per_row,
+        **settings,
     )
 
 
@@ -108,17 +81,106 @@ def linear_sharpness_loss(
     target_N: Tensor,
     *,
     bias: Tensor | None = None,
-    **settings: Any,
+    penalty: str = "non_max_sum",
+    penalty_weight: float | Tensor = 0.0,
+    top_k: int = 5,
+    penalty_mask: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
+    per_row: bool = False,
 ) -> SharpnessOutput:
     """`sharpness_loss` of `F.linear(hidden_ND, weight_VD, bias)`, the output layer of a model.
 
     Settings, result and errors are those of `sharpness_loss`; `bias` is [V].
     """
-    return sharpness_loss(F.linear(hidden_ND, weight_VD, bias), target_N, **settings)
+    shape = (*hidden_ND.shape[:-1], weight_VD.shape[0])
+    settings: Any = {"penalty": penalty, "top_k": top_k, "reduction": reduction}
+    check_arguments(shape, target_N, penalty_mask=penalty_mask, **settings)
+    target_N = checked_target(target_N, weight_VD.shape[0], ignore_index)
+    # Zeros in ignored rows here, so that a NaN there reaches neither a sum nor a product.
+    hidden_ND = hidden_ND.masked_fill((target_N == IGNORED)[:, None], 0)
+    return _loss_of_logits(
+        F.linear(hidden_ND, weight_VD, bias),
+        target_N,
+        penalty_weight=penalty_weight,
+        penalty_mask=penalty_mask,
+        normalizer=normalizer,
+        per_row=per_row,
+        **settings,
+    )
 
 
-def _penalty(name: str, log_probs_NV: Tensor, top_k: int) -> Tensor:
-    return penalties.find_penalty(name).value(log_probs_NV.exp(), log_probs_NV, top_k)
+def _loss_of_logits(
+    logits_NV: Tensor,
+    target_N: Tensor,
+    *,
+    penalty: str,
+    penalty_weight: float | Tensor,
+    top_k: int,
+    penalty_mask: Tensor | None,
+    reduction: str,
+    normalizer: float | Tensor | None,
+    per_row: bool,
+) -> SharpnessOutput:
+    """The loss of finite logits and checked targets."""
+    if logits_NV.dtype in (torch.float16, torch.bfloat16):
+        logits_NV = logits_NV.float()
+    valid_N = target_N != IGNORED
+    num_rows = valid_N.sum()
+    penalised_N = valid_N if penalty_mask is None else valid_N & penalty_mask
+    has_penalty = isinstance(penalty_weight, Tensor) or penalty_weight != 0
+    plain_log_probs_NV = logits_NV.log_softmax(-1)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and has_penalty):
+        log_probs_NV = exact_near_one(plain_log_probs_NV)
+        value_N = penalties.find_penalty(penalty).value(log_probs_NV.exp(), log_probs_NV, top_k)
+        # Not a product with the mask: 0 * inf is NaN, in the value and in the gradient.
+        penalty_N = torch.where(penalised_N, value_N, 0)
+    ce_N = F.nll_loss(
+        log_probs_NV if has_penalty else plain_log_probs_NV,
+        target_N,
+        ignore_index=IGNORED,
+        reduction="none",
+    )
+    loss_N = ce_N + penalty_weight * penalty_N if has_penalty else ce_N
+
+    with torch.no_grad():
+        probs_NV = log_probs_NV.exp()
+        rows = SharpnessRows(
+            ce=ce_N.detach(),
+            penalty=penalty_N.detach(),
+            max_prob=penalties.max_prob(probs_NV) * valid_N,
+            entropy=penalties.entropy(probs_NV, log_probs_NV) * valid_N,
+            top_k_mass=penalties.top_k_mass(probs_NV, top_k) * valid_N,
+            accuracy=(probs_NV.argmax(-1) == target_N).to(ce_N.dtype),
+        )
+        means = SharpnessRows(*(row.sum() / num_rows.clamp(min=1) for row in rows))
+
+    loss = loss_N if reduction == "none" else loss_N.sum()
+    if reduction == "mean" and normalizer is None:
+        loss = loss / num_rows.clamp(min=1)
+    elif reduction == "mean":
+        # Nothing divided by a normalizer of 0 is 0.
+        divisor = torch.as_tensor(normalizer, dtype=loss.dtype, device=loss.device)
+        loss = loss / torch.where(num_rows > 0, divisor, 1)
+    return SharpnessOutput(
+        loss=loss, **means._asdict(), num_rows=num_rows, rows=rows if per_row else None
+    )
+
+
+def exact_near_one(log_probs_NV: Tensor) -> Tensor:
+    """The result of log_softmax, with the digits of the largest ln p that it loses near p = 1.
+
+    ln p is -1e-9 where the others sum to 1e-9, but log_softmax takes the logarithm of 1 + 1e-9,
+    which rounds to 0 in float32. Above p = 1/2 it is log1p of the sum of the others, and so is its
+    gradient.
+    """
+    index_N1 = log_probs_NV.argmax(-1, keepdim=True)
+    rest_N1 = log_probs_NV.exp().scatter(-1, index_N1, 0).sum(-1, keepdim=True)
+    largest_N1 = torch.where(
+        rest_N1 < 0.5, (-rest_N1.clamp(max=0.5)).log1p(), log_probs_NV.gather(-1, index_N1)
+    )
+    return log_probs_NV.scatter(-1, index_N1, largest_N1)
 
 
 def check_arguments(

@@ -19,6 +19,9 @@ entries, and only the entropy one more pass over the tile. These factors are the
 penalty (`penalties.FastPenalty`). A penalty without one, known by its value and g = d value / d p
 alone, takes the softmax Jacobian as it is: dz = r (p - e_y) + r w p (g - sum(p g)).
 
+The largest entry of dz is written last, from the sum of the other probabilities: p - 1 and its like
+have no digits left where p rounds to 1.
+
 A tile is small enough to stay in the processor's cache during these passes. Finding the k largest
 entries takes no extra pass: the maximum of each block of BLOCK columns is needed for the maximum
 of the row anyway, and the k largest entries are in the k blocks with the largest maxima (of equal
@@ -101,7 +104,7 @@ def tile_statistics(
     rest_top_T = outside_top_T / sum_T  # 1 - S
     functions = find_penalty(penalty)
     if functions.fast is None:
-        value_T = _value_and_gradient(
+        value_T, penalty_at_max_T = _value_and_gradient(
             z_TW,
             e_TW,
             functions,
@@ -110,9 +113,8 @@ def tile_statistics(
             vocab_size=vocab_size,
             sum_T=sum_T,
             log_sum_T=log_sum_T,
+            max_index_T1=max_index_T1,
         )
-        if factors is not None:
-            z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
     else:
         facts = RowFacts(
             max_prob_T, rest_T, rest_top_T, entropy_T, mean_z_T, max_index_T1, top_index_Tk
@@ -121,12 +123,14 @@ def tile_statistics(
         value_T = fast.value
         if factors is not None:
             _write_gradient(z_TW, e_TW, factors, sum_T=sum_T, fast=fast)
-            z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
-            # p - 1 would lose digits where the target is the largest entry and p is near 1.
-            ce_at_max_T = torch.where(hit_T1.flatten(), -rest_T, max_prob_T)
             at_max_T = fast.shift if fast.inside is None else fast.inside
-            exact_T = factors.loss * ce_at_max_T + factors.penalty * max_prob_T * at_max_T
-            z_TW.scatter_(1, max_index_T1, exact_T[:, None])
+            penalty_at_max_T = factors.penalty * max_prob_T * at_max_T
+    if factors is not None:
+        z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
+        # p - 1 would lose digits where the target is the largest entry and p is near 1.
+        ce_at_max_T = torch.where(hit_T1.flatten(), -rest_T, max_prob_T)
+        exact_T = factors.loss * ce_at_max_T + penalty_at_max_T
+        z_TW.scatter_(1, max_index_T1, exact_T[:, None])
     return torch.stack(
         [ce_T, value_T, max_prob_T, entropy_T, 1 - rest_top_T, hit_T1.flatten().to(ce_T.dtype)]
     )
@@ -157,17 +161,24 @@ def _value_and_gradient(
     vocab_size: int,
     sum_T: Tensor,
     log_sum_T: Tensor,
-) -> Tensor:
-    """Value of a penalty known by its functions alone; its gradient and that of p over z."""
+    max_index_T1: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(value, the penalty's part of the gradient at the maximum), [T] each.
+
+    For a penalty known by its functions alone. The gradient, with that of ln p, is written over z.
+    A constant in g changes nothing; less its value at the maximum, no digits cancel near p = 1.
+    """
     p_TV = (e_TW / sum_T[:, None])[:, :vocab_size]
     log_p_TV = (z_TW - log_sum_T[:, None])[:, :vocab_size]
     value_T = penalty.value(p_TV, log_p_TV, top_k)
-    if factors is not None:
-        weighted_TV = p_TV * penalty.gradient(p_TV, log_p_TV, top_k)
-        dot_T1 = weighted_TV.sum(-1, keepdim=True)
-        weighted_TV = (weighted_TV - p_TV * dot_T1) * factors.penalty[:, None]
-        z_TW.zero_()[:, :vocab_size] = weighted_TV + p_TV * factors.loss[:, None]
-    return value_T
+    if factors is None:
+        return value_T, value_T
+    gradient_TV = penalty.gradient(p_TV, log_p_TV, top_k)
+    weighted_TV = p_TV * (gradient_TV - gradient_TV.gather(1, max_index_T1))
+    dot_T1 = weighted_TV.sum(-1, keepdim=True)
+    weighted_TV = (weighted_TV - p_TV * dot_T1) * factors.penalty[:, None]
+    z_TW.zero_()[:, :vocab_size] = weighted_TV + p_TV * factors.loss[:, None]
+    return value_T, weighted_TV.gather(1, max_index_T1).flatten()
 
 
 def in_blocks(logits_TW: Tensor) -> Tensor:
