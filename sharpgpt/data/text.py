@@ -11,6 +11,7 @@ the bytes: the end of a piece is a byte offset at which reading can resume.
 
 import functools
 import hashlib
+import logging
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,12 +20,14 @@ from typing import BinaryIO
 
 from sharpgpt.core.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 PIECE_BYTES = 1 << 18
 """A piece is at least this long, but for the last one."""
 
-MAX_PIECE_BYTES = 1 << 22
+MAX_PIECE_BYTES = 1 << 24
 """A text without a place to cut for this long is cut anyway, to bound the memory. The ids of such a
-text, which no language has, may differ by a token at the cut."""
+text, which no language has, may differ by a few at the cut."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -66,7 +69,9 @@ def read_text(file: BinaryIO, name: str) -> str:
     return "".join(text for text, _ in text_pieces(file, name))
 
 
-def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str, int]]:
+def text_pieces(
+    file: BinaryIO, name: str, start: int = 0, *, tell: bool = False
+) -> Iterator[tuple[str, int]]:
     """Yield (text, end): the pieces of a file, and the byte offset after each.
 
     Args:
@@ -74,6 +79,7 @@ def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str
         name: the file's name in messages.
         start: byte offset, 0 or the end of a piece: the pieces from there on are the same as when
             read from the beginning.
+        tell: warn of a place where the ids may not be those of the whole text.
 
     Raises `UserError` for anything but UTF-8 text.
     """
@@ -94,6 +100,13 @@ def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str
         end = cut.end() if cut else len(data)
         if end > MAX_PIECE_BYTES:
             end = _forced_cut(data)
+            if tell:
+                logger.warning(
+                    "%s: no space or line ends for %d MiB from byte offset %d on, so the text is "
+                    "cut there; the tokens around the cut may differ from those of the whole",
+                    *(name, MAX_PIECE_BYTES >> 20, offset),
+                )
+                tell = False
         piece = data[:end]
         text = decoded(piece, name, offset, num_lines if start == 0 else None)
         num_lines += piece.count(b"\n")
@@ -101,6 +114,28 @@ def text_pieces(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[str
         searched = PIECE_BYTES - 1
         offset += end
         yield text.replace("\r\n", "\n"), offset
+
+
+KNOWN = {
+    b"\x1f\x8b": ("compressed with gzip", "let its name end in .gz, such as {}.gz"),
+    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "let its name end in .zst, such as {}.zst"),
+    b"\xfd7zXZ": ("compressed with xz", "decompress it: xz -dk {}"),
+    b"BZh": ("compressed with bzip2", "decompress it: bzip2 -dk {}"),
+    b"\x04\x22\x4d\x18": ("compressed with LZ4", "decompress it: lz4 -dk {}"),
+    b"PK\x03\x04": ("a zip archive", "extract its files: unzip {}"),
+    b"7z\xbc\xaf": ("a 7z archive", "extract its files: 7z x {}"),
+    b"PAR1": ("a Parquet file", "let its name end in .parquet"),
+    b"%PDF-": ("a PDF", "extract its text: pdftotext {}"),
+}
+"""How files begin that are no text: what they are, and what to do."""
+
+
+def refuse_known(data: bytes, name: str) -> None:
+    """Raise `UserError` where `data`, which is no text, begins like a file that is `KNOWN`."""
+    for beginning, (what, remedy) in KNOWN.items():
+        if data.startswith(beginning):
+            remedy = remedy.format(shlex.quote(name))
+            raise UserError(f"{name}: {what}, allowed is UTF-8 text; {remedy}")
 
 
 def _forced_cut(data: bytes) -> int:
@@ -121,7 +156,10 @@ def decoded(data: bytes, name: str, offset: int, num_lines: int | None) -> str:
             f"{name}: UTF-16 text, allowed is UTF-8; convert it: "
             f"iconv -f UTF-16 -t UTF-8 {shlex.quote(name)} > converted.txt"
         )
-    if (nul := data.find(b"\0")) >= 0:
+    nul = data.find(b"\0")
+    if nul >= 0 and offset == 0:
+        refuse_known(data, name)
+    if nul >= 0:
         raise UserError(
             f"{name}: a binary file (a NUL at byte offset {offset + nul}), allowed is UTF-8 text; "
             "extract the text from it first"
@@ -129,6 +167,8 @@ def decoded(data: bytes, name: str, offset: int, num_lines: int | None) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if offset == 0:
+            refuse_known(data, name)
         line = ""
         if num_lines is not None:
             line = f", line {num_lines + data.count(10, 0, error.start) + 1}"

@@ -84,8 +84,8 @@ def test_texts(sandbox: Path, tmp_path: Path, is_long: bool) -> None:
     fuzz("texts", _hostile_text(files), case, is_long=is_long)
 
 
-class StopError(Exception):
-    """Ends a preparation in the middle."""
+class StopError(BaseException):
+    """Ends a preparation in the middle, as a kill does: nothing of ours catches it."""
 
 
 def stopped(folder: Path, options: PrepareOptions) -> Files:

@@ -87,7 +87,7 @@ class Preparation:
                     pace = Pace(self._bytes_read(), self._source.num_bytes)
                     self._encode_all(coder, pace)
                     self._finish(coder, pace)
-        except (UserError, OSError) as error:
+        except Exception as error:  # of whatever kind: no journal of nothing may stay
             changed = [] if isinstance(error, Stopped) else self._changed_files()
             if changed:
                 self._journal.position = None  # what is prepared is of no one state of the files

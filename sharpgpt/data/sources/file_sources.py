@@ -214,7 +214,7 @@ def _pieces_of_a_text(
             raise no_text
     cut = single_text_cut(num_characters, val_fraction)
     character, offset = start.get("character", 0), start.get("offset", 0)
-    for text, end, bytes_read in stored_text_pieces(file, offset):
+    for text, end, bytes_read in stored_text_pieces(file, offset, tell=True):
         num_train = cut - character
         character += len(text)
         after = {

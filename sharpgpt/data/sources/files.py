@@ -5,15 +5,15 @@ decompressed bytes, and resuming at one decompresses everything before it again.
 """
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import readable, user_path
+from sharpgpt.data.sources.archives import BUFFER_BYTES, COMPRESSIONS, decompressed
 
 FORMATS = {
     ".txt": "text",
@@ -22,11 +22,8 @@ FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 FORMATS_IN_WORDS = ".txt, .jsonl (both also .gz and .zst) and .parquet"
 NOT_READABLE = "change its permissions, or copy it"
-
-BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,7 @@ def content_from(raw: BinaryIO, file: DataFile, offset: int) -> BinaryIO:
     if file.compression is None:
         raw.seek(offset)
         return raw
-    import pyarrow as pa
-
-    decompressed = pa.input_stream(raw, compression=file.compression)
-    stream = io.BufferedReader(cast(io.RawIOBase, decompressed), BUFFER_BYTES)
+    stream = decompressed(raw, file.compression, file.name)
     while offset > 0:
         block = stream.read(min(offset, BUFFER_BYTES))
         if not block:

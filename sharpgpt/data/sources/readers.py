@@ -12,14 +12,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.sources.archives import BUFFER_BYTES
 from sharpgpt.data.sources.files import (
-    BUFFER_BYTES,
     DataFile,
     content_from,
     position,
     reading,
 )
-from sharpgpt.data.text import decoded, text_pieces
+from sharpgpt.data.text import decoded, refuse_known, text_pieces
 
 Place = dict[str, int]
 """Where in a file to resume; {} is its beginning."""
@@ -30,6 +30,12 @@ MAX_LINE_BYTES = 1 << 28
 PARQUET_BATCH_BYTES = 1 << 20
 
 _ARRAY_REMEDY = " A file that is one JSON array is converted by: jq -c '.[]' file.json > file.jsonl"
+
+
+class ColumnError(UserError):
+    """The column of the text is not there, or not one; the message says which there are."""
+
+    exit_code = 2
 
 
 class Read(NamedTuple):
@@ -66,17 +72,19 @@ def read_text(file: DataFile, place: Place) -> Iterator[Read]:
     sha256 = functools.cache(functools.partial(_text_sha256, file))
     # One piece behind: a piece is known to be the last when none follows it.
     text, end, bytes_read = "", start, 0
-    for next_text, next_end, next_bytes_read in stored_text_pieces(file, start):
+    for next_text, next_end, next_bytes_read in stored_text_pieces(file, start, tell=True):
         if end > start:
             yield Read(text, False, sha256, {"offset": end}, bytes_read)
         text, end, bytes_read = next_text, next_end, next_bytes_read
     yield Read(text, True, sha256, {"offset": end, "end": 1}, file.num_bytes or 0)
 
 
-def stored_text_pieces(file: DataFile, start: int = 0) -> Iterator[tuple[str, int, int]]:
+def stored_text_pieces(
+    file: DataFile, start: int = 0, *, tell: bool = False
+) -> Iterator[tuple[str, int, int]]:
     """`text_pieces` of a file with, in addition, how many of its stored bytes are read."""
     with file.open() as raw, reading(file):
-        for text, end in text_pieces(content_from(raw, file, start), file.name, start):
+        for text, end in text_pieces(content_from(raw, file, start), file.name, start, tell=tell):
             yield text, end, position(raw, file, end)
 
 
@@ -118,6 +126,8 @@ def _json_text(line: str, name: str, number: int, column: str) -> str | None:
     try:
         fields = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
+        if number == 1:
+            refuse_known(line.encode(), name)
         is_array = number == 1 and line.lstrip().startswith("[")
         remedy = _ARRAY_REMEDY if is_array else " Fix or remove the line"
         # The error's own line number counts inside the line.
@@ -133,6 +143,13 @@ def _json_text(line: str, name: str, number: int, column: str) -> str | None:
             f"{name}: line {number} is {shown(fields)}, not an object; "
             f"{_an_object(column)}.{remedy}"
         )
+    if line.count(f'"{column}"') > 1:
+        pairs = json.loads(line.rstrip(), object_pairs_hook=list)
+        if sum(key == column for key, _ in pairs) > 1:
+            raise ColumnError(
+                f"{name}: line {number}: the field {column!r} is there more than once, so which "
+                "one is the text is not known; keep one of them"
+            )
     text = fields.get(column, False)
     if text is None:
         return ""
@@ -143,7 +160,7 @@ def _json_text(line: str, name: str, number: int, column: str) -> str | None:
         return text
     wrong = f"{column!r} is not a string" if column in fields else f"it has no field {column!r}"
     strings = [key for key, value in fields.items() if isinstance(value, str)]
-    raise UserError(f"{name}: line {number}: {wrong}; {_other_columns(strings)}")
+    raise ColumnError(f"{name}: line {number}: {wrong}; {_other_columns(strings)}")
 
 
 def _an_object(column: str) -> str:
@@ -176,9 +193,17 @@ def open_parquet(raw: BinaryIO, name: str, column: str) -> Any:
     parquet = pq.ParquetFile(raw, pre_buffer=False, buffer_size=BUFFER_BYTES)
     schema = parquet.schema_arrow
     strings = [field.name for field in schema if _is_string(field.type)]
+    if (count := schema.names.count(column)) > 1:
+        others = [name for name in strings if schema.names.count(name) == 1]
+        raise ColumnError(
+            f"{name}: has {count} columns called {column!r}, so which one is the text is not known;"
+            f" rename one of them, or another column is it ({_other_columns(others)})"
+        )
     if column not in strings:
-        wrong = "does not hold strings" if column in schema.names else "is missing"
-        raise UserError(f"{name}: the column {column!r} {wrong}; {_other_columns(strings)}")
+        wrong = "is missing"
+        if column in schema.names:
+            wrong = f"does not hold strings (it is {schema.field(column).type!s:.60})"
+        raise ColumnError(f"{name}: the column {column!r} {wrong}; {_other_columns(strings)}")
     return parquet
 
 
