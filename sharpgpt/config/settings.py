@@ -80,6 +80,22 @@ class TrainingConfig(Options):
     files, of a folder of such files, of a folder that sharpgpt prepare wrote, or of the .bin files
     of nanoGPT or llm.c (docs/data.md)."""
 
+    text_column: Housekeeping[Text | None] = None
+    """Column or field of the dataset that holds the text; null means text."""
+
+    config_name: Housekeeping[Text | None] = None
+    """Subset of a dataset that has several, such as sample-100BT of fineweb-edu."""
+
+    revision: Housekeeping[Text | None] = None
+    """Branch, tag or commit of a dataset of the hub; null means its main branch."""
+
+    streaming: Housekeeping[bool] = False
+    """Read a dataset of the hub over the network while it is prepared, and keep nothing of it."""
+
+    val_fraction: Mathematics[Annotated[float, Field(gt=0, lt=1)] | None] = None
+    """Fraction for validation; null means 0.1 of a single text, nanoGPT's split of OpenWebText, and
+    0.005 of the documents of anything else. Prepared data is split already."""
+
     max_seq_length: Fixed[Annotated[int, Field(ge=2, le=MAX_COUNT)]] = 1024
     """Tokens in a block, the context length T. Each block predicts its T - 1 later tokens."""
 

@@ -15,12 +15,12 @@ from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared, 
 from sharpgpt.data.shards import Tokens
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE, unknown_dataset
 from sharpgpt.data.sources.files import existing_path, open_file
+from sharpgpt.data.sources.split import single_text_cut, text_val_fraction
 from sharpgpt.data.sources.tinyshakespeare import SHA256, URL, load_tinyshakespeare
 from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME
 from sharpgpt.data.text import SourceText, read_text
 from sharpgpt.data.tokenizer import Tokenizer, load_tokenizer
 
-TRAIN_FRACTION = 0.9
 ALLOWED = f"{TINYSHAKESPEARE}, the path of a UTF-8 text file, or prepared data"
 
 
@@ -44,6 +44,7 @@ def load_data(
     max_seq_length: int,
     cache_dir: str | None = None,
     num_workers: int = 0,
+    val_fraction: float | None = None,
 ) -> TextData:
     """The tokens of TinyShakespeare, of one text file or of prepared data, split.
 
@@ -51,13 +52,16 @@ def load_data(
     trained model: it then encodes a text, and must be the one that prepared data was made with.
     Show `source["note"]` to the user when it is not None. Raises `UserError` for everything that is
     wrong with the data, and if either split is shorter than one block of `max_seq_length` tokens.
+    `val_fraction` is for a text; prepared data is split already.
     """
     prepared = None if dataset == TINYSHAKESPEARE else open_prepared(dataset)
     if prepared is not None:
         require_unchanged(prepared)
         data = _from_prepared(prepared, tokenizer)
     else:
-        data = _from_text(load_text(dataset, cache_dir), tokenizer, num_workers)
+        source = load_text(dataset, cache_dir)
+        cut = single_text_cut(len(source.text), text_val_fraction(val_fraction))
+        data = _from_text(source, tokenizer, cut, num_workers)
     _require_blocks(data, max_seq_length)
     return data
 
@@ -93,10 +97,11 @@ def load_text(dataset: str, cache_dir: str | Path | None = None, *, url: str = U
     return replace(source, name=TINYSHAKESPEARE) if source.sha256 == SHA256 else source
 
 
-def _from_text(source: SourceText, tokenizer: str | Tokenizer, num_workers: int) -> TextData:
+def _from_text(
+    source: SourceText, tokenizer: str | Tokenizer, cut: int, num_workers: int
+) -> TextData:
     text = source.text
     coder = load_tokenizer(tokenizer, text) if isinstance(tokenizer, str) else tokenizer
-    cut = int(len(text) * TRAIN_FRACTION)
     train_tokens = coder.encode(text[:cut], num_workers)
     val_tokens = coder.encode(text[cut:], num_workers)
     facts = {

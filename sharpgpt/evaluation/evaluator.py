@@ -76,6 +76,7 @@ class Evaluator:
             self.text = open_validation_text(
                 saved,
                 data=options.dataset,
+                text_column=options.text_column,
                 block_length=options.max_seq_length,
                 max_blocks=options.max_blocks,
             )

@@ -24,6 +24,9 @@ class EvaluationOptions(Options):
     """Name or path, as the setting dataset of a training; its validation split is used. null takes
     what the first model was trained on."""
 
+    text_column: Text | None = None
+    """Column or field of the dataset that holds the text; null takes that of the training."""
+
     max_seq_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens of a block; null takes that of the training, at most 1024."""
 

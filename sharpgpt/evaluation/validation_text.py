@@ -5,7 +5,7 @@ character model keeps the characters of its training text, whatever text it is g
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from sharpgpt.data.blocks import validation_blocks as cut_blocks
 from sharpgpt.data.load import load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
 from sharpgpt.data.shards import Tokens
+from sharpgpt.data.sources.documents import SourceOptions
 from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from sharpgpt.evaluation.bits_per_byte import token_byte_lengths
 from sharpgpt.evaluation.groups import Blocks
@@ -83,6 +84,7 @@ def open_validation_text(
     saved: SavedModel,
     *,
     data: str | None = None,
+    text_column: str | None = None,
     block_length: int | None = None,
     max_blocks: int | None = None,
 ) -> EvaluationText:
@@ -92,6 +94,7 @@ def open_validation_text(
         saved: gives the tokenizer and, where `data` or `block_length` is None, the settings
             `dataset` and `max_seq_length`.
         data: as the setting `dataset`.
+        text_column: its column, where that is not the one of the training.
         block_length: tokens of a block, at most the positions of the model.
         max_blocks: as the setting `eval_max_blocks`; None is the whole split.
 
@@ -112,16 +115,20 @@ def open_validation_text(
             f"max_seq_length: given {length}, allowed for {saved.folder} is at most its "
             f"{saved.max_length} positions"
         )
+    is_own = dataset == settings.get("dataset")
+    names = [field.name for field in fields(SourceOptions)] if is_own else ["cache_dir"]
+    how = {name: settings[name] for name in names if name in settings}
     config = TrainingConfig(
-        dataset=dataset,
-        tokenizer="char" if tokenizer.name == "char" else "gpt2",
-        cache_dir=settings.get("cache_dir"),
+        dataset=dataset, tokenizer="char" if tokenizer.name == "char" else "gpt2", **how
     )
+    if text_column is not None:
+        config.text_column = text_column
     text = load_data(
         dataset=ready_dataset(config),
         tokenizer=tokenizer,
         max_seq_length=length,
         cache_dir=config.cache_dir,
+        val_fraction=config.val_fraction,
     )
     return EvaluationText(
         name=text.name,

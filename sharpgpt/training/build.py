@@ -73,6 +73,7 @@ def load_training_data(config: TrainingConfig, *, may_prepare: bool = True) -> T
         max_seq_length=config.max_seq_length,
         cache_dir=config.cache_dir,
         num_workers=config.num_workers,
+        val_fraction=config.val_fraction,
     )
     vocab_size = data.tokenizer.vocab_size
     if config.top_k > vocab_size:

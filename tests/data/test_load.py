@@ -243,3 +243,12 @@ def test_an_unknown_name_gets_the_allowed_ones_and_the_nearest(
         ", which is neither a known name nor an existing file or folder; allowed is "
         f"tinyshakespeare, the path of a UTF-8 text file, or prepared data{remedy}"
     )
+
+
+def test_val_fraction_is_of_the_end_of_a_text(poem: Path) -> None:
+    whole = load_data(dataset=str(poem), tokenizer="char", max_seq_length=16)
+    half = load_data(dataset=str(poem), tokenizer="char", max_seq_length=16, val_fraction=0.5)
+    num_tokens = len(whole.train_tokens) + len(whole.val_tokens)
+    assert len(whole.train_tokens) == int(num_tokens * 0.9)
+    assert len(half.train_tokens) == int(num_tokens * 0.5)
+    assert len(half.train_tokens) + len(half.val_tokens) == num_tokens

@@ -1,13 +1,18 @@
 """Prepare a dataset for training when it is neither a single text nor prepared yet.
 
-The shards go into the cache folder, under a name made of the dataset, the tokenizer and, for local
-files, a hash of their identity: the next run finds them, and changed files are prepared again.
+The shards go into the cache folder, under a name made of the dataset, the tokenizer, how it is read
+and, for local files, a hash of their identity: the next run finds them, and changed files are
+prepared again.
 """
 
+import hashlib
+import json
 import logging
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
@@ -18,7 +23,9 @@ from sharpgpt.data.prepare.pipeline import prepare
 from sharpgpt.data.prepare.waiting import wait_for_another
 from sharpgpt.data.prepared import open_prepared
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
+from sharpgpt.data.sources.documents import SourceOptions
 from sharpgpt.data.sources.download import cache_folder
+from sharpgpt.data.sources.file_sources import refuse_options
 from sharpgpt.data.sources.files import format_of
 from sharpgpt.data.sources.open import open_source
 
@@ -38,11 +45,22 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
     dataset = config.dataset
     if may_prepare and dataset:
         wait_for_another(user_path(dataset))
-    if dataset == TINYSHAKESPEARE or _is_one_text(dataset) or open_prepared(dataset) is not None:
+    how = source_options(config)
+    given = {name: value for name, value in how.items() if value and name != "cache_dir"}
+    if dataset == TINYSHAKESPEARE or _is_one_text(dataset):
+        only = ("text_column", "config_name", "revision", "streaming")
+        refuse_options(dataset, SourceOptions(**how), *only)
+        return dataset
+    if open_prepared(dataset) is not None:
+        if given:
+            raise UserError(
+                f"{', '.join(given)}: given for {dataset}, whose shards are made already; leave "
+                f"{'it' if len(given) == 1 else 'them'} out, or give the dataset itself"
+            )
         return dataset
     cache = cache_folder(config.cache_dir)
     name = re.sub(r"[^\w.]+", "-", dataset).strip("-.")[-60:] or "data"
-    folder = cache / "prepared" / f"{name}-{config.tokenizer}"
+    folder = cache / "prepared" / f"{name}-{config.tokenizer}{_suffix(given)}"
     if (folder / MANIFEST).is_file():  # of the hub
         revision = read_manifest(folder).source.get("revision")
         logger.info(
@@ -51,7 +69,7 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
             *(dataset, folder, revision),
         )
         return str(folder)
-    source = open_source(dataset, cache_dir=config.cache_dir)
+    source = open_source(dataset, **how)
     before: list[Path] = []
     if "revision" not in source.facts:
         before = _earlier(folder)
@@ -62,8 +80,9 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
     if not may_prepare:
         raise UserError(
             f"dataset: {dataset} is not prepared yet, which a dry run does not do; run sharpgpt "
-            f"prepare --dataset {shlex.quote(dataset)} --tokenizer {config.tokenizer} --output "
-            f"{shlex.quote(str(folder))} first, or train, which does the same"
+            f"prepare --dataset {shlex.quote(dataset)} --tokenizer {config.tokenizer} "
+            f"{_as_flags(given)}--output {shlex.quote(str(folder))} first, or train, which does "
+            "the same"
         )
     logger.info("%s is not prepared yet: writing token shards to %s", dataset, folder)
     if before:
@@ -72,9 +91,29 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
         dataset=dataset,
         output=str(folder),
         tokenizer=config.tokenizer,
-        cache_dir=config.cache_dir,
+        **how,
     )
     return str(prepare(options))
+
+
+def source_options(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that say how the dataset is read, which `sharpgpt prepare` has too."""
+    return {field.name: getattr(config, field.name) for field in fields(SourceOptions)}
+
+
+def _suffix(given: dict[str, Any]) -> str:
+    """Tells apart folders of one dataset that is read in several ways."""
+    read = {name: value for name, value in given.items() if name != "streaming"}
+    text = json.dumps(read, sort_keys=True)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if read else ""
+
+
+def _as_flags(given: dict[str, Any]) -> str:
+    values = {
+        name: "" if value is True else f" {shlex.quote(str(value))}"
+        for name, value in given.items()
+    }
+    return "".join(f"--{name}{value} " for name, value in values.items())
 
 
 def _earlier(folder: Path) -> list[Path]:

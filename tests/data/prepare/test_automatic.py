@@ -83,3 +83,64 @@ def test_what_is_ready_stays_what_it_is(tmp_path: Path, tiny_config: MakeConfig)
 def test_what_does_not_exist_is_named(tiny_config: MakeConfig) -> None:
     with pytest.raises(UserError, match="neither a known name nor an existing file or folder"):
         ready_dataset(tiny_config(dataset="nope"))
+
+
+@pytest.fixture
+def columns(tmp_path: Path) -> Path:
+    path = tmp_path / "columns.jsonl"
+    rows = (json.dumps({"id": f"{i}", "content": f"row {i} of them"}) for i in range(300))
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_training_takes_what_a_preparation_takes(
+    columns: Path, tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    """train.py advised --text_column and --val_fraction, and had neither."""
+    how = {"dataset": str(columns), "cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(UserError, match=r"no field 'text'.* id, content. .* as text_column"):
+        ready_dataset(tiny_config(**how))
+    how["text_column"] = "content"
+    with pytest.raises(UserError, match=r"another val_fraction, such as 0\.1"):
+        ready_dataset(tiny_config(**how))
+    found = {}
+    for fraction in (0.1, 0.3):
+        config = tiny_config(**how, val_fraction=fraction)
+        with pytest.raises(UserError, match=f"--text_column content --val_fraction {fraction} "):
+            ready_dataset(config, may_prepare=False)
+        found[fraction] = ready_dataset(config)
+        assert ready_dataset(config) == found[fraction]
+        data = open_prepared(found[fraction])
+        assert data is not None
+        assert data.source["split"]["val_fraction"] == fraction
+    assert found[0.1] != found[0.3]
+    ids = ready_dataset(tiny_config(**how | {"text_column": "id", "val_fraction": 0.1}))
+    assert ids not in found.values()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"text_column": "x"}, "text_column: given 'x', which is for Parquet and JSON lines"),
+        ({"config_name": "x"}, "config_name: given 'x', which is for datasets of the hub"),
+        ({"revision": "x"}, "revision: given 'x', which is for datasets of the hub"),
+        ({"streaming": True}, "streaming: given true, which is for datasets of the hub"),
+    ],
+)
+def test_a_setting_that_does_not_apply_is_refused(
+    tmp_path: Path, tiny_config: MakeConfig, setting: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("To be, or not to be.\n" * 100)
+    for dataset in (str(path), "tinyshakespeare"):
+        with pytest.raises(UserError, match=message):
+            ready_dataset(tiny_config(dataset=dataset, **setting))
+
+
+def test_prepared_data_is_split_already(
+    columns: Path, tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    how = {"text_column": "content", "val_fraction": 0.1, "cache_dir": str(tmp_path / "cache")}
+    folder = ready_dataset(tiny_config(dataset=str(columns), **how))
+    with pytest.raises(UserError, match=r"text_column, val_fraction: given for .* leave them out"):
+        ready_dataset(tiny_config(dataset=folder, **how))
