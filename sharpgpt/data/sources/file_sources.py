@@ -100,6 +100,7 @@ def source_of(
         f"{origin}: holds no text (it is empty or only whitespace); allowed are texts in "
         f"{FORMATS_IN_WORDS}"
     )
+    validation = [file.label for file in files if file.is_validation]
     is_single_text = column is None and len(files) == 1
     if is_single_text:
         fraction = text_val_fraction(options.val_fraction)
@@ -107,7 +108,7 @@ def source_of(
         pieces = partial(_pieces_of_a_text, file=files[0], val_fraction=fraction, no_text=no_text)
     else:
         split = split or hash_split(options.val_fraction)
-        split_facts = split.facts
+        split_facts = {"rule": "files", "validation": validation} if validation else split.facts
         pieces = partial(
             _pieces_of_documents, files=files, column=text_column, split=split, no_text=no_text
         )
@@ -172,7 +173,9 @@ def _pieces_of_documents(
     for index, file in enumerate(files[first_file:], start=first_file):
         for read in read_documents(file, column, place):
             if is_validation is None:
-                is_validation = split.is_validation(number, read.sha256)
+                is_validation = file.is_validation
+                if is_validation is None:
+                    is_validation = split.is_validation(number, read.sha256)
             pieces = _in_pieces(read.text, is_validation, read.ends_document)
             has_text = has_text or bool(read.text.strip())
             if read.ends_document:

@@ -40,6 +40,8 @@ class DataFile:
     """One of the values of `COMPRESSIONS`, or None."""
     open: Callable[[], BinaryIO]
     """Opens it at its beginning, seekable. Raises `UserError`."""
+    is_validation: bool | None = None
+    """Whether it is of the validation split; None where its documents are split one by one."""
     label: str = ""
     """Its name inside its source, the same wherever the source is stored."""
     identity: str = ""

@@ -1,15 +1,17 @@
 """Sources from the user's own files: one, a folder with everything below it, or a glob.
 
 A folder in the layout of the hub (a card that lists data files, or shards named
-`train-00000-of-00080`) is read as `datasets` reads it: the training split of one configuration. Of
-any other folder every file with a known ending is read, except hidden ones.
+`train-00000-of-00080`) is read as `datasets` reads it: the training split of one configuration. Any
+other folder is read as folders.py says.
 """
 
 import glob
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,13 @@ from sharpgpt.data.sources.files import (
     format_of,
     open_file,
 )
+from sharpgpt.data.sources.folders import FolderFiles, files_of_folder, split_by_name, tell
 from sharpgpt.data.sources.readers import count_parquet_documents
 from sharpgpt.data.sources.split import OPENWEBTEXT_NUM_DOCUMENTS, nanogpt_split
 from sharpgpt.data.sources.tinyshakespeare import is_tinyshakespeare
 from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME
+
+logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})(\..+)$")
 
@@ -68,6 +73,7 @@ def open_local(dataset: str, paths: Sequence[Path], options: SourceOptions) -> D
     root = paths[0] if is_folder else Path(os.path.commonpath([path.parent for path in paths]))
     facts: dict[str, Any] = {"origin": origin, "note": None}
     refuse_options(origin, options, "revision", "streaming")
+    validation: list[Path] = []
     if is_folder and _has_hub_layout(root):
         from sharpgpt.data.sources.hub import data_files_of_folder
 
@@ -75,9 +81,20 @@ def open_local(dataset: str, paths: Sequence[Path], options: SourceOptions) -> D
         _require_all_shards(paths)
     else:
         refuse_options(origin, options, "config_name")
-        paths = _folder_files(root) if is_folder else paths
+        if is_folder:
+            paths, validation, _ = _folder_files(root)
+            paths = [*paths, *validation]
+        elif named := [p.name for p in paths if split_by_name(p.name) in ("validation", "test")]:
+            logger.warning(
+                "%s: a glob, so all of its files are for training, %s included", dataset, named[0]
+            )
     sha256s = contents(paths, hashes_folder()).sha256s
     files = [local_file(path, root, sha256) for path, sha256 in zip(paths, sha256s, strict=True)]
+    if validation:
+        if options.val_fraction is not None:
+            logger.warning("val_fraction is not used: %s has a validation split", origin)
+        count = len(files) - len(validation)
+        files = [replace(file, is_validation=i >= count) for i, file in enumerate(files)]
     name = (paths[0] if len(paths) == 1 and not is_folder else root).resolve().name
     if name in (*DATASET_NAMES, STANDIN_NAME):
         name = f"{name}-own"
@@ -88,7 +105,8 @@ def open_local(dataset: str, paths: Sequence[Path], options: SourceOptions) -> D
     if all(file.format == "parquet" for file in files):
         # Also detects, before anything is read, a damaged file and one without the column.
         num_documents = sum(count_parquet_documents(file, column) for file in files)
-        if num_documents == OPENWEBTEXT_NUM_DOCUMENTS and options.val_fraction is None:
+        is_whole = num_documents == OPENWEBTEXT_NUM_DOCUMENTS and not validation
+        if is_whole and options.val_fraction is None:
             name, split = "openwebtext", nanogpt_split(lambda: num_documents)
     return source_of(
         name=name, facts=facts, files=files, options=options, text_column=column, split=split
@@ -119,30 +137,15 @@ def local_file(path: Path, root: Path, sha256: str = "") -> DataFile:
     )
 
 
-def _folder_files(folder: Path) -> list[Path]:
-    """The files of known formats, those in subfolders too, in the order of their names.
-
-    `.json` is left out, since it is settings as often as data.
-    """
-
-    def refuse(error: OSError) -> None:
-        with readable(Path(error.filename), NOT_READABLE):
-            raise error
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and format_of(name) and not name.lower().endswith(".json")
-        ]
-    if not found:
+def _folder_files(folder: Path) -> FolderFiles:
+    files = files_of_folder(folder)
+    if not files.train:
         raise UserError(
             f"{folder}: a folder without files of {FORMATS_IN_WORDS}. If its texts end otherwise, "
             "rename them to .txt, or give a glob of them"
         )
-    return sorted(found, key=Path.as_posix)
+    tell(folder, files)
+    return files
 
 
 def _has_hub_layout(folder: Path) -> bool:

@@ -265,9 +265,7 @@ def test_a_card_that_leads_nowhere_or_outside_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("card", ["---\n[broken", "---", "no header"])
 def test_a_card_that_is_none_makes_a_folder_no_copy(tmp_path: Path, card: str) -> None:
-    write(
-        tmp_path, {"README.md": card, "a.jsonl": '{"text": "a"}', "train/b.jsonl": '{"text": "b"}'}
-    )
+    write(tmp_path, {"README.md": card, "a.jsonl": '{"text": "a"}', "sub/b.jsonl": '{"text": "b"}'})
     assert texts_of(open_source(str(tmp_path))) == ["a", "b"]
 
 
