@@ -81,7 +81,7 @@ class Preparation:
                 self._find_characters()
                 characters = self._journal.characters
                 with (
-                    open_coder(self._options, self._source, characters) as coder,
+                    self._open_coder(characters) as coder,
                     self._open_writers(coder),
                 ):
                     pace = Pace(self._bytes_read(), self._source.num_bytes)
@@ -96,6 +96,18 @@ class Preparation:
             if changed:
                 raise UserError(_changed(changed)) from error
             raise
+
+    @contextmanager
+    def _open_coder(self, characters: list[str] | None) -> Iterator[Coder]:
+        """Raises `UserError` for ids that the readers of the form would take for others."""
+        with open_coder(self._options, self._source, characters) as coder:
+            if coder.dtype != "uint16" and self._options.form != "sharpgpt":
+                raise UserError(
+                    f"form: given {self._options.form}, whose readers take ids of 16 bits, and "
+                    f"this vocabulary has {coder.tokenizer.vocab_size:,} tokens, more than 65,536; "
+                    "leave form out, for the form that only SharpGPT reads"
+                )
+            yield coder
 
     def _find_characters(self) -> None:
         """For the char tokenizer, unless an earlier process did it."""

@@ -3,13 +3,19 @@
 import re
 from typing import Any
 
+from sharpgpt.config.options import nearest, shown
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import user_path
 from sharpgpt.data.sources import aliases
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.files import format_of
 from sharpgpt.data.sources.hub import open_hub
+from sharpgpt.data.sources.hub_files import UnreachableError
 from sharpgpt.data.sources.local import find, open_local
 from sharpgpt.data.sources.tinyshakespeare import open_tinyshakespeare
+
+HUB = "hf://datasets/"
+"""Before ORG/NAME: a dataset of the hub, also where a folder ORG is here."""
 
 
 def open_source(dataset: str, **options: Any) -> DocumentSource:
@@ -32,7 +38,26 @@ def open_source(dataset: str, **options: Any) -> DocumentSource:
     paths = find(dataset)
     if paths is not None:
         return open_local(dataset, paths, chosen)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", dataset, re.ASCII) and not format_of(dataset):
-        return open_hub(dataset, chosen)
+    name = dataset.removeprefix(HUB)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) and not format_of(name):
+        return _open_hub(name, chosen, is_explicit=name != dataset)
     known = [*aliases.DATASET_NAMES, *(alias.repo for alias in aliases.ALIASES.values())]
     raise UserError(aliases.unknown_dataset(dataset, known, aliases.ALLOWED))
+
+
+def _open_hub(name: str, options: SourceOptions, *, is_explicit: bool) -> DocumentSource:
+    """ORG/NAME may also be a path with a mistake in it; the message then gives both readings."""
+    if is_explicit:
+        return open_hub(name, options)
+    path = user_path(name)
+    if path.parent.is_dir():
+        names = [str(path.parent / entry.name) for entry in path.parent.iterdir()]
+        raise UserError(
+            f"dataset: given {shown(name)}, taken for a path, since there is a folder "
+            f"{path.parent}, and it has no {path.name}{nearest(name, names)}; for the dataset "
+            f"{name} of the HuggingFace hub give {HUB}{name}"
+        )
+    try:
+        return open_hub(name, options)
+    except UnreachableError as error:
+        raise UserError(f"{error}. As a path: there is no folder {path.parent} here") from error

@@ -752,3 +752,14 @@ def test_an_unfinished_preparation_says_with_which_revision_it_goes_on(
     source.facts = source.facts | {"revision": "5678abcd"}
     with pytest.raises(UserError, match="or continue with its revision: --revision 1234abcd"):
         prepare(options("ORG/NAME", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("form", ["nanogpt", "llm.c"])
+def test_ids_of_32_bits_are_not_written_for_readers_of_16(tmp_path: Path, form: Any) -> None:
+    """They read each id as two."""
+    text = tmp_path / "characters.txt"
+    text.write_text("".join(map(chr, range(0x10000, 0x20400))) * 2, encoding="utf-8")
+    how = {"dataset": str(text), "tokenizer": "char", "num_workers": 0}
+    with pytest.raises(UserError, match="66,560 tokens, more than 65,536; leave form out"):
+        prepare(PrepareOptions(**how, form=form, output=str(tmp_path / "o")))
+    assert not (tmp_path / "o").exists()

@@ -6,6 +6,7 @@ questions is asked by a process of its own.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sharpgpt.core.errors import UserError
+from sharpgpt.data.sources.open import open_source
 from sharpgpt.data.sources.split import nanogpt_validation_documents
 from tests.data.sources.hub_server import HubServer, Repository, running
 
@@ -290,7 +293,8 @@ def test_without_the_hub_the_user_is_told_soon_what_to_do(
         assert answer["error"] == (
             f"org/data: the HuggingFace hub cannot be reached ({reason} download the dataset on a "
             "machine with a network (hf download org/data --repo-type dataset --local-dir FOLDER), "
-            "copy the folder here and give its path as dataset"
+            "copy the folder here and give its path as dataset. As a path: there is no folder org "
+            "here"
         )
     assert time.monotonic() - start_s < 10
 
@@ -371,3 +375,20 @@ def test_what_the_hub_refuses_is_explained(hub: HubServer, ask: Ask) -> None:
         "Give the one with the text as text_column"
     )
     assert column["said"] == []
+
+
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """data/openwebtext, which was not there, was looked up on the hub, and nothing was said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "openwebtexts").mkdir(parents=True)
+    message = "there is a folder data, and it has no openwebtext; did you mean data/openwebtexts?"
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        open_source("data/openwebtext")
+    assert "give hf://datasets/data/openwebtext" in str(caught.value)
+    monkeypatch.setenv("SHARPGPT_OFFLINE", "1")
+    for name in ("hf://datasets/data/openwebtext", "date/openwebtext"):
+        with pytest.raises(UserError, match="SHARPGPT_OFFLINE is set") as caught:
+            open_source(name)
+        assert ("there is no folder date here" in str(caught.value)) == (name[0] == "d")

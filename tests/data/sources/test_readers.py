@@ -309,6 +309,7 @@ def test_other_bytes_after_an_archive_are_no_padding(tmp_path: Path, kind: str) 
         (b"PK\x03\x04\0\0", "a zip archive, allowed is UTF-8 text; extract its files: unzip "),
         (b"PAR1\0\0", "a Parquet file, allowed is UTF-8 text; let its name end in .parquet"),
     ],
+    ids=["gzip", "bzip2", "xz", "zip", "parquet"],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.xz"])
 def test_what_is_no_text_is_called_what_it_is(
