@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import os_error_text
+from sharpgpt.core.terminal import show
 from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.signals import exit_on_signals
 
@@ -74,8 +76,7 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
             print(f"{error.label}{error}", file=sys.stderr)
             return error.exit_code
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+            show(f"error: {os_error_text(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("interrupted; what was saved before is whole", file=sys.stderr)

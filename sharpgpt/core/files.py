@@ -34,11 +34,12 @@ def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Pa
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     os.close(descriptor)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        make_readable(temporary)
-        os.replace(temporary, path)
+        with names_file(path):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            make_readable(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -143,6 +144,67 @@ def sync(path: Path) -> None:
 def user_path(path: str | Path) -> Path:
     """The path with `~` expanded; unchanged for a user who does not exist."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for that user)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_REMEDIES = {
+    errno.EROFS: "it is mounted read-only: give a place where you may write",
+    errno.EACCES: "check its permissions and those of its folder, or give another place",
+    errno.EPERM: "check its permissions and those of its folder, or give another place",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "close files, or raise the limit (ulimit -n)",
+    errno.ENFILE: "close files of other programs",
+}
+
+
+def os_error_text(
+    error: OSError, path: Path | str | None = None, *, needed_bytes: int | None = None
+) -> str:
+    """What the system refused, for which file, and what to do: the one place that words it.
+
+    `path` is the file, where the error does not name it (`write` and `fsync` do not).
+    """
+    place = str(path or error.filename or "")
+    reason = error.strerror or str(error) or type(error).__name__
+    text = f"{place}: {reason}" if place else reason
+    if error.errno in NO_ROOM:
+        facts = [f"{size_text(needed_bytes)} needed"] if needed_bytes is not None else []
+        if (free := _free_bytes(place)) is not None:
+            facts.append(f"{size_text(free)} free there")
+        if error.errno == errno.EDQUOT:
+            facts.append("a quota may allow less")
+        text += f" ({', '.join(facts)})" if facts else ""
+        return f"{text}; make room, or give a place on another disk"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{text}; {remedy}" if remedy else text
+
+
+def size_text(num_bytes: float) -> str:
+    """Bytes with a unit; small numbers exactly."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes:,.0f} bytes"
+
+
+def _free_bytes(place: str) -> int | None:
+    """Free space of the file system of `place`, or of its nearest folder that exists."""
+    path = Path(place).absolute()
+    for folder in (path, *path.parents) if place else ():
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return None
+
+
+@contextlib.contextmanager
+def names_file(path: Path) -> Iterator[None]:
+    """Give an `OSError` of the block the name of the file, which `write` and `fsync` leave out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

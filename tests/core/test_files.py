@@ -1,12 +1,13 @@
 """Atomic writes: the old file or the new one, with the permissions of any new file."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from sharpgpt.core.files import atomic_path, sync, user_path, write_text
+from sharpgpt.core.files import atomic_path, os_error_text, sync, user_path, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -44,3 +45,32 @@ def test_files_and_folders_are_flushed_and_a_missing_one_is_skipped(tmp_path: Pa
 def test_an_unknown_user_is_no_error() -> None:
     assert user_path("~nosuchuser/x") == Path("~nosuchuser/x")
     assert user_path("~") == Path.home()
+
+
+def test_a_full_disk_names_the_file_what_it_needs_and_what_is_free(tmp_path: Path) -> None:
+    """The message was `error: No space left on device`: write() and fsync() name no file."""
+    path = tmp_path / "file.txt"
+
+    def fill() -> None:
+        with atomic_path(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        fill()
+    text = os_error_text(raised.value, needed_bytes=2_500_000)
+    assert text.startswith(f"{path}: No space left on device (2.5 MB needed, ")
+    assert text.endswith(" free there); make room, or give a place on another disk")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error; check the disk"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a"), "a: No such file"),
+        (OSError("strange"), "strange"),
+        (OSError(), "OSError"),
+        (OSError(errno.ENOSPC, "No space"), "No space; make room, or give a place on another disk"),
+    ],
+)
+def test_an_error_of_the_system_is_a_sentence(error: OSError, expected: str) -> None:
+    assert os_error_text(error) == expected

@@ -37,7 +37,7 @@ def require_room(
         raise UserError(
             f"{folder}: the tokens take about {gigabytes(needed)} and the disk has "
             f"{gigabytes(free)} left; free some, give an output on another disk, or prepare less, "
-            f"such as --max_tokens {int(free / 2.2):,}".replace(",", "_")
+            f"such as --max_tokens {int(free / 2.2):_}"
         )
 
 

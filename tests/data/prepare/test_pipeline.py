@@ -616,6 +616,7 @@ def test_too_little_room_is_noticed_before_anything_is_written(
         UserError, match=r"take about 0\.0 MB and the disk has 0\.0 MB left"
     ) as error:
         prepare(options(corpus, tmp_path / "out"))
+    assert "left; free some, give an output on another disk" in str(error.value)
     assert "--max_tokens 5_000" in str(error.value)
     assert not (tmp_path / "out").exists()
     prepare(options(corpus, tmp_path / "out", max_tokens=5000))
