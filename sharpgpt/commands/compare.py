@@ -3,6 +3,7 @@ configuration, against the unpenalised model sharpened afterwards, as comparison
 
 import argparse
 
+from sharpgpt.core.terminal import show
 from sharpgpt.evaluation import compare as comparison
 from sharpgpt.evaluation.options import add_flags, flag_values
 from sharpgpt.evaluation.verdict import MARGIN
@@ -50,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     assert result.path is not None, "an output folder was given"
     for note in result.content["notes"]:
-        print(f"NOTE: {note}")
+        show(f"NOTE: {note}")
     for arm in result.arms:
-        print(f"{arm['name']}: {arm['sentence']}")
-    print(f"Statistics {result.path}")
-    print(write_comparison(result.content, result.path.parent))
+        show(f"{arm['name']}: {arm['sentence']}")
+    show(f"Statistics {result.path}")
+    show(write_comparison(result.content, result.path.parent))
     return 0

@@ -5,6 +5,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from sharpgpt.core.terminal import show
 from sharpgpt.evaluation import evaluate as evaluation
 from sharpgpt.evaluation.options import add_flags, flag_values
 from sharpgpt.report.evaluation import write_evaluation
@@ -41,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     result = evaluation.evaluate(models, output=output, **flag_values(arguments))
     assert result.path is not None, "an output folder was given"
     for model in result.models:
-        print(statistics_text(model))
-    print(f"Statistics {result.path}")
-    print(write_evaluation(result.content, result.path.parent))
+        show(statistics_text(model))
+    show(f"Statistics {result.path}")
+    show(write_evaluation(result.content, result.path.parent))
     return 0
 
 

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from sharpgpt.core.terminal import show
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sharpgpt inspect`."""
@@ -27,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
             with_hashes=not arguments.no_hashes,
             progress=lambda num_bytes: bar.advance(task, num_bytes),
         )
-    print(text)
+    show(text)
     return 0

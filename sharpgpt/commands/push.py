@@ -12,6 +12,7 @@ from typing import Any
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.jsonio import read_object
+from sharpgpt.core.terminal import show
 from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
@@ -81,13 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
         evaluation=arguments.evaluation,
         comparison=arguments.comparison,
     )
-    print(publication.summary())
+    show(publication.summary())
     if arguments.dry_run is not None:
         folder = Path(arguments.dry_run).expanduser()
         publication.write(folder)
-        print(f"Nothing was published; this is what would be: {folder}")
+        show(f"Nothing was published; this is what would be: {folder}")
     else:
-        print(upload(publication, private=arguments.private))
+        show(upload(publication, private=arguments.private))
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.terminal import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,12 +23,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     folders = [resolve_run(folder) for folder in arguments.run_folders]
     if len(folders) > 1:
-        print(write_runs_report(folders, arguments.output or Path("runs.html")))
+        show(write_runs_report(folders, arguments.output or Path("runs.html")))
         return 0
     if arguments.output is not None:
         raise UserError(
             f"--output: given {arguments.output}, but the report of one run is report.html in its "
             "folder; leave --output out, or give several runs"
         )
-    print(write_report(folders[0]))
+    show(write_report(folders[0]))
     return 0

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 
 from sharpgpt.commands.flags import add_device, broken, usable_device
+from sharpgpt.core.terminal import show
 from sharpgpt.evaluation.generation import generate_ids
 from sharpgpt.evaluation.prompts import Prompt, saved_model_prompt
 from sharpgpt.evaluation.saved_model import SavedModel, load_model
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
     for number in range(arguments.num_samples):
         if arguments.num_samples > 1:
-            print(f"--- sample {number + 1} of {arguments.num_samples}", flush=True)
+            show(f"--- sample {number + 1} of {arguments.num_samples}")
         text = stream_text(
             saved,
             prompt,
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _note(text: str) -> None:
-    print(f"NOTE: {text}", file=sys.stderr, flush=True)
+    show(f"NOTE: {text}", file=sys.stderr)
 
 
 def stream_text(saved: SavedModel, prompt: Prompt, *, max_new_tokens: int, **how: Any) -> str:
@@ -97,9 +98,9 @@ def stream_text(saved: SavedModel, prompt: Prompt, *, max_new_tokens: int, **how
     class Printer(cast(Any, TextStreamer)):  # type: ignore[misc]
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
             parts.append(text)
-            print(text, end="", flush=True)
+            show(text, end="")
 
-    print(prompt.text, end="", flush=True)
+    show(prompt.text, end="")
     generate_ids(
         saved.causal_lm,
         prompt.ids,
@@ -110,7 +111,7 @@ def stream_text(saved: SavedModel, prompt: Prompt, *, max_new_tokens: int, **how
         streamer=Printer(saved.tokenizer, skip_prompt=True, skip_special_tokens=True),
         **how,
     )
-    print(flush=True)
+    show("")
     return "".join(parts)
 
 

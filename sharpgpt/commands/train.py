@@ -2,6 +2,7 @@
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.training_flags import parse_training_flags as parse
+from sharpgpt.core.terminal import show
 
 __all__ = ["parse", "run"]
 
@@ -12,7 +13,7 @@ def run(arguments: tuple[TrainingConfig, bool]) -> int:
     if dry_run:
         from sharpgpt.training.dry_run import describe
 
-        print(describe(config))
+        show(describe(config))
         return 0
     from sharpgpt.training.startup import Startup
     from sharpgpt.training.train import run_training

@@ -12,6 +12,7 @@ import torch
 
 from sharpgpt.commands.flags import add_device, broken, usable_device
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.terminal import show
 from sharpgpt.evaluation.predictions import (
     context_length,
     predict_tokens,
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         given = ", ".join(map(str, arguments.runs))
         notes.append(f"Some models have the same name; in their order they are {given}.")
     page = TextView(_title(arguments.text), tokens[0], models, notes)
-    print(write_view(page, output / "view.html" if output.is_dir() else output))
+    show(write_view(page, output / "view.html" if output.is_dir() else output))
     return 0
 
 

@@ -1,6 +1,6 @@
 """The error whose message is for the user."""
 
-from sharpgpt.core.terminal import visible
+from sharpgpt.core.terminal import message as shown
 
 
 class UserError(Exception):
@@ -14,4 +14,4 @@ class UserError(Exception):
     label = "error: "
 
     def __init__(self, message: str) -> None:
-        super().__init__(visible(message))  # it may quote a file from anyone
+        super().__init__(shown(message))  # it may quote a file from anyone

@@ -7,6 +7,7 @@ bidirectional overrides, zero-width spaces and joiners; separators of lines and 
 of surrogate pairs. Only newline and tab stay, in a text; in a name (`one_line`) they do not.
 """
 
+import logging
 import re
 import sys
 import unicodedata
@@ -26,6 +27,11 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def message(text: str) -> str:
+    """`visible`, with each line after the first indented: none looks like a new message."""
+    return re.sub(r"\n(?=\S)", "\n  ", visible(text))
+
+
 def show(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
     """Print `text`, made visible, at once; what the terminal has no letter for becomes an escape.
 
@@ -36,6 +42,22 @@ def show(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
     encoding = getattr(target, "encoding", None) or "utf-8"
     shown = shown.encode(encoding, "backslashreplace").decode(encoding)
     print(shown, end=end, file=target, flush=True)
+
+
+class VisibleFilter(logging.Filter):
+    """For a handler of another library's logger, whose messages may quote a file from anyone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Make the record visible."""
+        record.msg, record.args = visible(record.getMessage()), ()
+        return True
+
+
+def make_library_visible(name: str) -> None:
+    """Make visible what the handlers of the logger `name` print from now on."""
+    for handler in logging.getLogger(name).handlers:
+        if not any(isinstance(one, VisibleFilter) for one in handler.filters):
+            handler.addFilter(VisibleFilter())
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.terminal import one_line
 from sharpgpt.data.manifest import verify
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
 from sharpgpt.data.shards import ShardedTokens
@@ -63,14 +64,14 @@ def inspect_data(
 
 def _facts(data: PreparedData) -> list[str]:
     facts = {
-        "data": _printable(f"{data.name} in {data.path}"),
+        "data": one_line(f"{data.name} in {data.path}"),
         "form": data.form,
-        "tokenizer": f"{data.tokenizer_name}, {data.vocab_size:,} tokens",
+        "tokenizer": f"{one_line(data.tokenizer_name)}, {data.vocab_size:,} tokens",
     }
     for key in ("origin", "revision", "config_name", "text_column", "split", "licence", "note"):
         value = data.source.get(key)
         if value is not None and str(value) != str(data.path):
-            facts[key] = _printable(str(value))
+            facts[key] = one_line(str(value)[:1000])
     for name, tokens in (("training", data.train), ("validation", data.val)):
         num_shards = len(tokens.shards)
         facts[name] = f"{len(tokens):,} tokens in {num_shards:,} shard{'s' * (num_shards != 1)}"
@@ -81,14 +82,6 @@ def _facts(data: PreparedData) -> list[str]:
                 facts[name] += f", {split.num_bytes / split.num_tokens:.3f} bytes a token"
     facts["identity"] = data.sha256
     return [f"{name:<14}{value}" for name, value in facts.items()]
-
-
-def _printable(text: str) -> str:
-    """At most 1,000 characters, with escapes for those that could control a terminal."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text[:1000]
-    )
 
 
 def _estimates(

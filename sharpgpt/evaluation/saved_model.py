@@ -13,6 +13,7 @@ from torch import nn
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.terminal import make_library_visible
 from sharpgpt.model.build import check_layers, plain_config
 from sharpgpt.model.head import head_problem
 from sharpgpt.model.quiet import quiet_transformers
@@ -56,6 +57,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedMod
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    make_library_visible("transformers")
     logging.disable_progress_bar()
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:

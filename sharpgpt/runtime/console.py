@@ -2,7 +2,8 @@
 
 Every module logs through `logging.getLogger(__name__)`; a warning is shown as `NOTE: ...`.
 `console_logging` shows what the package logs within its block. A closed terminal, a broken pipe and
-a full disk lose lines, never the run.
+a full disk lose lines, never the run. Control characters of what comes from outside are made
+visible, on the terminal and in log.txt.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from sharpgpt.core.terminal import message, one_line, show
 
 PACKAGE_LOGGER = logging.getLogger("sharpgpt")
 
@@ -47,15 +50,17 @@ class Console(logging.Handler):
                 return
             self._seen.add(once)
         prefix = "NOTE: " if record.levelno >= logging.WARNING else ""
-        text = prefix + record.getMessage()
+        text = message(prefix + record.getMessage())
         self._keep(text)
         if not self._is_shown or getattr(record, "log_file_only", False):
             return
         try:
             if self._bar:
-                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._bar.console.print(
+                    text, markup=False, emoji=False, highlight=False, soft_wrap=True
+                )
             else:
-                print(text, flush=True)
+                show(text)
         except (OSError, ValueError) as error:  # ValueError: closed
             self._leave(error)
 
@@ -84,7 +89,7 @@ class Console(logging.Handler):
 
         self.stop_bar()
         self._bar = Progress(*columns, transient=transient)
-        self._task = self._bar.add_task("", total=total, completed=completed, **fields)
+        self._task = self._bar.add_task("", total=total, completed=completed, **_plain(fields))
         self._bar.start()
 
     def update_bar(self, **fields: Any) -> None:
@@ -92,7 +97,7 @@ class Console(logging.Handler):
         if not self._bar:
             return
         try:
-            self._bar.update(self._task, **fields)
+            self._bar.update(self._task, **_plain(fields))
         except (OSError, ValueError) as error:
             self._leave(error)
 
@@ -177,6 +182,16 @@ def console_logging(*, is_shown: bool = True) -> Iterator[Console]:
         PACKAGE_LOGGER.setLevel(level)
         PACKAGE_LOGGER.propagate = propagates
         console.close()
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a bar, whose texts may hold names from outside, without rich's markup."""
+    from rich.markup import escape
+
+    return {
+        name: escape(one_line(value)) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def clock(seconds: float) -> str:

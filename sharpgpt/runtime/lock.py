@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout, lock_descriptor
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import open_plain
+from sharpgpt.core.terminal import one_line
 
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL}
 
@@ -104,8 +106,8 @@ class FolderLock:
     def _holder(self) -> str:
         """The holder as its file names it: our JSON, or filelock's lines with process and host."""
         try:
-            with open(self.path, encoding="utf-8") as file:
-                text = file.read(4096)
+            with open_plain(self.path, follow_links=False) as file:
+                text = file.read(4096).decode()
         except (OSError, ValueError):
             text = ""
         try:
@@ -118,7 +120,7 @@ class FolderLock:
         who = f"process {shown['pid']} on {shown['host']}"
         if "since" in shown:
             who += f" since {shown['since']} ({shown.get('command')})"
-        return "".join(letter if letter.isprintable() else "?" for letter in who)
+        return one_line(who)
 
 
 def _has_flock(folder: Path) -> bool:

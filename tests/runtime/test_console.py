@@ -20,10 +20,23 @@ def test_the_log_file_has_every_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         logger.warning("no samples: %s", "RuntimeError: a b", extra={"once": "no samples"})
         logger.warning("no samples: again", extra={"once": "no samples"})
         logger.debug("not shown")
-    lines = ["before there is a folder", "two", "lines", "NOTE: no samples: RuntimeError: a b"]
+    lines = ["before there is a folder", "two", "  lines", "NOTE: no samples: RuntimeError: a b"]
     assert capsys.readouterr().out.splitlines() == lines
     log = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line[9:] for line in log] == lines
+
+
+def test_controls_in_a_message_are_visible_on_the_terminal_and_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name of a data set cleared the screen, and its second line was a message of its own."""
+    with console_logging() as console:
+        console.open_log_file(tmp_path / "log.txt")
+        logger.info("%s", "\x1b[2J\x9b31m\u202edata\nNOTE: all is well [bold]")
+    shown = capsys.readouterr().out
+    assert shown == "\\x1b[2J\\x9b31m\\u202edata\n  NOTE: all is well [bold]\n"
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line[9:] for line in log] == shown.splitlines()
 
 
 def test_a_block_inside_another_uses_its_console_and_nothing_is_left_behind() -> None:
