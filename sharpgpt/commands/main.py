@@ -6,8 +6,9 @@ returns the exit code, and for its flags either `add_arguments(parser)` with, wh
 rules, `problems(arguments)`; or `parse(argv, prog)`, where the flags come from an `Options` class.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
-128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
-that trains saves a checkpoint first, after its current step; a second signal ends it at once.
+128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 129 for SIGHUP,
+138 for SIGUSR1). A run that trains saves a checkpoint first, after its current step; a second
+signal ends it at once.
 """
 
 import argparse

@@ -13,8 +13,9 @@ EPILOG = """\
 Later wins: defaults, then --config, then flags.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
-128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1). A run
-that trains saves a checkpoint first, after its current step; a second signal ends it at once.
+128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 129 for SIGHUP,
+138 for SIGUSR1). A run that trains saves a checkpoint first, after its current step; a second
+signal ends it at once.
 """
 
 

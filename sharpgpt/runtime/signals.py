@@ -1,10 +1,12 @@
-"""SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (Slurm's warning before a time limit).
+"""SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal or ssh connection is gone) and SIGUSR1 (Slurm's
+warning before a time limit).
 
 While there is nothing to save, a signal exits the process at once (`exit_on_signals`). In the
 training loop and in a preparation the first signal asks to save and stop (`StopSignal`); a second
 one calls the handler from before: it exits a command at once, and raises KeyboardInterrupt in a
 notebook. A command's exit code is 128 + the signal's number, without a traceback; `train()` in
-Python delivers the signal again once all is saved (`deliver`).
+Python delivers the signal again once all is saved (`deliver`). SIGHUP stays ignored where it was
+(nohup), and is never a second signal: the shell and the kernel both send it.
 """
 
 import contextlib
@@ -17,8 +19,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+SIGHUP = getattr(signal, "SIGHUP", None)  # not on Windows
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
 )
 
 DUPLICATE_S = 5.0
@@ -52,7 +57,7 @@ def install_exit_handlers() -> dict[int, Any]:
                     child.terminate()
         os._exit(128 + number)
 
-    return {number: signal.signal(number, exit_now) for number in SIGNALS}
+    return _handle_with(exit_now)
 
 
 @contextlib.contextmanager
@@ -82,8 +87,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
+            self._previous = _handle_with(self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,21 +107,22 @@ class StopSignal:
     def _handle(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if self._first_time is not None:
-            if now - self._first_time > self._duplicate_s:
+            if number != SIGHUP and now - self._first_time > self._duplicate_s:
                 self._restore()
                 signal.raise_signal(number)
             return
         self._first_time = now
         self.number = number
         if not self._duplicate_s:
-            self._restore()
+            self._restore(but=SIGHUP)
         _write(2, f"\n{signal.Signals(number).name}: {self._action} (again to end at once)\n")
         if self._is_interruptible:
             raise Interrupted
 
-    def _restore(self) -> None:
-        _set_handlers(self._previous)
-        self._previous = {}
+    def _restore(self, but: int | None = None) -> None:
+        kept = {number: handler for number, handler in self._previous.items() if number == but}
+        _set_handlers({n: handler for n, handler in self._previous.items() if n not in kept})
+        self._previous = kept
 
 
 def deliver(number: int) -> None:
@@ -127,6 +132,12 @@ def deliver(number: int) -> None:
     """
     if threading.current_thread() is threading.main_thread():
         signal.raise_signal(number)
+
+
+def _handle_with(handler: Any) -> dict[int, Any]:
+    """Set `handler` for all signals but an ignored SIGHUP; returns the previous handlers."""
+    numbers = [n for n in SIGNALS if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _set_handlers(handlers: dict[int, Any]) -> None:

@@ -31,6 +31,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def start(command_environment: dict[str, str], tmp_path: Path) -> Start:
     """`train.py` of a tiny endless run in `tmp_path`/o/run, or Python code that imports it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be: that is it.\n" * 4000, encoding="utf-8")
 
@@ -109,6 +110,40 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
     process.communicate()
 
 
+def test_a_closed_terminal_saves_first_and_ends_with_129(start: Start, tmp_path: Path) -> None:
+    """It was no signal of ours: what came after the last checkpoint was lost. The shell and the
+    kernel both send SIGHUP, so the second is no wish to end at once. Nobody reads what it prints,
+    as after Ctrl-C in `train.py 2>&1 | tee log`, which ends tee first."""
+    process = start()
+    wait_for_line(process, "step 1/")
+    stop_reading(process)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 129
+    assert len(list((tmp_path / "o" / "run" / "checkpoints").glob("step_*"))) == 1
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    """As under nohup, which means that the run shall survive the end of the session."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with exit_on_signals(), StopSignal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.number is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_hangup_is_no_second_signal() -> None:
+    with ending_by(KeyboardInterrupt), StopSignal() as stop:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.number == signal.SIGHUP
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.parametrize("what", ["evaluate", "generate_texts"])
 def test_a_signal_does_not_wait_for_a_validation_or_samples(
     start: Start, tmp_path: Path, what: str
@@ -126,16 +161,6 @@ def test_a_signal_does_not_wait_for_a_validation_or_samples(
     assert process.returncode == 143
     assert "Interrupted after step 3 of" in out
     assert (tmp_path / "o" / "run" / "checkpoints" / "step_00000003").is_dir()
-
-
-def test_a_signal_saves_with_a_broken_pipe(start: Start, tmp_path: Path) -> None:
-    """As Ctrl-C in `train.py 2>&1 | tee log`, which ends tee first."""
-    process = start()
-    wait_for_line(process, "step 1/")
-    stop_reading(process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    assert len(list((tmp_path / "o" / "run" / "checkpoints").glob("step_*"))) == 1
 
 
 def test_a_second_signal_exits_at_once_with_a_broken_pipe(start: Start) -> None:
@@ -203,7 +228,9 @@ def test_within_the_block_a_signal_is_a_request() -> None:
         assert stop.number is None
         signal.raise_signal(signal.SIGUSR1)
         assert stop.number == signal.SIGUSR1
-        assert {number: signal.getsignal(number) for number in SIGNALS} == before
+        after = {number: signal.getsignal(number) for number in SIGNALS}
+        assert after.pop(signal.SIGHUP) == stop._handle  # more of these change nothing
+        assert after == {number: before[number] for number in after}
     with StopSignal() as stop, pytest.raises(Interrupted), stop.interruptible():
         signal.raise_signal(signal.SIGTERM)
     with pytest.raises(Interrupted), stop.interruptible():

@@ -38,7 +38,7 @@ def prepare(
 
     Raises:
         UserError: everything that the user can fix. What was committed stays.
-        Stopped: SIGINT, SIGTERM or SIGUSR1; everything until then is committed.
+        Stopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1; everything until then is committed.
     """
     with console_logging() as console:
         return _prepare(options, show_progress or ProgressDisplay(console))
