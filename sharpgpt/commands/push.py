@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import make_folder, sync
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.terminal import show
 from sharpgpt.data.sources.download import offline_variable
@@ -113,14 +114,17 @@ class Publication:
 
     def write(self, folder: Path) -> None:
         """Write all of it into a folder, which appears whole or not at all. Raises OSError."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
             temporary = Path(name) / "files"
             temporary.mkdir()
             for file_name, path in self.files.items():
                 shutil.copyfile(path, temporary / file_name)
             (temporary / CARD).write_text(self.card, encoding="utf-8")
+            for path in [*temporary.iterdir(), temporary]:
+                sync(path)
             temporary.rename(folder)
+            sync(folder.parent)
 
 
 def prepare_publication(

@@ -3,6 +3,7 @@ without waiting and, in a folder from anyone, without following links; paths of 
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -20,11 +21,12 @@ from sharpgpt.core.errors import UserError
 def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds.
 
-    A reader sees the old file or the new one, never half of one. If the block raises, the
-    temporary file is removed and `path` stays as it was. Its name is random, or `temporary_name`
-    where one process at a time writes: that then replaces what a killed process left.
+    A reader sees the old file or the new one, never half of one, also after a power cut: the file
+    is flushed before it gets its name, and its folder after. If the block raises, the temporary
+    file is removed and `path` stays as it was. Its name is random, or `temporary_name` where one
+    process at a time writes: that then replaces what a killed process left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if temporary_name is None:
         descriptor, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
         temporary = Path(name)
@@ -37,11 +39,20 @@ def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Pa
         with names_file(path):
             yield temporary
             with open(temporary, "rb+") as file:
+                make_readable(temporary)
                 os.fsync(file.fileno())
-            make_readable(temporary)
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing; they survive a power cut."""
+    missing = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync(folder.parent)
 
 
 def temporary_files(folder: Path, name: str) -> list[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import readable, sync, write_text
+from sharpgpt.core.files import readable, write_text
 from sharpgpt.core.jsonio import parse_model, parse_object, read_bytes
 from sharpgpt.data.shards import HEADER_BYTES, RESTORE, Shard, partial_name, require_size
 
@@ -120,7 +120,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, atomically; when this returns it survives a power cut."""
     text = manifest.model_dump_json(indent=2) + "\n"
     write_text(folder / MANIFEST, text, temporary_name=partial_name(MANIFEST))
-    sync(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import remove_folder, rename_within, write_text
+from sharpgpt.core.files import remove_folder, rename_within, sync, write_text
 from sharpgpt.runs.manifest import MANIFEST, DamagedCheckpointError, read_manifest, verify_files
 from sharpgpt.runs.state import (
     STATE_JSON,
@@ -244,6 +244,7 @@ def _remove(checkpoint: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         remove_folder(folder, going)
     rename_within(folder, checkpoint.name, going)
+    sync(folder)
     remove_folder(folder, going)
 
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import remove_folder, sync
+from sharpgpt.core.files import make_folder, remove_folder, sync
 from sharpgpt.runs.checkpoint import UNFINISHED, make_way
 from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
 from sharpgpt.runs.state import FORMAT_VERSION, STATE_JSON, AfterStep, TrainingState
@@ -122,7 +122,7 @@ def write_checkpoint(
     from safetensors.torch import save_file
 
     temporary = checkpoint.with_name(UNFINISHED + checkpoint.name)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(checkpoint.parent)
     _clear(temporary)
     try:
         temporary.mkdir()
@@ -148,7 +148,8 @@ def write_checkpoint(
         mode = temporary.stat().st_mode & 0o666
         for path in temporary.iterdir():
             path.chmod(mode)
-        for path in [*temporary.iterdir(), temporary, *flush_first]:
+        folders = {path.parent for path in flush_first}
+        for path in [*temporary.iterdir(), temporary, *flush_first, *folders]:
             sync(path)
         make_way(checkpoint)
         temporary.rename(checkpoint)

@@ -13,7 +13,7 @@ from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import atomic_path, temporary_files, user_path
+from sharpgpt.core.files import atomic_path, make_folder, sync, temporary_files, user_path
 from sharpgpt.core.jsonio import read_object, write_json
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.places import place_for, run_of_folder
@@ -176,7 +176,7 @@ def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> No
     """Make and lock both folders: that of the checkpoints may be another run's too."""
     try:
         for folder in (path, checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             tempfile.TemporaryFile(dir=folder).close()
         for folder in [path] if checkpoints.samefile(path) else [path, checkpoints]:
             lock = run_lock(folder)
@@ -249,14 +249,14 @@ def _new_folder(output_dir: Path, config: TrainingConfig, data_name: str) -> Pat
     stamp = time.strftime("%Y%m%d-%H%M%S")
     penalty = re.sub(r"\W+", "-", config.penalty_type)
     number = 1
+    make_folder(output_dir)
     while True:
         start = stamp if number == 1 else f"{stamp}-{number}"
         path = output_dir / f"{start}_{what}_{penalty}_{config.penalty_weight:g}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
-            if output_dir.exists() and not output_dir.is_dir():
-                raise
             number += 1
         else:
+            sync(output_dir)
             return path

@@ -56,6 +56,8 @@ class FolderLock:
         self.path = folder / file_name
         self._message = message
         self._lock: BaseFileLock | None = None
+        self._file: os.stat_result | None = None
+        """The file that `flock` locked."""
 
     def __enter__(self) -> "FolderLock":
         self.acquire()
@@ -74,7 +76,7 @@ class FolderLock:
         lock: BaseFileLock
         if has_flock := _has_flock(self.path.parent):
             lock = FileLock(
-                self.path, timeout=RETRY_S, thread_local=False, on_acquired=_write_holder
+                self.path, timeout=RETRY_S, thread_local=False, on_acquired=self._acquired
             )
         else:
             lock = SoftFileLock(self.path, timeout=RETRY_S, thread_local=False)
@@ -90,15 +92,24 @@ class FolderLock:
         self._held.add(self._key())
 
     def release(self) -> None:
-        """Remove the file and release the lock. May be called twice."""
+        """Remove the file and release the lock. May be called twice.
+
+        In this order: once the lock is free, the file is that of the next process. One that took
+        its place meanwhile, because somebody had removed it, is the lock of another process too.
+        """
         if self._lock is not None:
             try:
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
+                with contextlib.suppress(OSError):  # a SoftFileLock removes its own file
+                    if self._file and os.path.samestat(self._file, self.path.lstat()):
+                        self.path.unlink()
             finally:  # an interruption here must not leave the lock held
                 self._lock.release()
                 self._lock = None
                 self._held.discard(self._key())
+
+    def _acquired(self, descriptor: int) -> None:
+        self._file = os.fstat(descriptor)
+        _write_holder(descriptor)
 
     def _key(self) -> tuple[int, str]:
         return os.getpid(), os.path.realpath(self.path)

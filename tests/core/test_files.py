@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from sharpgpt.core.files import atomic_path, os_error_text, sync, user_path, write_text
+from sharpgpt.core.files import (
+    atomic_path,
+    make_folder,
+    os_error_text,
+    sync,
+    user_path,
+    write_text,
+)
+from tests.system_calls import SystemCalls
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -40,6 +48,48 @@ def test_files_and_folders_are_flushed_and_a_missing_one_is_skipped(tmp_path: Pa
     write_text(tmp_path / "file.txt", "")
     for path in (tmp_path, tmp_path / "file.txt", tmp_path / "absent"):
         sync(path)
+
+
+def test_a_file_is_flushed_before_it_gets_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder was not flushed: after a power cut the old file, or none, could be there."""
+    calls = SystemCalls(tmp_path, monkeypatch)
+    for text in ("old", "new"):
+        write_text(tmp_path / "file.txt", text)
+        assert calls.unflushed == []
+        assert calls.events == [
+            "flush .file.txt.tmp", "rename .file.txt.tmp -> file.txt", "flush .",
+        ]  # fmt: skip
+        calls.events.clear()
+    write_text(tmp_path / "file.txt", "newer", temporary_name="mine")
+    assert calls.events == ["flush mine", "rename mine -> file.txt", "flush ."]
+    assert calls.unflushed == []
+    calls.events.clear()
+
+    def fail() -> None:
+        with atomic_path(tmp_path / "file.txt") as temporary:
+            temporary.write_text("ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert calls.events == ["remove .file.txt.tmp"]
+
+
+def test_the_folders_that_are_made_are_flushed_into_those_that_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole run could be gone, though every checkpoint in it had been flushed."""
+    calls = SystemCalls(tmp_path, monkeypatch)
+    make_folder(tmp_path / "outputs" / "run" / "checkpoints")
+    assert calls.events == ["flush .", "flush outputs", "flush outputs/run"]
+    make_folder(tmp_path / "outputs" / "run")
+    assert len(calls.events) == 3
+    calls.events.clear()
+    write_text(tmp_path / "reports" / "file.txt", "")
+    assert calls.events[0] == "flush ."
+    assert calls.events[-1] == "flush reports"
 
 
 def test_an_unknown_user_is_no_error() -> None:

@@ -15,8 +15,9 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.runs import checkpoint_files
-from sharpgpt.runs.checkpoint import Checkpoint
+from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.checkpoint_files import STATE_TENSORS, HostCopies, load_tensors, training_tensors
+from sharpgpt.runs.state import AfterStep
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.train import train
 from tests.runs.broken_checkpoints import (
@@ -24,6 +25,7 @@ from tests.runs.broken_checkpoints import (
     newest,
     reseal,
 )
+from tests.system_calls import SystemCalls
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 MakeConfig = Callable[..., TrainingConfig]
@@ -138,19 +140,52 @@ def test_a_config_json_of_any_size_asks_for_nothing(checkpoints: Path) -> None:
     )  # fmt: skip
 
 
-def test_files_and_folders_are_flushed_before_and_after_the_rename(
-    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_is_removed(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-    original = Path.rename
-    monkeypatch.setattr(checkpoint_files, "sync", lambda path: done.append(path.name))
-    monkeypatch.setattr(
-        Path, "rename", lambda self, to: (done.append(f"to {to.name}"), original(self, to))[1]
-    )
-    train(tiny_config(max_steps=1, n_layer=1))
-    folder, record = ".unfinished_step_00000001", ["metrics.jsonl", "samples.jsonl"]
-    assert sorted(done[: len(FILES)]) == sorted(FILES)
-    assert done[len(FILES) :] == [folder, *record, "to step_00000001", "checkpoints"]
+    """The order of the system calls of two savings, of which the second prunes.
+
+    The folder of the records was not flushed, so they could be gone where the checkpoint was not;
+    nor that of the checkpoints between the renaming of an old one and the removal of its files.
+    """
+    (tmp_path / "outputs").mkdir()
+    calls = SystemCalls(tmp_path / "outputs", monkeypatch)
+    settings = {"save_interval": 1, "keep_checkpoints": 1, "background_saving": False}
+    train(tiny_config(max_steps=2, n_layer=1, generate_interval=1, **settings))
+    events = calls.events
+    assert calls.unflushed == []
+    assert events[:2] == ["flush .", "flush tiny"], "the folders of the run are safe first"
+    renamed = 0
+    for step in (1, 2):
+        name = f"step_{step:08d}"
+        unfinished = f"tiny/checkpoints/.unfinished_{name}"
+        renamed = events.index(f"rename {unfinished} -> tiny/checkpoints/{name}")
+        flushed = events[events.index(f"flush {unfinished}") - len(FILES) : renamed]
+        assert sorted(flushed[: len(FILES)]) == sorted(f"flush {unfinished}/{f}" for f in FILES)
+        records = ["flush tiny/metrics.jsonl", "flush tiny/samples.jsonl"]
+        assert flushed[len(FILES) :] == [f"flush {unfinished}", *records, "flush tiny"]
+        assert events[renamed + 1] == "flush tiny/checkpoints"
+    old, going = "tiny/checkpoints/step_00000001", "tiny/checkpoints/.removed_step_00000001"
+    place = events.index(f"rename {old} -> {going}")
+    assert place > renamed + 1
+    assert events[place + 1] == "flush tiny/checkpoints"
+    removed = [i for i, event in enumerate(events) if event.startswith(f"remove {going}")]
+    assert removed[0] == place + 2
+    assert events[removed[-1]] == f"remove {going}"
+
+
+def test_what_is_recorded_later_replaces_the_manifest_whole(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = SystemCalls(checkpoints, monkeypatch)
+    CheckpointFolder(checkpoints).amend(6, AfterStep(val_ce_loss=0.5, best=None, due=[]))
+    manifest = "step_00000006/checkpoint.json"
+    temporary = "step_00000006/.checkpoint.json.tmp"
+    assert calls.events == [
+        f"flush {temporary}", f"rename {temporary} -> {manifest}", "flush step_00000006",
+    ]  # fmt: skip
+    assert calls.unflushed == []
+    assert Checkpoint.verified(newest(checkpoints)).after_step.val_ce_loss == 0.5
 
 
 def test_copies_in_host_memory_use_the_same_buffers_and_share_what_was_shared() -> None:

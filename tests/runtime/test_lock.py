@@ -66,6 +66,67 @@ def test_released_it_can_be_taken_again(tmp_path: Path) -> None:
         lock.release()
 
 
+def test_the_file_is_removed_while_the_lock_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removed after it, the file could be the one that the next process has just locked."""
+    present: list[bool] = []
+    unlock = fcntl.flock
+
+    def watched(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_UN:
+            present.append((tmp_path / LOCK_FILE).exists())
+        unlock(descriptor, operation)
+
+    lock = run_lock(tmp_path)
+    lock.acquire()
+    monkeypatch.setattr(fcntl, "flock", watched)
+    lock.release()
+    assert present == [False]
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_the_file_of_a_successor_stays(
+    tmp_path: Path, flock: bool, request: pytest.FixtureRequest
+) -> None:
+    """Somebody deleted the file of a lock that was held, and another process took the lock.
+
+    The first one removed the file of the second as it ended, and a third got the lock too.
+    """
+    if not flock:
+        request.getfixturevalue("without_flock")
+    first, second = run_lock(tmp_path), run_lock(tmp_path)
+    first.acquire()
+    (tmp_path / LOCK_FILE).unlink()
+    second.acquire()
+    first.release()
+    with pytest.raises(FolderInUseError):
+        run_lock(tmp_path).acquire()
+    second.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_removed_before_it_is_locked_is_not_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking, the holder before may have ended and removed the file."""
+    lock_file, removed = tmp_path / LOCK_FILE, list[int]()
+    real = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        if not removed and lock_file.exists():
+            removed.append(lock_file.stat().st_ino)
+            lock_file.unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with run_lock(tmp_path):
+        assert removed
+        assert lock_file.exists()
+        with pytest.raises(FolderInUseError):
+            run_lock(tmp_path).acquire()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 3000, b"\xff\xfe", b'{"pid": "\\u001b[2J"}'])
 def test_an_unreadable_lock_file_does_not_block(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_FILE).write_bytes(content)

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from sharpgpt.config.options import shown
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import sync, write_text
+from sharpgpt.core.files import write_text
 from sharpgpt.core.jsonio import first_problem, read_object
 from sharpgpt.data.manifest import MANIFEST, Count, SplitName, read_manifest
 from sharpgpt.data.prepare.options import PrepareOptions
@@ -76,7 +76,6 @@ class Journal:
         content = dataclasses.asdict(self)
         text = json.dumps(content | {"sha256": _digest(content)}) + "\n"
         write_text(folder / JOURNAL, text, temporary_name=partial_name(JOURNAL))
-        sync(folder)
 
 
 def _digest(content: dict[str, Any]) -> str:

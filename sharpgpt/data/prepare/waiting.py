@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import make_folder
 from sharpgpt.data.prepare.state import tokens_so_far
 from sharpgpt.data.prepared import JOURNAL
 from sharpgpt.runtime.console import clock
@@ -47,7 +48,7 @@ def alone_in(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator
     lock = prepare_lock(folder)
     wait = _Wait(folder)
     while True:
-        folder.mkdir(parents=True, exist_ok=True)  # one that failed may have removed it
+        make_folder(folder)  # one that failed may have removed it
         try:
             lock.acquire()
             break

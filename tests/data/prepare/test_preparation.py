@@ -31,6 +31,8 @@ class Disk:
     def flush(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
+            if not os.path.samestat(status, self.folder.stat()):
+                return
             self.names = {path.name: path.stat().st_ino for path in self.folder.iterdir()}
             return
         for path in self.folder.iterdir():
