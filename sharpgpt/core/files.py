@@ -42,9 +42,9 @@ def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Pa
                 make_readable(temporary)
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def make_folder(path: Path) -> None:
