@@ -1,6 +1,5 @@
 """A checkpoint folder is a HuggingFace model: transformers alone loads it and writes with it."""
 
-import argparse
 import contextlib
 import io
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sharpgpt.commands.sample import add_arguments, run
+from sharpgpt.commands.sample import parse, run
 from sharpgpt.config import TrainingConfig
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
@@ -31,10 +30,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def sampled(checkpoint: Path, *words: Any) -> str:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert run(parser.parse_args([str(word) for word in (checkpoint, *words)])) == 0
+        assert run(parse([str(word) for word in (checkpoint, *words)], "sample")) == 0
     return out.getvalue()
 
 

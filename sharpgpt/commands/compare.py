@@ -1,53 +1,56 @@
 """`sharpgpt compare`: did the penalty do anything that a temperature cannot? The verdict on each
 configuration, against the unpenalised model sharpened afterwards, as comparison.json and .html."""
 
-import argparse
+from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field
+
+from sharpgpt.config.flags import parse_options
+from sharpgpt.config.values import Folder
 from sharpgpt.core.terminal import show
 from sharpgpt.evaluation import compare as comparison
-from sharpgpt.evaluation.options import add_flags, flag_values
-from sharpgpt.evaluation.verdict import MARGIN
+from sharpgpt.evaluation.options import EvaluationOptions, evaluation_parser
+from sharpgpt.evaluation.verdict import MARGIN, MIN_MARGIN
 from sharpgpt.report.comparison import write_comparison
-from sharpgpt.runs.resolve import MODEL_HELP
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `sharpgpt compare`."""
-    parser.add_argument(
-        "--baseline",
-        action="append",
-        required=True,
-        metavar="RUN",
-        help=f"unpenalised model: {MODEL_HELP}; once for each seed",
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="what is compared with it; runs that differ only in their seed are taken together",
-    )
-    parser.add_argument(
-        "--output",
-        default="comparison",
-        help="folder of comparison.json, comparison.html and figures/ [comparison]",
-    )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=MARGIN,
-        help=f"nats within which nothing is called different [{MARGIN}]",
-    )
-    add_flags(parser)
+class CompareOptions(EvaluationOptions):
+    """What to compare, and how."""
+
+    baseline: tuple[Folder, ...]
+    """An unpenalised model: a run folder (its newest checkpoint), RUN/best, a checkpoint, or a
+    HuggingFace model; once for each seed."""
+
+    runs: tuple[Folder, ...]
+    """What is compared with it; runs that differ only in their seed are taken together."""
+
+    output: Folder = "comparison"
+    """Folder of comparison.json, comparison.html and figures/."""
+
+    margin: Annotated[float, Field(ge=MIN_MARGIN)] = MARGIN
+    """Nats within which nothing is called different."""
 
 
-def run(arguments: argparse.Namespace) -> int:
+def parse(argv: Sequence[str], prog: str) -> CompareOptions:
+    """The options that the command line asks for. Raises `ConfigError` with all problems."""
+    description = (
+        "The verdict on penalised models against an unpenalised one that is sharpened afterwards."
+    )
+    parser = evaluation_parser(prog=prog, description=description)
+    return parse_options(
+        CompareOptions, argv, parser=parser, positional=("runs",), repeated=("baseline",)
+    )
+
+
+def run(options: CompareOptions) -> int:
     """Compare, write the files, print the verdicts and the path of the page."""
     result = comparison.compare(
-        arguments.runs,
-        baseline=arguments.baseline,
-        output=arguments.output,
-        margin=arguments.margin,
-        **flag_values(arguments),
+        options.runs,
+        baseline=options.baseline,
+        output=options.output,
+        margin=options.margin,
+        **options.of_evaluation(),
     )
     assert result.path is not None, "an output folder was given"
     for note in result.content["notes"]:

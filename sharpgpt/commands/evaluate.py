@@ -1,45 +1,50 @@
 """`sharpgpt evaluate`: everything about one or more trained models on a validation split, with
 intervals, as evaluation.json and evaluation.html."""
 
-import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from sharpgpt.config.flags import parse_options
+from sharpgpt.config.values import Folder
 from sharpgpt.core.terminal import show
 from sharpgpt.evaluation import evaluate as evaluation
-from sharpgpt.evaluation.options import add_flags, flag_values
+from sharpgpt.evaluation.options import EvaluationOptions, evaluation_parser
 from sharpgpt.report.evaluation import write_evaluation
 from sharpgpt.report.numbers import number
 from sharpgpt.report.statistics import intervals
 from sharpgpt.runs.places import run_folder_of
-from sharpgpt.runs.resolve import MODEL_HELP, resolve_model
+from sharpgpt.runs.resolve import resolve_model
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `sharpgpt evaluate`."""
-    parser.add_argument(
-        "checkpoints",
-        nargs="+",
-        metavar="CHECKPOINT",
-        help=MODEL_HELP,
-    )
-    parser.add_argument(
-        "--output",
-        help="folder of evaluation.json and evaluation.html "
-        "[the run's folder for one run, else evaluation]",
-    )
-    add_flags(parser)
+class EvaluateOptions(EvaluationOptions):
+    """What to evaluate, and how."""
+
+    checkpoints: tuple[Folder, ...]
+    """Run folders (their newest checkpoint), RUN/best, checkpoints, or HuggingFace models."""
+
+    output: Folder | None = None
+    """Folder of evaluation.json and evaluation.html; null is the run's folder for one run, else
+    evaluation."""
 
 
-def run(arguments: argparse.Namespace) -> int:
+def parse(argv: Sequence[str], prog: str) -> EvaluateOptions:
+    """The options that the command line asks for. Raises `ConfigError` with all problems."""
+    description = "All metrics of trained models on a validation split, with intervals."
+    parser = evaluation_parser(prog=prog, description=description)
+    return parse_options(EvaluateOptions, argv, parser=parser, positional=("checkpoints",))
+
+
+def run(options: EvaluateOptions) -> int:
     """Evaluate, write both files, print the main statistics and the path of the page."""
-    models, output = arguments.checkpoints, arguments.output
+    models: list[str | Path] = [*options.checkpoints]
+    output: str | Path | None = options.output
     if output is None:
         output = "evaluation"
         if len(models) == 1:
             models = [folder := resolve_model(models[0])]
             output = run_folder_of(folder) or output
-    result = evaluation.evaluate(models, output=output, **flag_values(arguments))
+    result = evaluation.evaluate(models, output=output, **options.of_evaluation())
     assert result.path is not None, "an output folder was given"
     for model in result.models:
         show(statistics_text(model))

@@ -1,20 +1,36 @@
 """`sharpgpt inspect`: show what prepared data holds, and verify it."""
 
-import argparse
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
+from sharpgpt.config.flags import flag_parser, parse_options
+from sharpgpt.config.options import Options
+from sharpgpt.config.values import CountOrNone, FileOrFolder
+from sharpgpt.core.files import user_path
 from sharpgpt.core.terminal import show
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `sharpgpt inspect`."""
-    parser.add_argument("data", type=Path, help="a folder of shards, or .bin files")
-    parser.add_argument("--num_documents", type=int, default=3, help="documents to show [3]")
-    parser.add_argument("--no_hashes", action="store_true", help="leave the hashes unchecked")
+class InspectOptions(Options):
+    """What to inspect."""
+
+    data: FileOrFolder
+    """A folder of shards, or a .bin file or a folder of them."""
+
+    num_documents: CountOrNone = 3
+    """Documents to show."""
+
+    hashes: bool = True
+    """Verify the hashes; --no_hashes leaves them unchecked."""
 
 
-def run(arguments: argparse.Namespace) -> int:
+def parse(argv: Sequence[str], prog: str) -> InspectOptions:
+    """The options that the command line asks for. Raises `ConfigError` with all problems."""
+    description = "Show what prepared data holds, and verify it."
+    parser = flag_parser(prog=prog, description=description)
+    return parse_options(InspectOptions, argv, parser=parser, positional=("data",))
+
+
+def run(options: InspectOptions) -> int:
     """Print the description. Raises `UserError` for data that is damaged or unreadable."""
     from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -24,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("", total=None)
         text = inspect_data(
-            arguments.data,
-            num_documents=arguments.num_documents,
-            with_hashes=not arguments.no_hashes,
+            user_path(options.data),
+            num_documents=options.num_documents,
+            with_hashes=options.hashes,
             progress=lambda num_bytes: bar.advance(task, num_bytes),
         )
     show(text)

@@ -1,9 +1,9 @@
 """The command line: `sharpgpt train` (`python train.py`), prepare, inspect, sample, view,
 evaluate, compare, push, report.
 
-A command is one module of this package, imported when it is called. It has `run(arguments)`, which
-returns the exit code, and for its flags either `add_arguments(parser)` with, where values have
-rules, `problems(arguments)`; or `parse(argv, prog)`, where the flags come from an `Options` class.
+A command is one module of this package, imported when it is called. Its arguments are an `Options`
+class, so they are checked as settings are: `parse(argv, prog)` makes it and raises `ConfigError`
+with all problems, `run(options)` returns the exit code.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
 128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 129 for SIGHUP,
@@ -16,11 +16,11 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import os_error_text
-from sharpgpt.core.terminal import show
+from sharpgpt.core.terminal import one_line, show
 from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.signals import exit_on_signals
 
@@ -40,12 +40,19 @@ NEED_NO_STDOUT = ("train", "prepare")
 """Commands that succeed though stdout is gone: their result is in files."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, whatever was typed."""
+        show(f"error: {one_line(message)[:300]}; {self.prog} --help lists all", file=sys.stderr)
+        sys.exit(2)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The `sharpgpt` command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in COMMANDS:
         return run_command(arguments[0], arguments[1:])
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sharpgpt",
         description="Train GPT-2 with a sharpness penalty.",
         epilog="sharpgpt COMMAND --help lists the flags of a command.",
@@ -68,8 +75,7 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
         try:
             with console_logging() as console:
                 module: Any = importlib.import_module(f"sharpgpt.commands.{name}")
-                parse = getattr(module, "parse", None) or _parser_of(module)
-                exit_code = int(module.run(parse(argv, prog or f"sharpgpt {name}")))
+                exit_code = int(module.run(module.parse(argv, prog or f"sharpgpt {name}")))
                 if name not in NEED_NO_STDOUT and isinstance(console.stdout_error, OSError):
                     raise console.stdout_error
                 return exit_code
@@ -82,18 +88,3 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
         except KeyboardInterrupt:
             print("interrupted; what was saved before is whole", file=sys.stderr)
             return 128 + signal.SIGINT
-
-
-def _parser_of(module: Any) -> Any:
-    def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
-        description = (module.__doc__ or "").split("`: ", 1)[-1]
-        parser = argparse.ArgumentParser(prog=prog, description=description)
-        module.add_arguments(parser)
-        arguments = parser.parse_args(argv)
-        if hasattr(module, "problems") and (found := module.problems(arguments)):
-            from sharpgpt.config import ConfigError
-
-            raise ConfigError(found)
-        return arguments
-
-    return parse

@@ -1,17 +1,19 @@
 """`sharpgpt push`: publish a checkpoint on the HuggingFace hub: weights, configuration, tokenizer
 and a model card, without the training state."""
 
-import argparse
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from sharpgpt.config.flags import flag_parser, parse_options
+from sharpgpt.config.options import Options
+from sharpgpt.config.values import File, Folder, Rule
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import make_folder, sync
+from sharpgpt.core.files import make_folder, sync, user_path
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.terminal import show
 from sharpgpt.data.sources.download import offline_variable
@@ -23,54 +25,59 @@ from sharpgpt.runs.resolve import MODEL_FILES, resolve_checkpoint
 CARD = "README.md"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `sharpgpt push`."""
-    parser.add_argument(
-        "checkpoint", help="run folder (its newest checkpoint), RUN/best, checkpoint"
-    )
-    parser.add_argument("repo_id", help="NAME or ORG/NAME on the hub; created if it does not exist")
-    parser.add_argument(
-        "--private", action="store_true", help="only you can see it [everyone can see it]"
-    )
-    parser.add_argument("--evaluation", help="evaluation.json, whose metrics the card shows")
-    parser.add_argument(
-        "--comparison", help="comparison.json, whose metrics and verdict the card shows"
-    )
-    parser.add_argument(
-        "--dry_run",
-        metavar="FOLDER",
-        help="write what would be published into this new folder; nothing leaves the machine",
-    )
-
-
-def problems(arguments: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags, all of it."""
+def _name_problem(name: str) -> str | None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    found = []
     try:
-        validate_repo_id(arguments.repo_id)
+        validate_repo_id(name)
     except HFValidationError as error:
-        found.append(
-            f"REPO_ID: given {arguments.repo_id!r}, allowed is NAME or ORG/NAME of letters, "
-            f"digits, '-', '_' and '.', at most 96 ({' '.join(str(error).split())[:200]})"
-        )
-    for name in ("evaluation", "comparison"):
-        path = getattr(arguments, name)
-        if path is not None and not Path(path).expanduser().is_file():
-            found.append(f"--{name}: given {path!r}, which is not a file; give {name}.json")
-    if arguments.dry_run is not None:
-        folder = Path(arguments.dry_run).expanduser()
-        if not arguments.dry_run or (folder.exists() and not _is_empty(folder)):
-            found.append(
-                f"--dry_run: given {arguments.dry_run!r}, allowed is a folder that is empty or "
-                "does not exist"
-            )
-    return found
+        return f"is not allowed on the hub ({' '.join(str(error).split())[:200]})"
+    return None
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _new_folder_problem(text: str) -> str | None:
+    folder = user_path(text)
+    is_new = not folder.is_dir() or not any(folder.iterdir())
+    return None if is_new else "is a folder with something in it"
+
+
+class PushOptions(Options):
+    """What to publish, and where."""
+
+    checkpoint: Folder
+    """A run folder (its newest checkpoint), RUN/best, or a checkpoint."""
+
+    repo_id: Annotated[
+        str,
+        Rule("NAME or ORG/NAME of letters, digits, '-', '_' and '.', at most 96", _name_problem),
+    ]
+    """NAME or ORG/NAME on the hub; created if it does not exist."""
+
+    private: bool = False
+    """Only you can see it."""
+
+    evaluation: File | None = None
+    """evaluation.json, whose metrics the card shows."""
+
+    comparison: File | None = None
+    """comparison.json, whose metrics and verdict the card shows."""
+
+    dry_run: (
+        Annotated[Folder, Rule("a folder that is empty or does not exist", _new_folder_problem)]
+        | None
+    ) = None
+    """Write what would be published into this new folder; nothing leaves the machine."""
+
+
+def parse(argv: Sequence[str], prog: str) -> PushOptions:
+    """The options that the command line asks for. Raises `ConfigError` with all problems."""
+    description = "Publish a checkpoint on the HuggingFace hub."
+    parser = flag_parser(prog=prog, description=description)
+    return parse_options(PushOptions, argv, parser=parser, positional=("checkpoint", "repo_id"))
+
+
+def run(options: PushOptions) -> int:
     """Publish, or write the folder of --dry_run, and print where it is.
 
     Raises:
@@ -78,18 +85,18 @@ def run(arguments: argparse.Namespace) -> int:
             there is no token or no network, or the hub refuses.
     """
     publication = prepare_publication(
-        arguments.checkpoint,
-        arguments.repo_id,
-        evaluation=arguments.evaluation,
-        comparison=arguments.comparison,
+        options.checkpoint,
+        options.repo_id,
+        evaluation=options.evaluation,
+        comparison=options.comparison,
     )
     show(publication.summary())
-    if arguments.dry_run is not None:
-        folder = Path(arguments.dry_run).expanduser()
+    if options.dry_run is not None:
+        folder = user_path(options.dry_run)
         publication.write(folder)
         show(f"Nothing was published; this is what would be: {folder}")
     else:
-        show(upload(publication, private=arguments.private))
+        show(upload(publication, private=options.private))
     return 0
 
 
@@ -160,7 +167,7 @@ def _results(
         if path is None:
             continue
         try:
-            content = read_object(Path(path).expanduser())
+            content = read_object(user_path(path))
         except ValueError as error:
             raise UserError(f"--{flag}: {path} is not a {flag}.json ({error})") from None
         if flag == "comparison":
@@ -242,7 +249,3 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
             "network connection, or use --dry_run and upload the folder there with: hf upload "
             f"{repo_id} FOLDER"
         ) from error
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())

@@ -1,81 +1,84 @@
 """`sharpgpt sample`: generate text with a trained model, printed as it is generated."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 
-from sharpgpt.commands.flags import add_device, broken, usable_device
+from sharpgpt.config.flags import flag_parser, parse_options
+from sharpgpt.config.options import Options, Text
+from sharpgpt.config.values import (
+    CountOrNone,
+    DeviceName,
+    Folder,
+    NumGenerated,
+    Seed,
+    ShareAboveNone,
+    Temperature,
+)
 from sharpgpt.core.terminal import show
 from sharpgpt.evaluation.generation import generate_ids
-from sharpgpt.evaluation.prompts import Prompt, saved_model_prompt
+from sharpgpt.evaluation.prompts import DEFAULT_PROMPT, Prompt, saved_model_prompt
 from sharpgpt.evaluation.saved_model import SavedModel, load_model
 from sharpgpt.report.visible import visible
-from sharpgpt.runs.resolve import MODEL_HELP
+from sharpgpt.runtime.device import available_device
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `sharpgpt sample`."""
-    parser.add_argument("checkpoint", help=MODEL_HELP)
-    parser.add_argument(
-        "--prompt",
-        help="the text to continue; <|endoftext|> in it is GPT-2's end-of-text token [a newline]",
-    )
-    parser.add_argument("--num_samples", type=int, default=1, help="number of samples [1]")
-    parser.add_argument("--max_new_tokens", type=int, default=200, help="tokens in each [200]")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        help="sampling temperature; 0 takes the most probable token each time [1]",
-    )
-    parser.add_argument(
-        "--top_k", type=int, default=0, help="keep the k most probable tokens; 0 keeps all [0]"
-    )
-    parser.add_argument(
-        "--top_p", type=float, default=1.0, help="keep the smallest set with this mass [1]"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="sample i is drawn with seed + i [0]")
-    add_device(parser)
+class SampleOptions(Options):
+    """What to sample, and how."""
+
+    checkpoint: Folder
+    """A run folder (its newest checkpoint), RUN/best, a checkpoint, or a HuggingFace model."""
+
+    prompt: Text = DEFAULT_PROMPT
+    """The text to continue; <|endoftext|> in it is GPT-2's end-of-text token."""
+
+    num_samples: NumGenerated = 1
+    """Number of samples."""
+
+    max_new_tokens: NumGenerated = 200
+    """Tokens in each."""
+
+    temperature: Temperature = 1.0
+    """Sampling temperature; 0 takes the most probable token each time."""
+
+    top_k: CountOrNone = 0
+    """Keep the k most probable tokens; 0 keeps all."""
+
+    top_p: ShareAboveNone = 1.0
+    """Keep the smallest set of tokens with this mass; 1 keeps all."""
+
+    seed: Seed = 0
+    """Sample i is drawn with seed + i."""
+
+    device: DeviceName = "cpu"
+    """auto, cpu, cuda, cuda:1 or mps."""
 
 
-def problems(arguments: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags, all of it."""
-    rules = {
-        "--num_samples": (arguments.num_samples >= 1, "at least 1"),
-        "--max_new_tokens": (arguments.max_new_tokens >= 1, "at least 1"),
-        "--temperature": (0 <= arguments.temperature < float("inf"), "a number, at least 0"),
-        "--top_k": (arguments.top_k >= 0, "at least 0"),
-        "--top_p": (0 < arguments.top_p <= 1, "above 0, at most 1"),
-        "--seed": (0 <= arguments.seed < 1 << 32, "0 to 2**32 - 1"),
-        "--prompt": (_is_prompt(arguments.prompt), "a Unicode text of at least one character"),
-    }
-    return broken(arguments, rules)
+def parse(argv: Sequence[str], prog: str) -> SampleOptions:
+    """The options that the command line asks for. Raises `ConfigError` with all problems."""
+    parser = flag_parser(prog=prog, description="Generate text with a trained model.")
+    return parse_options(SampleOptions, argv, parser=parser, positional=("checkpoint",))
 
 
-def _is_prompt(text: str | None) -> bool:
-    """Whether a text can be a prompt: not empty, and no bytes that are not UTF-8."""
-    return text is None or (text != "" and text == text.encode("utf-8", "ignore").decode())
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: SampleOptions) -> int:
     """Print the samples, and notes on stderr. Raises `UserError` for a model that cannot be read or
     used."""
-    device = torch.device(usable_device(arguments.device))
-    saved = load_model(arguments.checkpoint, device)
-    prompt = saved_model_prompt(saved, arguments.prompt)
+    device = available_device(options.device)
+    saved = load_model(options.checkpoint, device)
+    prompt = saved_model_prompt(saved, options.prompt)
     for note in prompt.notes:
         _note(note)
-    sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
-    for number in range(arguments.num_samples):
-        if arguments.num_samples > 1:
-            show(f"--- sample {number + 1} of {arguments.num_samples}")
+    sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    for number in range(options.num_samples):
+        if options.num_samples > 1:
+            show(f"--- sample {number + 1} of {options.num_samples}")
         text = stream_text(
             saved,
             prompt,
-            max_new_tokens=arguments.max_new_tokens,
-            seed=arguments.seed + number,
+            max_new_tokens=options.max_new_tokens,
+            seed=options.seed + number,
             **sampling,
         )
         if not text.strip():

@@ -1,17 +1,20 @@
 """`sharpgpt view`: a text, token by token, as one or several models predict it, on one page."""
 
-import argparse
 import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import Field
 
-from sharpgpt.commands.flags import add_device, broken, usable_device
+from sharpgpt.config.flags import flag_parser, parse_options
+from sharpgpt.config.options import Options
+from sharpgpt.config.values import MAX_COUNT, DeviceName, FileOrFolder, FileOrText, Folder
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import user_path
 from sharpgpt.core.terminal import show
 from sharpgpt.evaluation.predictions import (
     context_length,
@@ -22,43 +25,41 @@ from sharpgpt.evaluation.prompts import huggingface_ids
 from sharpgpt.evaluation.saved_model import SavedModel, load_model, require_linear_head
 from sharpgpt.evaluation.token_bytes import bytes_of_tokens
 from sharpgpt.report.view import ModelView, Prediction, TextView, write_view
-from sharpgpt.runs.resolve import MODEL_HELP, resolve_model
+from sharpgpt.runs.resolve import resolve_model
+from sharpgpt.runtime.device import available_device
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `sharpgpt view`."""
-    parser.add_argument("text", metavar="TEXT", help="a UTF-8 file, or the text itself")
-    parser.add_argument(
-        "--runs",
-        nargs="+",
-        required=True,
-        metavar="RUN",
-        help=f"{MODEL_HELP}; the others are compared with the first",
-    )
-    parser.add_argument(
-        "--max_tokens", type=int, default=2000, help="how much of the text, from its start [2000]"
-    )
-    parser.add_argument(
-        "--num_candidates", type=int, default=5, help="most probable tokens shown at each place [5]"
-    )
-    parser.add_argument(
-        "--output", default="view.html", help="the page, or a folder for view.html [view.html]"
-    )
-    add_device(parser)
+class ViewOptions(Options):
+    """What to show, and where."""
+
+    text: FileOrText
+    """A UTF-8 file, or the text itself."""
+
+    runs: tuple[Folder, ...]
+    """Run folders (their newest checkpoint), RUN/best, checkpoints, or HuggingFace models; the
+    others are compared with the first."""
+
+    max_tokens: Annotated[int, Field(ge=2, le=MAX_COUNT)] = 2000
+    """How much of the text, from its start."""
+
+    num_candidates: Annotated[int, Field(ge=1, le=50)] = 5
+    """Most probable tokens shown at each place."""
+
+    output: FileOrFolder = "view.html"
+    """The page, or a folder for view.html."""
+
+    device: DeviceName = "cpu"
+    """auto, cpu, cuda, cuda:1 or mps."""
 
 
-def problems(arguments: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags, all of it."""
-    rules = {
-        "TEXT": (bool(arguments.text), "a file or at least two tokens of text"),
-        "--max_tokens": (arguments.max_tokens >= 2, "at least 2"),
-        "--num_candidates": (1 <= arguments.num_candidates <= 50, "1 to 50"),
-        "--output": (bool(arguments.output), "a file or a folder"),
-    }
-    return broken(arguments, rules)
+def parse(argv: Sequence[str], prog: str) -> ViewOptions:
+    """The options that the command line asks for. Raises `ConfigError` with all problems."""
+    description = "Show a text, token by token, as one or several models predict it, on one page."
+    parser = flag_parser(prog=prog, description=description)
+    return parse_options(ViewOptions, argv, parser=parser, positional=("text",))
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(options: ViewOptions) -> int:
     """Write the page and print its path.
 
     The models are loaded one after the other, so that only one is in memory.
@@ -67,15 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: a text or a model that cannot be read, models whose tokenizers split the text
             differently, an unavailable device.
     """
-    device = torch.device(usable_device(arguments.device))
-    folders = [resolve_model(run) for run in arguments.runs]  # wrong names before any reading
-    output = Path(arguments.output).expanduser()
+    device = available_device(options.device)
+    folders = [resolve_model(run) for run in options.runs]  # wrong names before any reading
+    output = user_path(options.output)
     reads = [
         read_with(
             load_model(folder, device),
-            arguments.text,
-            max_tokens=arguments.max_tokens,
-            num_candidates=arguments.num_candidates,
+            options.text,
+            max_tokens=options.max_tokens,
+            num_candidates=options.num_candidates,
         )
         for folder in folders
     ]
@@ -84,13 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     notes = []
     if is_cut[0]:
         notes.append(
-            f"The text is longer: these are its first {arguments.max_tokens:,} tokens. "
+            f"The text is longer: these are its first {options.max_tokens:,} tokens. "
             "--max_tokens shows more."
         )
     if len({model.name for model in models}) < len(models):
-        given = ", ".join(map(str, arguments.runs))
+        given = ", ".join(map(str, options.runs))
         notes.append(f"Some models have the same name; in their order they are {given}.")
-    page = TextView(_title(arguments.text), tokens[0], models, notes)
+    page = TextView(_title(options.text), tokens[0], models, notes)
     show(write_view(page, output / "view.html" if output.is_dir() else output))
     return 0
 
@@ -182,8 +183,6 @@ def _characters(text: str, max_characters: int) -> tuple[str, bool]:
 
 def _check_text(text: str) -> None:
     """Raise `UserError` for a text that looks like a file name, or is not Unicode."""
-    if os.path.isdir(text):  # noqa: PTH112 - as above
-        raise UserError(f"TEXT: {text!r} is a folder; give a file in it, or a text")
     if re.fullmatch(r"\S*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}", text):
         raise UserError(
             f"TEXT: {text!r} looks like a file (no space, but a slash or an extension), which "

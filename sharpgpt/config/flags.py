@@ -8,8 +8,8 @@ the file and of the command line. Written for people and for `wandb sweep`, whic
 import argparse
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args, get_origin
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
 from sharpgpt.config.options import (
     ConfigError,
@@ -17,9 +17,11 @@ from sharpgpt.config.options import (
     allowed,
     annotations,
     descriptions,
+    is_list,
     is_optional,
     is_text,
     nearest,
+    short,
     shown,
 )
 from sharpgpt.config.scalars import read_short_value
@@ -36,9 +38,12 @@ class Flags(NamedTuple):
     """Arguments that are no flags."""
 
 
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        raise ConfigError([f"{message}; --help lists every flag"])
+        raise ConfigError([f"{short(message, 300)}; --help lists every flag"])
 
 
 def flag_parser(**texts: Any) -> argparse.ArgumentParser:
@@ -51,8 +56,18 @@ def flag_parser(**texts: Any) -> argparse.ArgumentParser:
     )
 
 
-def add_options(parser: argparse.ArgumentParser, options: type[Options]) -> None:
-    """Add a flag for each option: its description and default are the help text."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    options: type[Options],
+    *,
+    positional: Collection[str] = (),
+    repeated: Collection[str] = (),
+) -> None:
+    """Add a flag for each option: its description and default are the help text.
+
+    `positional` ones are arguments without a name; a list is given after its flag, or, where it is
+    `repeated`, one by one with a flag each.
+    """
     defaults = {field.name: field.default for field in dataclasses.fields(options)}  # type: ignore[arg-type]
     group: Any = parser
     for name, hint in annotations(options).items():
@@ -62,8 +77,19 @@ def add_options(parser: argparse.ArgumentParser, options: type[Options]) -> None
         if default is not dataclasses.MISSING:
             text += f" [{shown(list(default) if isinstance(default, tuple) else default)}]"
         text = text.replace("%", "%%")
-        if hint is bool:
-            group.add_argument(f"--{name}", nargs="?", const=True, metavar="BOOL", help=text)
+        one, number = name.upper(), {"nargs": "+"} if is_list(hint) else {}
+        if is_list(hint):
+            one = one.removesuffix("S")
+        if name in positional:
+            group.add_argument(name, metavar=one, help=text, **number)
+        elif name in repeated:
+            group.add_argument(f"--{name}", action="append", metavar=one, help=text)
+        elif is_list(hint):
+            group.add_argument(f"--{name}", metavar=one, help=text, **number)
+        elif hint is bool:
+            # With a value for a sweep, which has no positional arguments to mistake for it.
+            value = {"action": "store_const"} if positional else {"nargs": "?", "metavar": "BOOL"}
+            group.add_argument(f"--{name}", const=True, help=text, **value)
             add_negation(group, f"--no_{name}", of=name, help=argparse.SUPPRESS)
         elif get_origin(hint) is tuple:
             metavar = tuple(f"{name[0].upper()}{i + 1}" for i, _ in enumerate(get_args(hint)))
@@ -81,7 +107,10 @@ def _metavar(hint: Any) -> str:
     words = allowed(hint).removesuffix(", or null").removesuffix(" or an import path module:name")
     if words.startswith("one of "):
         return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
-    return {"a whole number": "INT", "a number": "NUM", "a text": "TEXT"}[words.split(",")[0]]
+    kinds = {"a whole number": "INT", "a number": "NUM", "a file": "FILE", "a folder": "FOLDER"}
+    kinds |= {"a path": "PATH", "the path": "FILE", "a file or": "PATH", "a file,": "TEXT"}
+    found = [kind for start, kind in kinds.items() if words.startswith(start)]
+    return found[-1] if found else "TEXT"
 
 
 def read_flags(
@@ -97,9 +126,9 @@ def read_flags(
         flag = argument.split("=")[0]
         if flag.startswith("--"):
             close = nearest(flag[2:].replace("-", "_"), names).replace("mean ", "mean --")
-            problems.append(f"{flag}: no such flag{close or '; --help lists every flag'}")
+            problems.append(f"{short(flag)}: no such flag{close or '; --help lists every flag'}")
         elif not problems or argument.startswith("-"):
-            problems.append(f"{argument}: not a flag; settings are given as --name value")
+            problems.append(f"{short(argument)}: not a flag; settings are given as --name value")
     return Flags(
         values={name: python_value(hints[name], given[name]) for name in given if name in hints},
         others={name: value for name, value in given.items() if name not in hints},
@@ -118,12 +147,29 @@ def _with_bound_numbers(argv: Sequence[str]) -> list[str]:
     return bound
 
 
+def parse_options(
+    options: type[AnyOptions],
+    argv: Sequence[str],
+    *,
+    parser: argparse.ArgumentParser,
+    positional: Collection[str] = (),
+    repeated: Collection[str] = (),
+) -> AnyOptions:
+    """The options that a command line gives.
+
+    Raises `ConfigError` with all problems. `--help` exits.
+    """
+    add_options(parser, options, positional=positional, repeated=repeated)
+    flags = read_flags(parser, options, argv)
+    return options.from_dict(flags.values, problems=flags.problems)
+
+
 def python_value(hint: Any, text: Any) -> Any:
     """A flag's value: a text as it was typed, anything else as it is read in YAML.
 
     `null`, and Python's None as a `wandb sweep` writes it, are none where the option has that.
     """
-    if isinstance(text, list) and get_origin(hint) is tuple:
+    if isinstance(text, list) and get_origin(hint) is tuple and not is_list(hint):
         text = text[0] if len(text) == 1 else f"[{', '.join(text)}]"
     if isinstance(text, str) and not is_text(hint):
         return read_short_value(text)

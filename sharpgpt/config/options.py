@@ -33,6 +33,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from sharpgpt.config.scalars import read_short_value
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.terminal import one_line
 
 MAX_NAME = 200
 """A longer word is no misspelling; the search for near ones takes time by the square of it."""
@@ -54,10 +55,9 @@ class ConfigError(UserError, ValueError):
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        head = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        head = [f"{len(problems):,} problems:"] if len(problems) > 1 else []
         more = [f"and {len(problems) - MAX_SHOWN:,} more"] if len(problems) > MAX_SHOWN else []
-        lines = [f"{head} in the configuration:", *problems[:MAX_SHOWN], *more]
-        super().__init__("\n  ".join(lines))
+        super().__init__("\n  ".join([*head, *map(one_line, problems[:MAX_SHOWN]), *more]))
 
 
 @dataclass_transform(kw_only_default=True)
@@ -162,9 +162,11 @@ def _without_labels(hint: Any) -> Any:
 @cached
 def descriptions(cls: type) -> dict[str, str]:
     """The docstring under each option, on one line, after the description of its annotation."""
+    bases = [base for base in cls.__bases__ if issubclass(base, Options) and base is not Options]
+    found = {name: text for base in bases for name, text in descriptions(base).items()}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
-    hints, found = annotations(cls), {}
+    hints = annotations(cls)
     for statement, following in zip(body.body, body.body[1:], strict=False):
         match statement, following:
             case (
@@ -195,10 +197,15 @@ def allowed(hint: Any) -> str:
         return f"{either}, or null" if len(inner) < len(get_args(hint)) else either
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
+    if is_list(hint):
+        return f"one or more, each {allowed(get_args(hint)[0])}"
     if get_origin(hint) is tuple:
         return f"a list of {len(get_args(hint))}, each {allowed(get_args(hint)[0])}"
     if get_origin(hint) is Annotated:
         base, *extras = get_args(hint)
+        for extra in reversed(extras):
+            if words := getattr(extra, "words", None):  # a Rule
+                return str(words)
         bounds = [bound for extra in extras for bound in extra.metadata]
         if any(getattr(bound, "pattern", None) for bound in bounds):
             return "an import path module:name"
@@ -222,6 +229,11 @@ def is_text(hint: Any) -> bool:
     return hint is str or get_origin(hint) is Literal
 
 
+def is_list(hint: Any) -> bool:
+    """Whether an annotation allows any number of values."""
+    return get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
+
+
 def is_optional(hint: Any) -> bool:
     """Whether an annotation allows None."""
     return type(None) in get_args(hint)
@@ -237,8 +249,7 @@ def validated(cls: type, name: str, value: Any) -> tuple[Any, str | None]:
     hints = annotations(cls)
     if name not in hints:
         suggestion = nearest(name, hints) or "; --help lists all settings"
-        shown_name = name if len(name) <= 80 else name[:77] + "..."
-        return value, f"{shown_name}: no such setting (given {shown(value)}){suggestion}"
+        return value, f"{short(name)}: no such setting (given {shown(value)}){suggestion}"
     hint = hints[name]
     if isinstance(value, str) and not is_text(hint):
         value = read_short_value(value)  # a number in quotes, or from a command line
@@ -246,9 +257,18 @@ def validated(cls: type, name: str, value: Any) -> tuple[Any, str | None]:
     candidate = str(value).lower() if isinstance(value, bool) and hint is not bool else value
     try:
         return _adapter(cls, name).validate_python(candidate), None
-    except ValidationError:
+    except ValidationError as error:
+        reasons = [
+            str(found["ctx"]["error"])
+            for found in error.errors()
+            if "error" in found.get("ctx", {})
+        ]
+        reason = next((f", which {reason}" for reason in reasons if reason), "")
         suggestion = nearest(str(value), choices(hint))
-        return value, f"{name}: given {shown(value)}, allowed is {allowed(hint)}{suggestion}"
+        return (
+            value,
+            f"{name}: given {shown(value)}{reason}, allowed is {allowed(hint)}{suggestion}",
+        )
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -263,5 +283,9 @@ def shown(value: Any) -> str:
     """A value as a message quotes it, short."""
     if value is None or isinstance(value, bool):
         return {True: "true", False: "false", None: "null"}[value]
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return short(repr(value) if isinstance(value, str) else str(value))
+
+
+def short(text: str, max_characters: int = 80) -> str:
+    """A text, cut where it is long."""
+    return text if len(text) <= max_characters else text[: max_characters - 3] + "..."

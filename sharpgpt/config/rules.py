@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY
-from sharpgpt.config.options import nearest, shown
+from sharpgpt.config.options import shown
 
 
 def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
@@ -52,12 +52,6 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
             ("document_boundaries", "tokenizer"),
             "document_boundaries: given respect with tokenizer char, which has no end-of-text "
             "token; allowed with it is ignore",
-        )
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
-        yield (
-            ("device",),
-            f"device: given {shown(config.device)}, allowed is one of auto, cpu, mps, cuda, "
-            f"cuda:0, cuda:1, ...{nearest(config.device, ['auto', 'cpu', 'mps', 'cuda'])}",
         )
 
 

@@ -17,6 +17,21 @@ from sharpgpt.config import rules
 from sharpgpt.config.architectures import MAX_LAYERS
 from sharpgpt.config.kinds import Fixed, Housekeeping, Mathematics, Policy, Records, Rounding
 from sharpgpt.config.options import Options, Text
+from sharpgpt.config.values import (
+    MAX_COUNT,
+    BelowOne,
+    Count,
+    CountOrNone,
+    DeviceName,
+    NewPath,
+    NonNegative,
+    PathText,
+    Positive,
+    Seed,
+    Share,
+    ShareAboveNone,
+    Temperature,
+)
 from sharpgpt.config.yaml_files import read_settings, write_settings
 from sharpgpt.sharpness.penalties import PENALTIES
 
@@ -27,15 +42,6 @@ else:
 FORMULAS = " ".join(f"{name}: {penalty.formula}." for name, penalty in PENALTIES.items())
 ImportPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
 PenaltyType = Annotated[BuiltInPenalty, Field(description=FORMULAS)] | ImportPath
-
-MAX_COUNT = 10**12
-"""The largest count: products of several counts stay within the range of a float."""
-Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-CountOrNone = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Share = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 
 SECTIONS = {
     "model_name": "Model",
@@ -55,7 +61,7 @@ class TrainingConfig(Options):
 
     sections = SECTIONS
 
-    model_name: Fixed[Text] = "gpt2"
+    model_name: Fixed[PathText] = "gpt2"
     """Architecture: gpt2, gpt2-medium, gpt2-large, gpt2-xl (no network needed), or the local folder
     or hub name of any HuggingFace causal LM with a linear output layer. Its weights are random."""
 
@@ -74,7 +80,7 @@ class TrainingConfig(Options):
     tokenizer: Fixed[Literal["gpt2", "char"]] = "gpt2"
     """gpt2: byte-pair encoding, 50257 tokens. char: a token for each distinct character."""
 
-    dataset: Housekeeping[Text] = "tinyshakespeare"
+    dataset: Housekeeping[PathText] = "tinyshakespeare"
     """A short name such as tinyshakespeare or openwebtext (sharpgpt prepare --help lists them), or
     org/name of a dataset on the HuggingFace hub; the path of a text file, of .jsonl or .parquet
     files, of a folder of such files, of a folder that sharpgpt prepare wrote, or of the .bin files
@@ -103,7 +109,7 @@ class TrainingConfig(Options):
     """respect: no token attends to another document of its block. ignore is faster, and what GPT-2
     and nanoGPT do. The end-of-text token separates documents, so a single text has only one."""
 
-    cache_dir: Housekeeping[Text | None] = None
+    cache_dir: Housekeeping[NewPath | None] = None
     """Where downloads are kept; null means ~/.cache/sharpgpt."""
 
     num_workers: Housekeeping[Annotated[int, Field(ge=0, le=1024)]] = 2
@@ -164,12 +170,7 @@ class TrainingConfig(Options):
     weight_decay: Mathematics[NonNegative] = 0.1
     """Decoupled weight decay, on matrices and embeddings only."""
 
-    betas: Mathematics[
-        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
-    ] = (
-        0.9,
-        0.95,
-    )
+    betas: Mathematics[tuple[BelowOne, BelowOne]] = (0.9, 0.95)
     """Adam's two decay rates, each in [0, 1)."""
 
     eps: Mathematics[Positive] = 1e-8
@@ -193,10 +194,10 @@ class TrainingConfig(Options):
     """A loss is a spike if it is this many spreads above the median loss of the last 100 steps; the
     spread is the median absolute deviation from that median, at least 0.02."""
 
-    seed: Mathematics[Annotated[int, Field(ge=0, lt=2**32)]] = 42
+    seed: Mathematics[Seed] = 42
     """Seed of the weights, the order of the blocks, dropout and the samples."""
 
-    device: Rounding[Text] = "auto"
+    device: Rounding[DeviceName] = "auto"
     """auto takes cuda, else mps, else cpu; or name one: cpu, cuda, cuda:1, mps."""
 
     dtype: Housekeeping[Literal["auto", "float32", "bfloat16"]] = "auto"
@@ -228,10 +229,10 @@ class TrainingConfig(Options):
     """Tokens in a sample, prompt included, or after it where the prompt has as many or more. May
     exceed max_seq_length."""
 
-    generate_temperature: Records[NonNegative] = 1.0
+    generate_temperature: Records[Temperature] = 1.0
     """Sampling temperature; 0 takes the most probable token each time."""
 
-    generate_top_p: Records[Annotated[float, Field(gt=0, le=1)]] = 0.9
+    generate_top_p: Records[ShareAboveNone] = 0.9
     """Nucleus sampling: the smallest set of tokens with this mass; 1 keeps all."""
 
     generate_prompt: Records[Text] = "\n"
@@ -255,13 +256,13 @@ class TrainingConfig(Options):
     run_name: Housekeeping[Text | None] = None
     """Name of the run and of its folder; null derives one from the time and the settings."""
 
-    output_dir: Housekeeping[Text] = "./outputs"
+    output_dir: Housekeeping[NewPath] = "./outputs"
     """The run folder is output_dir/run_name."""
 
-    checkpoint_dir: Housekeeping[Text | None] = None
+    checkpoint_dir: Housekeeping[NewPath | None] = None
     """Checkpoints go to checkpoint_dir/run_name; null means the run folder's checkpoints/."""
 
-    resume: Housekeeping[Text | None] = None
+    resume: Housekeeping[PathText | None] = None
     """auto continues from run_name's newest undamaged checkpoint, or starts without one. A path (of
     a checkpoint, a run folder, or RUN/best) continues from there: that run if run_name names
     it, else a new run."""

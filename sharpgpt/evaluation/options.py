@@ -2,15 +2,23 @@
 checked by the same rules."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sharpgpt.config import ConfigError, TrainingConfig
-from sharpgpt.config.flags import add_options, python_value
+from sharpgpt.config.flags import flag_parser
 from sharpgpt.config.options import Options, Text, annotations
+from sharpgpt.config.values import (
+    MAX_COUNT,
+    MAX_GENERATED,
+    Count,
+    DeviceName,
+    PathText,
+    Rule,
+    Seed,
+)
 from sharpgpt.evaluation.verdict import MARGIN, MIN_MARGIN
 
 BATCH_TOKENS = 8192
@@ -20,53 +28,52 @@ BATCH_TOKENS = 8192
 class EvaluationOptions(Options):
     """How models are evaluated."""
 
-    dataset: Text | None = None
+    dataset: PathText | None = None
     """Name or path, as the setting dataset of a training; its validation split is used. null takes
     what the first model was trained on."""
 
     text_column: Text | None = None
     """Column or field of the dataset that holds the text; null takes that of the training."""
 
-    max_seq_length: Annotated[int, Field(ge=2)] | None = None
+    max_seq_length: Annotated[int, Field(ge=2, le=MAX_COUNT)] | None = None
     """Tokens of a block; null takes that of the training, at most 1024."""
 
-    max_blocks: Annotated[int, Field(ge=4)] | None = None
+    max_blocks: Annotated[int, Field(ge=4, le=MAX_COUNT)] | None = None
     """Number of blocks to evaluate, evenly spread over the split; null takes all."""
 
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_k: Count | None = None
     """k of the top-k accuracy and mass; null takes that of the training, else 5."""
 
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Count | None = None
     """Blocks at a time; null takes 8,192 tokens of them."""
 
-    num_texts: Annotated[int, Field(ge=0)] = 20
+    num_texts: Annotated[
+        int,
+        Rule(
+            f"a whole number, 0 for none, else 2 to {MAX_GENERATED}",
+            lambda number: None if number == 0 or 2 <= number <= MAX_GENERATED else "",
+        ),
+    ] = 20
     """Texts to generate with each decoding method, at least 2; 0 generates none."""
 
-    num_tokens: Annotated[int, Field(ge=8)] = 256
+    num_tokens: Annotated[int, Field(ge=8, le=MAX_GENERATED)] = 256
     """Tokens of each generated text."""
 
     prompt: Text | None = None
     """What generated texts begin with; null takes that of the training, else a newline."""
 
-    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    seed: Seed = 0
     """Random seed of the generated texts."""
 
-    device: Text = "auto"
+    device: DeviceName = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the model's body. The output layer is evaluated in float32."""
 
-    @classmethod
-    def broken_rules(cls, values: Mapping[str, Any]) -> Iterable[tuple[Sequence[str], str]]:
-        """(the options concerned, the problem) for each rule that is broken."""
-        if values.get("num_texts") == 1:
-            yield ("num_texts",), "num_texts: given 1, allowed is 0 for none, else at least 2"
-        if "device" in values:
-            try:
-                TrainingConfig(device=values["device"])
-            except ConfigError as error:
-                yield ("device",), error.problems[0]
+    def of_evaluation(self) -> dict[str, Any]:
+        """These options alone, without those of a subclass."""
+        return {name: getattr(self, name) for name in annotations(EvaluationOptions)}
 
 
 def checked_options(
@@ -83,17 +90,8 @@ def checked_options(
     return EvaluationOptions.from_dict(plain, problems=problems)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each option."""
-    add_options(parser, EvaluationOptions)
+def evaluation_parser(**texts: str) -> argparse.ArgumentParser:
+    """A parser for flags of these options; `texts` are argparse's prog and description."""
+    parser = flag_parser(**texts)
     parser.add_argument("--data", dest="dataset", help="the same as --dataset")
-
-
-def flag_values(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given as flags, not checked yet."""
-    given = vars(arguments)
-    return {
-        name: python_value(hint, given[name])
-        for name, hint in annotations(EvaluationOptions).items()
-        if given[name] is not None
-    }
+    return parser

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sharpgpt.config import TrainingConfig
+from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 
 PEAK_FLOPS_BFLOAT16 = {
@@ -66,26 +66,35 @@ class Device:
         return self.torch_device.type
 
 
-def choose_device(config: TrainingConfig) -> Device:
-    """The device and dtype for these settings; enables TF32 on CUDA.
+def available_device(name: str) -> torch.device:
+    """The device of this name, a value of `DeviceName`.
 
     Raises:
-        UserError: this machine does not have the device; the message lists the available ones.
+        ConfigError: this machine does not have it; the message lists the available ones.
     """
     present = ["cpu"]
     if torch.backends.mps.is_available():
         present.append("mps")
     if torch.cuda.is_available():
         present += ["cuda"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    name = config.device
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if kind in present)
     if name not in present:
-        raise UserError(
+        problem = (
             f"device: given {name!r}, which this machine does not have (or this build of PyTorch, "
             f"{torch.__version__}, cannot use); here there is {', '.join(present)}, or use auto"
         )
-    device = torch.device(name)
+        raise ConfigError([problem])
+    return torch.device(name)
+
+
+def choose_device(config: TrainingConfig) -> Device:
+    """The device and dtype for these settings; enables TF32 on CUDA.
+
+    Raises:
+        ConfigError: this machine does not have the device; the message lists the available ones.
+    """
+    device = available_device(config.device)
     if device.type == "cuda":
         # TF32. The newer per-backend switches break torch.compile, which reads this one (2.13).
         torch.set_float32_matmul_precision("high")

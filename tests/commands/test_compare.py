@@ -119,7 +119,7 @@ def test_invalid_comparisons_are_refused(
     for words, code, message in (
         (["--baseline", penalised, base], 1, "was trained with penalty_weight 0.5"),
         (["--baseline", base, base], 1, "the same model as"),
-        (["--baseline", base, penalised, "--margin", "0"], 2, "margin: given 0.0"),
+        (["--baseline", base, penalised, "--margin", "0"], 2, "margin: given 0,"),
     ):
         assert main(["compare", *words, "--output", str(tmp_path / "out")]) == code
         shown = capsys.readouterr()

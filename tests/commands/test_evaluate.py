@@ -105,7 +105,7 @@ def test_names_that_mean_one_model_and_wrong_flags(
         ([truth, *text, "--top_k", "17"], 1, "1 to the vocabulary size, 16"),
         ([str(made / "nowhere"), *text], 1, "no such folder"),
         ([truth, "--data", str(made / "nothing.txt")], 1, "neither a known name nor"),
-        ([truth, *text, "--device", "cuda:7"], 1, "device: given 'cuda:7'"),
+        ([truth, *text, "--device", "cuda:7"], 2, "device: given 'cuda:7'"),
         ([truth, *text, "--max_seq_length", "17", "--max_blocks", "4", "--prompt", "Z"], 0, ""),
     ):
         output = ["--output", str(made / "wrong")]

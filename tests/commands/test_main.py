@@ -146,7 +146,7 @@ def test_texts_that_cannot_be_trained_on(
         (["--max_seq_length", "5000"], 2, "allowed for gpt2 is at most 1024"),
         (["--top_k", "1000"], 1, "top_k: given 1000, allowed is at most the vocabulary size, 16"),
         (["--generate_prompt", "@"], 1, "generate_prompt: "),
-        (["--device", "cuda:7"], 1, "here there is cpu"),
+        (["--device", "cuda:7"], 2, "here there is cpu"),
         (["--dataset", "openwebtext"], 1, "openwebtext"),
         (["--dataset", "tinyshakespear"], 1, "tinyshakespeare"),
         (["--output_dir", "{file}/inside"], 1, "output_dir: the run folder"),

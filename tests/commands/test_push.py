@@ -4,7 +4,6 @@ The real hub is never asked. Files go through the hub's "regular" way, inside th
 way, by separate storage, needs the hub's own storage servers.
 """
 
-import argparse
 import base64
 import json
 import os
@@ -22,8 +21,8 @@ import torch
 from markdown_it import MarkdownIt
 
 from sharpgpt.commands.main import main
-from sharpgpt.commands.push import add_arguments, problems
-from sharpgpt.config import TrainingConfig
+from sharpgpt.commands.push import parse
+from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, read_facts
@@ -298,15 +297,11 @@ def test_damaged_and_foreign_folders(
 
 
 def test_all_wrong_flags_are_named() -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    found = problems(
-        parser.parse_args(["x", "a b", "--evaluation", "none.json", "--comparison", "none.json"])
-    )
-    assert [problem.split(":")[0] for problem in found] == [
-        "REPO_ID", "--evaluation", "--comparison",
-    ]  # fmt: skip
-    assert problems(parser.parse_args(["x", "org/name"])) == []
+    with pytest.raises(ConfigError) as refused:
+        parse(["x", "a b", "--evaluation", "none.json", "--comparison", "none.json"], "push")
+    names = [problem.split(":")[0] for problem in refused.value.problems]
+    assert names == ["repo_id", "evaluation", "comparison"]
+    assert parse(["x", "org/name"], "push").repo_id == "org/name"
 
 
 def interval(estimate: float) -> dict[str, float]:

@@ -1,4 +1,3 @@
-import argparse
 import contextlib
 import io
 import json
@@ -10,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sharpgpt.commands.sample import add_arguments, problems, run
-from sharpgpt.config import TrainingConfig
+from sharpgpt.commands.sample import SampleOptions, parse, run
+from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.saved_model import load_model
 from sharpgpt.runs.manifest import MANIFEST
@@ -43,10 +42,8 @@ def copied(run_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def flags(*words: Any) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
+def flags(*words: Any) -> SampleOptions:
+    return parse([str(word) for word in words], "sample")
 
 
 def sampled(*words: Any) -> str:
@@ -75,11 +72,14 @@ def test_temperature_0_and_top_k_1_take_the_most_probable(run_folder: Path) -> N
 
 
 def test_all_wrong_flags_are_named() -> None:
-    wrong = flags("x", "--temperature", "-1", "--top_p", 0, "--num_samples", 0, "--prompt", "")
-    names = [problem.split(":")[0] for problem in problems(wrong)]
-    assert names == ["--num_samples", "--temperature", "--top_p", "--prompt"]
-    assert problems(flags("x")) == []
-    assert problems(flags("x", "--temperature", "nan"))
+    with pytest.raises(ConfigError) as refused:
+        flags("x", "--temperature", "-1", "--top_p", 0, "--num_samples", 0, "--prompt", "")
+    names = [problem.split(":")[0] for problem in refused.value.problems]
+    assert names == ["temperature", "top_p", "num_samples", "prompt"]
+    assert flags("x").temperature == 1
+    for value in ("nan", "inf", "1e400", "1e-42", "5e-324", "1e300", "warm", ""):
+        with pytest.raises(ConfigError, match="allowed is a number, 0 or"):
+            flags("x", "--temperature", value)
 
 
 def test_a_character_without_a_token_is_named(run_folder: Path) -> None:

@@ -8,20 +8,19 @@ from pydantic import Field
 
 from sharpgpt.config.flags import add_options, flag_parser, read_flags
 from sharpgpt.config.options import Options, Text
+from sharpgpt.config.values import Count, NewPath, NonNegative, PathText
 from sharpgpt.data.sources.aliases import DATASET_NAMES
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class PrepareOptions(Options):
     """What to prepare, and how. Raises `ConfigError` with every problem of its values."""
 
-    dataset: Text
+    dataset: PathText
     """A short name (--help lists them), or org/name of a dataset on the HuggingFace hub; or the
     path of a file or folder, or a glob, of .txt, .jsonl (both also .gz and .zst) or .parquet
     (docs/data.md)."""
 
-    output: Text
+    output: NewPath
     """The folder for the shards: new, or one in which the same preparation was stopped."""
 
     tokenizer: Literal["gpt2", "char"] = "gpt2"
@@ -62,11 +61,11 @@ class PrepareOptions(Options):
     """Processes that tokenize; null takes one for each processor, at most 4. 0 tokenizes in the
     main process. The result is always the same."""
 
-    cache_dir: Text | None = None
+    cache_dir: NewPath | None = None
     """Where downloads are kept; null means the hub's cache, and ~/.cache/sharpgpt for
     tinyshakespeare."""
 
-    commit_seconds: Annotated[float, Field(ge=0)] = 5.0
+    commit_seconds: NonNegative = 5.0
     """Seconds between commits: the most work that is lost when the process is killed."""
 
 
