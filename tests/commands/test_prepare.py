@@ -41,7 +41,7 @@ def test_prepare_then_inspect(
 
 def test_exit_codes(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = ["--output", str(tmp_path / "out")]
-    assert main(["prepare", "--dataset", str(corpus), *output]) == 1  # without its column
+    assert main(["prepare", "--dataset", str(corpus), *output]) == 2  # without its column
     assert "text_column" in capsys.readouterr().err
     assert main(["prepare", "--dataset", "corpus.jsonll", *output]) == 1
     assert "neither a known name nor an existing file" in capsys.readouterr().err
