@@ -83,7 +83,7 @@ def test_the_exit_codes_are_said_where_they_are_looked_for(
     printed = " ".join(capsys.readouterr().out.split())
     said = " ".join(cli.__doc__.split("Exit codes: ")[1].split())
     assert f"Exit codes: {said}" in printed
-    assert "130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1" in said
+    assert "130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 129 for SIGHUP" in said
 
 
 def test_a_run_from_the_command_line(command_environment: dict[str, str], tmp_path: Path) -> None:
