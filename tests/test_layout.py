@@ -10,6 +10,7 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "sharpgpt"
 
 SEVERAL_MODULES = {
+    "commands/test_paths.py": "~ and $NAME in every path of every command",
     "data/sources/test_user_defined_source.py": "the example source in docs/examples",
     "sharpness/test_distributed.py": "the loss under DDP and FSDP2",
     "training/test_elastic.py": "one process against several, from one checkpoint",

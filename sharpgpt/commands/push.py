@@ -14,9 +14,9 @@ from sharpgpt.config.options import Options
 from sharpgpt.config.values import File, Folder, Rule
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import make_folder, sync, user_path
+from sharpgpt.core.hub import offline_variable
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.terminal import show
-from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, arm_of, read_facts, run_of

@@ -70,11 +70,13 @@ def run(options: ViewOptions) -> int:
     """
     device = available_device(options.device)
     folders = [resolve_model(run) for run in options.runs]  # wrong names before any reading
-    output = user_path(options.output)
+    output, text = user_path(options.output), options.text
+    if os.path.isfile(user_path(text)):  # noqa: PTH113 - Path.is_file raises for a long text
+        text = str(user_path(text))
     reads = [
         read_with(
             load_model(folder, device),
-            options.text,
+            text,
             max_tokens=options.max_tokens,
             num_candidates=options.num_candidates,
         )
@@ -91,7 +93,7 @@ def run(options: ViewOptions) -> int:
     if len({model.name for model in models}) < len(models):
         given = ", ".join(map(str, options.runs))
         notes.append(f"Some models have the same name; in their order they are {given}.")
-    page = TextView(_title(options.text), tokens[0], models, notes)
+    page = TextView(_title(text), tokens[0], models, notes)
     show(write_view(page, output / "view.html" if output.is_dir() else output))
     return 0
 

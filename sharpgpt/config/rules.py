@@ -35,11 +35,12 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
         penalised_positions(config.penalty_positions, config.max_seq_length)
     except ValueError as error:
         yield ("penalty_positions", "max_seq_length"), f"penalty_positions: {error}"
-    if config.run_name is not None and not re.fullmatch(r"[\w][\w.+=-]{0,199}", config.run_name):
+    if config.run_name is not None and not is_folder_name(config.run_name):
         yield (
             ("run_name",),
             f"run_name: given {shown(config.run_name)}, allowed is a plain folder name: up to 200 "
-            "letters, digits, '_', '-', '.', '+', '=', the first a letter, digit or '_'",
+            "letters, digits, '_', '-', '.', '+', '=' (240 bytes in UTF-8), the first a letter, "
+            "digit or '_', the last no '.', and none that Windows reserves, such as con or nul.txt",
         )
     if config.resume == "auto" and config.run_name is None:
         yield (
@@ -53,6 +54,20 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
             "document_boundaries: given respect with tokenizer char, which has no end-of-text "
             "token; allowed with it is ignore",
         )
+
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+"""What Windows takes for a device, whatever follows the dot."""
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether every system can make, and open, a folder of this name inside another."""
+    return (
+        re.fullmatch(r"\w[\w.+=-]{0,199}", name) is not None
+        and len(name.encode("utf-8", errors="replace")) <= 240
+        and not name.endswith(".")
+        and not _RESERVED.fullmatch(name)
+    )
 
 
 def penalised_positions(text: str, block_length: int) -> tuple[int, int]:

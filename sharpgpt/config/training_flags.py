@@ -10,7 +10,10 @@ from sharpgpt.config.settings import TrainingConfig
 from sharpgpt.config.yaml_files import read_settings
 
 EPILOG = """\
-Later wins: defaults, then --config, then flags.
+Later wins: defaults, then --config (a file, a pipe or /dev/stdin), then flags. A text is taken as
+it is typed: 08, No and 1.10 are texts where a text is meant. null (in a file also nothing, on the
+command line also None) is none where the setting may be null; 'null' in quotes is a text. In paths
+~, $NAME and ${NAME} are expanded, in files too.
 
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
 128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 129 for SIGHUP,

@@ -111,8 +111,10 @@ def _place_problem(text: str, *, kinds: str, must_exist: bool = False) -> str | 
 
 
 def _text_problem(text: str) -> str | None:
+    if not text:
+        return ""
     # Unlike Path.is_dir, this raises for no text, however long.
-    return "is a folder" if os.path.isdir(text) else None if text else ""  # noqa: PTH112
+    return "is a folder" if os.path.isdir(user_path(text)) else None  # noqa: PTH112
 
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]

@@ -153,8 +153,13 @@ def sync(path: Path) -> None:
 
 
 def user_path(path: str | Path) -> Path:
-    """The path with `~` expanded; unchanged for a user who does not exist."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for that user)
+    """The path with `~`, `~user`, `$NAME` and `${NAME}` expanded, as a shell does.
+
+    Every path that a user gives, in settings and arguments, goes through here. A user or a variable
+    that does not exist stays as it was typed.
+    """
+    # Not Path.expanduser, which raises for a user who does not exist.
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # noqa: PTH111
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

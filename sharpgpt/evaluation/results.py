@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from sharpgpt.core.files import user_path
 from sharpgpt.core.jsonio import finite, write_json
 
 
@@ -19,7 +20,7 @@ class Result:
     @classmethod
     def written(cls, content: Mapping[str, Any], folder: str | Path | None, file_name: str) -> Self:
         """A result, in a file of `folder` unless that is None. Raises OSError."""
-        made = cls(finite(content), Path(folder).expanduser() / file_name if folder else None)
+        made = cls(finite(content), user_path(folder) / file_name if folder else None)
         if made.path is not None:
             write_json(made.path, made.content)
         return made

@@ -8,7 +8,6 @@ function in one (differences of 5e-7 in float32). Models are built with the latt
 former in their config, so that a checkpoint loads everywhere under the original name.
 """
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +16,8 @@ from torch import nn
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY, MAX_LAYERS
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import user_path
+from sharpgpt.core.hub import is_hub_name, offline_variable
 from sharpgpt.model.head import head_problem, is_meta
 from sharpgpt.model.quiet import quiet_transformers
 
@@ -129,13 +130,27 @@ def _architecture(model_name: str) -> Any:
         return GPT2Config(n_layer=size.n_layer, n_head=size.n_head, n_embd=size.n_embd)
     from transformers import AutoConfig
 
+    folder, variable = user_path(model_name), offline_variable()
     try:
-        return AutoConfig.from_pretrained(model_name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            str(folder) if folder.exists() else model_name,
+            trust_remote_code=False,
+            local_files_only=variable is not None,
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        what = "folder" if Path(model_name).exists() else "name"
+        what = "folder" if folder.exists() else "name"
+        if not folder.exists() and not is_hub_name(model_name, short=True):
+            what, reason = (
+                "path",
+                "there is no such folder, and no model of the hub has such a name",
+            )
+            if folder.parent.is_dir():
+                reason = f"there is a folder {folder.parent}, and it has no {folder.name}"
+        elif variable and what == "name":
+            reason = f"{variable} is set, and it is not in the hub's cache"
         raise UserError(
-            f"model_name: given the {what} {model_name!r}, which gives no architecture ({reason}). "
+            f"model_name: given the {what} {model_name!r}, which gives no architecture: {reason}. "
             f"Allowed are {', '.join(GPT2_SIZES)}, a folder with a HuggingFace config.json, or a "
             "name on the HuggingFace hub (which needs a network)"
         ) from None

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
+from sharpgpt.core.hub import is_hub_name, offline_variable
 from sharpgpt.core.terminal import one_line
-from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.manifest import MANIFEST
 from sharpgpt.runs.places import checkpoints_of, has_records, name_of_run, run_of_folder
@@ -70,7 +70,7 @@ def resolve_checkpoint(given: str | Path, *, setting: str) -> Checkpoint:
     if checkpoint := _checkpoint(path):
         return checkpoint
     what = "where there is no checkpoint"
-    if (path / "config.json").is_file() or _is_hub_name(given):
+    if (path / "config.json").is_file() or is_hub_name(given):
         what = "a HuggingFace model and not a checkpoint, without the state of its training"
     auto = "auto, " if setting == "resume" else ""
     raise UserError(f"{setting}: given {str(given)!r}, {what}; allowed is {auto}{CHECKPOINT_FORMS}")
@@ -87,7 +87,7 @@ def resolve_model(given: str | Path) -> Path:
         return path
     if checkpoint := _checkpoint(path):
         return checkpoint.path
-    if _is_hub_name(given):
+    if is_hub_name(given):
         return _downloaded(str(given))
     problem = "no such folder"
     if path.is_dir():
@@ -133,12 +133,6 @@ def _checkpoint(path: Path) -> Checkpoint | None:
     if found := CheckpointFolder(path).newest():
         return found
     return checkpoints_of(path).newest()
-
-
-def _is_hub_name(given: str | Path) -> bool:
-    """Whether this can be ORG/NAME. A mistyped path is not: the folder before its end exists."""
-    has_form = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(given))
-    return has_form is not None and not Path(given).parent.exists()
 
 
 def _downloaded(name: str) -> Path:

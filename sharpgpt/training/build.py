@@ -13,6 +13,8 @@ from torch import nn
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.architectures import GPT2_SIZES
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import user_path
+from sharpgpt.core.hub import is_hub_name, offline_variable
 from sharpgpt.data.blocks import TrainingBlocks, validation_blocks
 from sharpgpt.data.load import TextData, load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
@@ -90,7 +92,8 @@ def load_training_data(config: TrainingConfig, *, may_prepare: bool = True) -> T
 def build_model(config: TrainingConfig, data: TextData) -> nn.Module:
     """The model with random weights."""
     logger.info("Building %s (importing transformers takes some seconds)", config.model_name)
-    if config.model_name not in GPT2_SIZES and not Path(config.model_name).exists():
+    is_local = config.model_name in GPT2_SIZES or user_path(config.model_name).exists()
+    if not is_local and is_hub_name(config.model_name, short=True) and not offline_variable():
         logger.info("Asking the HuggingFace hub for it (without a network: half a minute)")
     return create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
 

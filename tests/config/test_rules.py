@@ -30,6 +30,24 @@ def test_rules_between_settings(settings: dict[str, Any], message: str) -> None:
         TrainingConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["con", "CON", "Nul", "aux.txt", "PRN.a.b", "COM1.txt", "com9", "LPT1", "lpt¹.x", "x.", "x..",
+     "é" * 200, "a" * 201, ".x", "-x", "a/b", "a\\b", "a b", "a ", "a:b", "a\x00"],
+)  # fmt: skip
+def test_a_run_name_is_a_folder_that_every_system_can_open(name: str) -> None:
+    """Windows cannot open con, NUL, COM1.txt or `x.`; 200 letters of two bytes are no name."""
+    with pytest.raises(ConfigError, match="allowed is a plain folder name"):
+        TrainingConfig(run_name=name)
+
+
+@pytest.mark.parametrize(
+    "name", ["console", "com", "com10", "nul_1", "x.con", "a.b+c=d", "é" * 120]
+)
+def test_names_like_those_are_allowed(name: str) -> None:
+    assert TrainingConfig(run_name=name).run_name == name
+
+
 def test_settings_may_disagree_while_they_are_being_assigned() -> None:
     config = TrainingConfig()
     config.n_embd = 100

@@ -150,3 +150,20 @@ def test_what_cannot_be_built_is_one_message(
     with pytest.raises(UserError) as caught:
         small(**changes)
     assert message in str(caught.value)
+
+
+def test_a_mistyped_folder_is_no_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked of the hub, with five tries."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    monkeypatch.setenv("SHARPGPT_OFFLINE", "1")
+    for given, reason in {
+        "models/mine": "given the path 'models/mine'.*there is a folder models, and it has no mine",
+        "./none/mine": "given the path './none/mine'.*there is no such folder",
+        "org/name": "given the name 'org/name'.*SHARPGPT_OFFLINE is set",
+        "distilgpt2": "given the name 'distilgpt2'.*SHARPGPT_OFFLINE is set",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            create_gpt2_model(given)

@@ -125,7 +125,7 @@ def _earlier(folder: Path) -> list[Path]:
 
 def _is_one_text(dataset: str) -> bool:
     try:
-        path = Path(dataset).expanduser()
+        path = user_path(dataset)
         is_small_file = path.is_file() and path.stat().st_size <= IN_MEMORY_BYTES
     except (OSError, RuntimeError, ValueError):
         return False

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from sharpgpt.core.files import user_path
+from sharpgpt.core.hub import is_offline
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
@@ -20,20 +21,6 @@ TOTAL_TIMEOUT_S = 60.0
 
 class DownloadError(Exception):
     """The download failed; the message is the reason, part of a sentence."""
-
-
-def is_offline() -> bool:
-    """Whether the user forbids the network with SHARPGPT_OFFLINE=1 (any value but empty and 0)."""
-    return os.environ.get("SHARPGPT_OFFLINE", "") not in ("", "0")
-
-
-def offline_variable() -> str | None:
-    """The environment variable with which the user forbids the HuggingFace hub, or None."""
-    from huggingface_hub import constants
-
-    if is_offline():
-        return "SHARPGPT_OFFLINE"
-    return "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:

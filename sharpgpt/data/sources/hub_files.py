@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, cast
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
+from sharpgpt.core.hub import offline_variable
 from sharpgpt.data.sources.archives import BUFFER_BYTES
 from sharpgpt.data.sources.documents import SourceOptions
-from sharpgpt.data.sources.download import offline_variable
 from sharpgpt.data.sources.files import DataFile, format_of, open_file
 from sharpgpt.data.sources.readers import count_parquet_documents
 
