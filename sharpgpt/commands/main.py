@@ -80,7 +80,8 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
                     raise console.stdout_error
                 return exit_code
         except UserError as error:
-            show(f"{error.label}{error}", file=sys.stderr)
+            if error.is_shown:
+                show(f"{error.label}{error}", file=sys.stderr)
             return error.exit_code
         except OSError as error:
             show(f"error: {os_error_text(error)}", file=sys.stderr)

@@ -12,6 +12,8 @@ class UserError(Exception):
 
     exit_code = 1
     label = "error: "
+    is_shown = True
+    """False on all but one of the processes that raise this together."""
 
     def __init__(self, message: str) -> None:
         super().__init__(shown(message))  # it may quote a file from anyone

@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.runtime.signals import end_by_itself
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class Processes:
 
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine."""
     cpu_group: dist.ProcessGroup | None = None
     """All ranks, over gloo and with the timeout `MAX_WAIT`."""
 
@@ -40,6 +43,24 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
+
+    @contextlib.contextmanager
+    def raise_together(self) -> Iterator[None]:
+        """For a block in which all ranks raise the same `UserError`: one per machine shows it."""
+        try:
+            yield
+        except UserError as error:
+            if self.world_size > 1:
+                error.is_shown = self.local_rank == 0
+                end_by_itself()
+            raise
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank, pickled."""
+        values: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value, group=self.cpu_group)
+        return values
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks; `values` is not changed."""
@@ -123,12 +144,13 @@ def is_torchrun() -> bool:
 @contextlib.contextmanager
 def process_group(device_type: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, over NCCL on CUDA, otherwise gloo."""
-    rank, world_size, _ = ranks_from_environment()
+    rank, world_size, local_rank = ranks_from_environment()
     if world_size == 1:
         yield Processes()
         return
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=REDUCE_TIMEOUT)
     try:
-        yield Processes(rank, world_size, dist.new_group(backend="gloo", timeout=MAX_WAIT))
+        cpu_group = dist.new_group(backend="gloo", timeout=MAX_WAIT)
+        yield Processes(rank, world_size, local_rank, cpu_group=cpu_group)
     finally:
         dist.destroy_process_group()

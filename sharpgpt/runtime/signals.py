@@ -134,6 +134,15 @@ def deliver(number: int) -> None:
         signal.raise_signal(number)
 
 
+def end_by_itself() -> None:
+    """From now on ignore SIGTERM, by which torchrun ends the ranks that outlive a failed one.
+
+    For a rank that is about to end, with its own message and exit code; SIGKILL follows in 30 s.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _handle_with(handler: Any) -> dict[int, Any]:
     """Set `handler` for all signals but an ignored SIGHUP; returns the previous handlers."""
     numbers = [n for n in SIGNALS if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
@@ -141,8 +150,10 @@ def _handle_with(handler: Any) -> dict[int, Any]:
 
 
 def _set_handlers(handlers: dict[int, Any]) -> None:
+    """Set them, but for a signal that is ignored by now (`end_by_itself`)."""
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _write(descriptor: int, text: str) -> None:

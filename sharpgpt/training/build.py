@@ -30,6 +30,7 @@ from sharpgpt.runtime.console import Console
 from sharpgpt.runtime.device import peak_flops
 from sharpgpt.runtime.environment import describe_environment
 from sharpgpt.sharpness import find_penalty
+from sharpgpt.training.agreement import checkpoint_fact, require_same
 from sharpgpt.training.anomalies import AnomalyDetector
 from sharpgpt.training.optimizer import create_optimizers, layer_matrices
 from sharpgpt.training.prompt import training_prompt
@@ -100,13 +101,16 @@ def build_model(config: TrainingConfig, data: TextData) -> nn.Module:
 
 def open_run_folder(setup: Setup, stack: ExitStack) -> RunFolder:
     """The run's folder, closed by `stack`; on ranks other than 0 a temporary one."""
-    broadcast = setup.processes.broadcast
-    if setup.processes.is_main:
+    processes, folder, path = setup.processes, None, None
+    if processes.is_main:
         folder = RunFolder.open(setup.config, setup.data.name, accept=setup.accepted_changes)
         stack.callback(folder.close)
-        broadcast(folder.resume_from.path if folder.resume_from else None)
+        path = folder.resume_from.path if folder.resume_from else None
+    path = processes.broadcast(path)
+    if processes.world_size > 1:
+        require_same(processes, {"resume": checkpoint_fact(path)})
+    if folder:
         return folder
-    path = broadcast(cast("Path | None", None))
     resume_from = Checkpoint.verified(path) if path else None
     temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharpgpt-"))
     return RunFolder.of_follower(Path(temporary), resume_from)

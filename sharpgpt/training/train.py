@@ -18,6 +18,7 @@ from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.device import choose_device, torch_settings_kept
 from sharpgpt.runtime.distributed import is_torchrun, process_group, ranks_from_environment
 from sharpgpt.runtime.signals import DUPLICATE_S, StopSignal, deliver
+from sharpgpt.training.agreement import found_facts, given_facts, require_same
 from sharpgpt.training.build import (
     build_model,
     build_training,
@@ -72,7 +73,6 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
     """
     config.check()
     rank, world_size, local_rank = ranks_from_environment()
-    check_world_size(config, world_size)
     startup = startup or Startup()
     with ExitStack() as stack:
         stack.enter_context(torch_settings_kept())
@@ -82,6 +82,10 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
         if world_size > 1:
             device = device.for_rank(local_rank)
         processes = stack.enter_context(process_group(device.torch_device.type))
+        if world_size > 1:
+            require_same(processes, given_facts(config, device))
+            with processes.raise_together():
+                check_world_size(config, world_size)
         data = processes.main_first(lambda: load_training_data(config))
         if note := data.source["note"]:
             logger.warning("%s", note)
@@ -91,6 +95,8 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
         startup.phase("transformers and the model")
 
         setup = Setup(config, device, processes, data=data, causal_lm=causal_lm)
+        if world_size > 1:
+            require_same(processes, found_facts(setup))
         folder = open_run_folder(setup, stack)
         if processes.is_main:
             config = replace(
