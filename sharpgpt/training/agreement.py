@@ -36,7 +36,7 @@ MAY_DIFFER = frozenset(
 COMPUTING_PACKAGES = ("torch", "transformers", "numpy")
 
 MAX_RANKS = 8
-"""Named in a message for one value."""
+"""That a message names for one value."""
 
 
 class Fact(NamedTuple):
@@ -46,26 +46,19 @@ class Fact(NamedTuple):
     text: str
 
 
-class DifferentRanksError(ConfigError):
-    """The ranks of a run were given different things."""
-
-    def __init__(self, differences: list[str]) -> None:
-        super().__init__([*differences, "start all ranks with the same, then they train together"])
-
-
 def require_same(processes: Processes, facts: Mapping[str, Fact]) -> None:
     """Compare the `facts` of all ranks, which call this together.
 
     Raises:
-        DifferentRanksError: each difference, with the values and their ranks.
+        ConfigError: each difference, with the values and their ranks.
     """
     with processes.raise_together():
         if differences := find_differences(processes.gather(dict(facts))):
-            raise DifferentRanksError(differences)
+            raise ConfigError(differences)
 
 
 def find_differences(facts_by_rank: Sequence[Mapping[str, Fact]]) -> list[str]:
-    """`NAME: VALUE on rank 0, VALUE on ranks 1 and 2` for each name whose identities differ."""
+    """A sentence with the values and their ranks for each name whose identities differ."""
     found = []
     for name in dict.fromkeys(name for facts in facts_by_rank for name in facts):
         ranks_of = dict[str, list[int]]()
@@ -76,14 +69,18 @@ def find_differences(facts_by_rank: Sequence[Mapping[str, Fact]]) -> list[str]:
             texts.setdefault(fact.identity, fact.text)
         if len(ranks_of) > 1:
             values = [f"{texts[each]} on {_names(ranks)}" for each, ranks in ranks_of.items()]
-            found.append(f"{name} differs between ranks: {', '.join(values)}")
+            found.append(
+                f"{name} differs between ranks: {', '.join(values)}; start all with the same"
+            )
     return found
 
 
 def _names(ranks: list[int]) -> str:
-    more = ["..."] if len(ranks) > MAX_RANKS else []
-    names = [str(rank) for rank in ranks[:MAX_RANKS]] + more
-    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(names)
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if len(ranks) > MAX_RANKS:
+        return f"{len(ranks)} ranks, the first of them {ranks[0]}"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
 
 
 def given_facts(config: TrainingConfig, device: Device) -> dict[str, Fact]:

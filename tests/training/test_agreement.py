@@ -54,9 +54,9 @@ def test_another_setting_on_one_rank_is_named_with_its_values_and_ranks(name: st
     found = find_differences([facts_of(one), facts_of(other), facts_of(one)])
     assert len(found) == 1
     assert found[0].startswith(f"{name} differs between ranks: ")
-    assert " on ranks 0, 2, " in found[0]
-    assert found[0].endswith(" on rank 1")
-    assert expected in found[0].split(" on ranks 0, 2, ")[1]
+    assert " on ranks 0 and 2, " in found[0]
+    assert found[0].endswith(" on rank 1; start all with the same")
+    assert expected in found[0].split(" on ranks 0 and 2, ")[1]
 
 
 def test_places_may_differ(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_another_checkpoint_on_one_rank_is_named(tiny_config: MakeConfig, tmp_pa
     )
     assert f"{path} (SHA-256 " in found[0]
     assert f"{tmp_path / 'absent'} (cannot be read: No such file" in found[0]
-    assert found[0].endswith("none on rank 3")
+    assert "none on rank 3; start" in found[0]
 
 
 def test_the_ranks_of_a_real_launch_end_with_one_message(
@@ -144,8 +144,8 @@ def test_the_ranks_of_a_real_launch_end_with_one_message(
     )  # fmt: skip
     assert done.returncode == 1, done.stdout  # torchrun's own
     assert done.stdout.count("exit code 2\n") == 2, done.stdout
-    assert done.stdout.count("problems in the configuration") == 1
-    assert "max_steps differs between ranks: 3 on rank 0, 9 on rank 1\n" in done.stdout
-    assert "seed differs between ranks: 42 on rank 0, 7 on rank 1\n" in done.stdout
+    assert done.stdout.count("2 problems:\n") == 1
+    assert "max_steps differs between ranks: 3 on rank 0, 9 on rank 1; start" in done.stdout
+    assert "seed differs between ranks: 42 on rank 0, 7 on rank 1; start" in done.stdout
     assert "ended at once" not in done.stdout
     assert not list(tmp_path.glob("*/config.yaml"))
