@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sharpgpt.config.flags import parse_options
 from sharpgpt.config.values import Folder
-from sharpgpt.core.terminal import show
+from sharpgpt.core.terminal import show_line
 from sharpgpt.evaluation import compare as comparison
 from sharpgpt.evaluation.options import EvaluationOptions, evaluation_parser
 from sharpgpt.evaluation.verdict import MARGIN, MIN_MARGIN
@@ -54,9 +54,9 @@ def run(options: CompareOptions) -> int:
     )
     assert result.path is not None, "an output folder was given"
     for note in result.content["notes"]:
-        show(f"NOTE: {note}")
+        show_line(f"NOTE: {note}")
     for arm in result.arms:
-        show(f"{arm['name']}: {arm['sentence']}")
-    show(f"Statistics {result.path}")
-    show(write_comparison(result.content, result.path.parent))
+        show_line(f"{arm['name']}: {arm['sentence']}")
+    show_line(f"Statistics {result.path}")
+    show_line(write_comparison(result.content, result.path.parent))
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from sharpgpt.config.flags import parse_options
 from sharpgpt.config.values import Folder
-from sharpgpt.core.terminal import show
+from sharpgpt.core.terminal import one_line, show, show_line
 from sharpgpt.evaluation import evaluate as evaluation
 from sharpgpt.evaluation.options import EvaluationOptions, evaluation_parser
 from sharpgpt.report.evaluation import write_evaluation
@@ -48,21 +48,21 @@ def run(options: EvaluateOptions) -> int:
     assert result.path is not None, "an output folder was given"
     for model in result.models:
         show(statistics_text(model))
-    show(f"Statistics {result.path}")
-    show(write_evaluation(result.content, result.path.parent))
+    show_line(f"Statistics {result.path}")
+    show_line(write_evaluation(result.content, result.path.parent))
     return 0
 
 
 def statistics_text(found: Mapping[str, Any]) -> str:
     """The main statistics of one model for a terminal, with their 95% intervals."""
-    lines = [str(found["name"])]
+    lines = [one_line(str(found["name"]))]
     for statistic, *interval in intervals(found):
         if statistic.is_main:
             estimate, low, high = map(number, interval)
             lines.append(f"  {statistic.words:<24}{estimate:>9}   95% {low} to {high}")
     temperature, calibration = found["temperature"], found["calibration"]
     if note := temperature["note"]:
-        lines.append(f"  {note}")
+        lines.append(f"  {one_line(str(note))}")
     lines.append(
         f"  {'best temperature':<24}{number(temperature['best']):>9}   cross-entropy there "
         f"{number(temperature['ce'])}, as it is {number(temperature['ce_unchanged'])} (report half)"

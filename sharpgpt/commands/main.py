@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import os_error_text
-from sharpgpt.core.terminal import one_line, show
+from sharpgpt.core.terminal import one_line, show, show_line
 from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.signals import exit_on_signals
 
@@ -84,7 +84,7 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
                 show(f"{error.label}{error}", file=sys.stderr)
             return error.exit_code
         except OSError as error:
-            show(f"error: {os_error_text(error)}", file=sys.stderr)
+            show_line(f"error: {os_error_text(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("interrupted; what was saved before is whole", file=sys.stderr)

@@ -16,7 +16,12 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import make_folder, sync, user_path
 from sharpgpt.core.hub import offline_variable
 from sharpgpt.core.jsonio import read_object
+<<<<<<< HEAD
 from sharpgpt.core.terminal import show
+=======
+from sharpgpt.core.terminal import one_line, show, show_line
+from sharpgpt.data.sources.download import offline_variable
+>>>>>>> 1c66cba (Names in every command and error are one visible line; test over all commands with a hostile run)
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, arm_of, read_facts, run_of
@@ -94,9 +99,9 @@ def run(options: PushOptions) -> int:
     if options.dry_run is not None:
         folder = user_path(options.dry_run)
         publication.write(folder)
-        show(f"Nothing was published; this is what would be: {folder}")
+        show_line(f"Nothing was published; this is what would be: {folder}")
     else:
-        show(upload(publication, private=options.private))
+        show_line(upload(publication, private=options.private))
     return 0
 
 
@@ -113,10 +118,10 @@ class Publication:
     def summary(self) -> str:
         """Sizes of the files, as text."""
         sizes = {name: path.stat().st_size for name, path in self.files.items()}
-        lines = [f"  {name:<30}{size:>14,} bytes" for name, size in sizes.items()]
+        lines = [f"  {one_line(name):<30}{size:>14,} bytes" for name, size in sizes.items()]
         lines.append(f"  {CARD:<30}{len(self.card.encode()):>14,} bytes, made by this command")
         if self.left_out:
-            lines.append(f"Not published: {', '.join(self.left_out)}")
+            lines.append(one_line(f"Not published: {', '.join(self.left_out)}"))
         return "\n".join([f"{self.repo_id}:", *lines])
 
     def write(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from sharpgpt.config.flags import flag_parser, parse_options
 from sharpgpt.config.options import Options, shown
 from sharpgpt.config.values import Folder, NewFile
 from sharpgpt.core.files import user_path
-from sharpgpt.core.terminal import show
+from sharpgpt.core.terminal import show_line
 
 
 class ReportOptions(Options):
@@ -45,7 +45,7 @@ def run(options: ReportOptions) -> int:
 
     folders = [resolve_run(folder) for folder in options.run_folders]
     if len(folders) > 1:
-        show(write_runs_report(folders, user_path(options.output or "runs.html")))
+        show_line(write_runs_report(folders, user_path(options.output or "runs.html")))
     else:
-        show(write_report(folders[0]))
+        show_line(write_report(folders[0]))
     return 0

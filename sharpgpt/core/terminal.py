@@ -44,6 +44,11 @@ def show(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
     print(shown, end=end, file=target, flush=True)
 
 
+def show_line(text: object, *, file: TextIO | None = None) -> None:
+    """`show` in one line, whatever names are in it."""
+    show(one_line(str(text)), file=file)
+
+
 class VisibleFilter(logging.Filter):
     """For a handler of another library's logger, whose messages may quote a file from anyone."""
 

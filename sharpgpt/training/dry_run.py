@@ -4,6 +4,7 @@ import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.yaml_files import commented_yaml
+from sharpgpt.core.terminal import one_line
 from sharpgpt.data.blocks import TrainingBlocks
 from sharpgpt.model.build import create_model
 from sharpgpt.runtime.device import choose_device
@@ -26,13 +27,13 @@ def describe(config: TrainingConfig) -> str:
     settings = "\n".join(
         line for line in commented_yaml(config).splitlines() if line and not line.startswith("#")
     )
-    note = [f"NOTE: {data.source['note']}"] if data.source["note"] else []
+    note = [one_line(f"NOTE: {data.source['note']}")] if data.source["note"] else []
     return "\n".join(
         [
             settings,
             "",
             *note,
-            f"data              {data.name}: {len(data.train_tokens):,} training and "
+            f"data              {one_line(data.name)}: {len(data.train_tokens):,} training and "
             f"{len(data.val_tokens):,} validation tokens, {len(blocks):,} blocks an epoch",
             f"model             {type(causal_lm).__name__}, "
             f"{sum(p.numel() for p in causal_lm.parameters()):,} parameters",

@@ -39,6 +39,20 @@ def test_controls_in_a_message_are_visible_on_the_terminal_and_in_the_log(
     assert [line[9:] for line in log] == shown.splitlines()
 
 
+def test_a_bar_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """rich took [bold] in the name of a model for markup, and hid it."""
+    from rich.progress import TextColumn
+
+    with console_logging() as console:
+        console._isatty = True
+        console.start_bar(TextColumn("{task.fields[model]}"), total=1, model="[bold]a\x1b[2J")
+        console.update_bar(model="[red]b[/]\u202e")
+        logger.info("[italic]c :smile: https://example.org")
+    shown = capsys.readouterr().out
+    assert "[italic]c :smile: https://example.org\n" in shown
+    assert "[red]b[/]\\u202e" in shown
+
+
 def test_a_block_inside_another_uses_its_console_and_nothing_is_left_behind() -> None:
     before = (PACKAGE_LOGGER.level, PACKAGE_LOGGER.propagate, list(PACKAGE_LOGGER.handlers))
     with console_logging() as outer:
