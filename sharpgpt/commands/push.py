@@ -16,12 +16,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import make_folder, sync, user_path
 from sharpgpt.core.hub import offline_variable
 from sharpgpt.core.jsonio import read_object
-<<<<<<< HEAD
-from sharpgpt.core.terminal import show
-=======
 from sharpgpt.core.terminal import one_line, show, show_line
-from sharpgpt.data.sources.download import offline_variable
->>>>>>> 1c66cba (Names in every command and error are one visible line; test over all commands with a hostile run)
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, arm_of, read_facts, run_of

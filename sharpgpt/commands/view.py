@@ -93,13 +93,8 @@ def run(options: ViewOptions) -> int:
     if len({model.name for model in models}) < len(models):
         given = ", ".join(map(str, options.runs))
         notes.append(f"Some models have the same name; in their order they are {given}.")
-<<<<<<< HEAD
     page = TextView(_title(text), tokens[0], models, notes)
-    show(write_view(page, output / "view.html" if output.is_dir() else output))
-=======
-    page = TextView(_title(options.text), tokens[0], models, notes)
     show_line(write_view(page, output / "view.html" if output.is_dir() else output))
->>>>>>> 1c66cba (Names in every command and error are one visible line; test over all commands with a hostile run)
     return 0
 
 
