@@ -22,6 +22,7 @@ from sharpgpt.training.step import (
     optimizer_step,
     read_batches,
 )
+from sharpgpt.training.weights import BrokenWeightsError, check_weights
 
 
 class RunFailedError(UserError):
@@ -32,12 +33,15 @@ def run_steps(run: Training, stop: StopSignal) -> None:
     """Train until the last step, or until a signal asks to stop; save in either case.
 
     Raises:
-        RunFailedError: a value is not finite, or a text cannot be read. The weights before that
-            step are saved.
+        RunFailedError: a value is not finite, or a text cannot be read; the weights before that
+            step are saved, if they are finite. Or most steps of the run were skipped.
         UserError: the last checkpoint cannot be written.
     """
     try:
         train_until(run, stop)
+        check_weights(run)
+    except BrokenWeightsError as error:
+        raise RunFailedError(f"{error.reason}. {_left(run)}. {error.advice}") from error
     except CannotContinueError as error:
         run.model.zero_gradients()
         run.progress.window.drop_step()
@@ -48,7 +52,25 @@ def run_steps(run: Training, stop: StopSignal) -> None:
         except UserError as not_saved:
             raise RunFailedError(f"{error.reason}. {not_saved}") from error
         raise RunFailedError(f"{error.reason}{where}. {error.advice}") from error
-    save_last(run)
+    saved = save_last(run)
+    skipped, step = run.progress.anomalies.num_skipped_steps, run.progress.step
+    if step == run.plan.total_steps and skipped > step / 2:
+        raise RunFailedError(
+            f"{skipped} of {step} steps were skipped, since their loss or gradient was not finite: "
+            f"the run is complete, but hardly trained. Its weights are in {saved}. Try a lower "
+            "learning_rate, more warmup_steps, or dtype float32"
+        )
+
+
+def _left(run: Training) -> str:
+    """What there is without the weights of the last step."""
+    saver = run.outputs.saver
+    saver.wait()
+    if saver.last_saved is None:
+        return "They are not saved, and there is no earlier checkpoint"
+    if saver.has(run.progress.step):  # it was made by a version that did not look
+        return f"So does the checkpoint {saver.last_saved}; resume from an earlier one"
+    return f"They are not saved; the newest checkpoint is {saver.last_saved}"
 
 
 def train_until(run: Training, stop: StopSignal) -> None:
@@ -84,8 +106,11 @@ def train_until(run: Training, stop: StopSignal) -> None:
             log_training(run, learning_rate, penalty_weight, grad_norm)
         run.outputs.console.update_bar(completed=progress.step)
         progress.due = due_work(run)
+        is_saved = run.is_due(config.save_interval) and progress.step < total_steps
+        if progress.due or is_saved:
+            check_weights(run)
         do_due_work(run, stop)
-        if run.is_due(config.save_interval) and progress.step < total_steps:
+        if is_saved:
             save(run, stop)
 
 

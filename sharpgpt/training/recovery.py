@@ -2,6 +2,7 @@
 back to its newest checkpoint."""
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.runs.checkpoint_files import load_tensors
 from sharpgpt.training.anomalies import MAX_ROLLBACKS, Verdict
 from sharpgpt.training.state import CannotContinueError, Training
+from sharpgpt.training.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +22,15 @@ def check_step(run: Training, loss: Tensor, grad_norm: Tensor) -> Verdict:
     This waits for the device once per optimizer step, the cost of stopping in time.
 
     Raises:
-        CannotContinueError: a value is not finite, and the policy is to stop.
+        CannotContinueError: a value is not finite, and the policy is to stop; or the weights are
+            not.
     """
     loss_value, norm_value = torch.stack([loss.float(), grad_norm.float()]).tolist()
     anomalies, step = run.progress.anomalies, run.progress.step + 1
     values = f"the loss is {loss_value} and the gradient norm {norm_value}"
     num_spikes = anomalies.num_loss_spikes
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        check_weights(run)  # without finite weights, no step can be taken
     verdict = anomalies.judge(loss_value, norm_value)
     if verdict is Verdict.STOP:
         skipped = anomalies.num_skipped_in_a_row
