@@ -138,7 +138,7 @@ def main() -> int:
         return write_compact(part)
     runs = part.runs()
     left = [run for run in runs if not run.is_finished()]
-    print(f"{len(left)} of {len(runs)} runs to train", flush=True)
+    print(f"runs to train: {len(left)} of {len(runs)}", flush=True)
 
     def one(run: Run) -> str | None:
         problem = train(run, arguments.dataset)

@@ -7,11 +7,11 @@ from typing import Any
 
 from sharpgpt.config.flags import parse_options
 from sharpgpt.config.values import Folder
+from sharpgpt.core.numbers import number
 from sharpgpt.core.terminal import one_line, show, show_line
 from sharpgpt.evaluation import evaluate as evaluation
 from sharpgpt.evaluation.options import EvaluationOptions, evaluation_parser
 from sharpgpt.report.evaluation import write_evaluation
-from sharpgpt.report.numbers import number
 from sharpgpt.report.statistics import intervals
 from sharpgpt.runs.places import run_folder_of
 from sharpgpt.runs.resolve import resolve_model

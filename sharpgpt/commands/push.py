@@ -16,6 +16,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import make_folder, sync, user_path
 from sharpgpt.core.hub import offline_variable
 from sharpgpt.core.jsonio import read_object
+from sharpgpt.core.numbers import counted
 from sharpgpt.core.terminal import one_line, show, show_line
 from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
@@ -113,8 +114,11 @@ class Publication:
     def summary(self) -> str:
         """Sizes of the files, as text."""
         sizes = {name: path.stat().st_size for name, path in self.files.items()}
-        lines = [f"  {one_line(name):<30}{size:>14,} bytes" for name, size in sizes.items()]
-        lines.append(f"  {CARD:<30}{len(self.card.encode()):>14,} bytes, made by this command")
+        lines = [
+            f"  {one_line(name):<30}{counted(size, 'byte'):>20}" for name, size in sizes.items()
+        ]
+        size_of_card = counted(len(self.card.encode()), "byte")
+        lines.append(f"  {CARD:<30}{size_of_card:>20}, made by this command")
         if self.left_out:
             lines.append(one_line(f"Not published: {', '.join(self.left_out)}"))
         return "\n".join([f"{self.repo_id}:", *lines])

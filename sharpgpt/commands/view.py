@@ -15,6 +15,7 @@ from sharpgpt.config.options import Options
 from sharpgpt.config.values import MAX_COUNT, DeviceName, FileOrFolder, FileOrText, Folder
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
+from sharpgpt.core.numbers import counted
 from sharpgpt.core.terminal import show_line
 from sharpgpt.evaluation.predictions import (
     context_length,
@@ -219,7 +220,7 @@ def _check_same_tokens(tokens: Sequence[list[bytes]], models: Sequence[ModelView
 def _about(saved: SavedModel) -> str:
     """Size and penalty of a model."""
     num_parameters = sum(parameter.numel() for parameter in saved.causal_lm.parameters())
-    words = [f"{num_parameters:,} parameters"]
+    words = [counted(num_parameters, "parameter")]
     settings = saved.settings or {}
     weight, penalty = settings.get("penalty_weight"), settings.get("penalty_type")
     if isinstance(weight, int | float) and math.isfinite(weight) and penalty:

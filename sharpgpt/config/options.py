@@ -33,6 +33,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from sharpgpt.config.scalars import read_short_value
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.core.terminal import one_line
 
 MAX_NAME = 200
@@ -55,7 +56,7 @@ class ConfigError(UserError, ValueError):
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        head = [f"{len(problems):,} problems:"] if len(problems) > 1 else []
+        head = [f"{counted(len(problems), 'problem')}:"] if len(problems) > 1 else []
         more = [f"and {len(problems) - MAX_SHOWN:,} more"] if len(problems) > MAX_SHOWN else []
         super().__init__("\n  ".join([*head, *map(one_line, problems[:MAX_SHOWN]), *more]))
 

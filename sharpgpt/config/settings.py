@@ -217,7 +217,7 @@ class TrainingConfig(Options):
     """Maximum number of validation blocks, always the same ones; null takes the whole split."""
 
     log_interval: Records[Count] = 10
-    """Steps between log lines; train/* metrics are means over all rows since the last one."""
+    """Steps between log lines; train/* losses are means over all rows since the last one."""
 
     generate_interval: Records[CountOrNone] = 500
     """Steps between samples; 0 samples at the end only."""

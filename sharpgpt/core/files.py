@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 
 
 @contextlib.contextmanager
@@ -200,7 +201,7 @@ def size_text(num_bytes: float) -> str:
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes:,.0f} bytes"
+    return counted(round(num_bytes), "byte")
 
 
 def _free_bytes(place: str) -> int | None:

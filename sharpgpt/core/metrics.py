@@ -9,11 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sharpgpt.core.numbers import fixed, plain
+
 Split = Literal["train", "val"]
 SPLIT_LABELS: dict[Split, str] = {"train": "training", "val": "validation"}
 
 Section = Literal["Loss", "Output distribution", "Optimisation"]
 """Of the report, in this order."""
+
+Over = Literal["rows", "step", "window", "run"]
+OVER_WORDS: dict[Over, str] = {
+    "rows": "all rows since the last log line",
+    "step": "the logged step alone",
+    "window": "the time since the last log line",
+    "run": "the run so far",
+}
+"""What a value of `train/*` is of. A value of `val/*` is of all rows of the validation blocks."""
 
 Place = Literal[
     "training line",  # on the console, at each log step
@@ -36,6 +47,8 @@ class Metric:
     meaning: str
     section: Section | None
     """Where the report plots it; None: nowhere."""
+    over: Over = "rows"
+    """What its value in `train/*` is of."""
     splits: tuple[Split, ...] = ("train", "val")
     statistic: str | None = None
     """What it is the mean of, over all rows of a window or of the validation: a name in
@@ -45,13 +58,19 @@ class Metric:
     runs_plots: tuple[Split, ...] = ()
     """Splits that the report over several runs plots."""
     console: str = ""
-    """Its format in the training line and the validation line."""
+    """Its place in the training line and the validation line, `{}` for its value."""
+    decimals: int | None = 4
+    """Shown everywhere; None: as many as `number` gives."""
     log_scale: bool = False
 
     @property
     def logged_names(self) -> tuple[str, ...]:
         """Such as train/loss and val/loss."""
         return tuple(f"{split}/{self.name}" for split in self.splits)
+
+    def text(self, value: float | None) -> str:
+        """A value of it, the same wherever it is shown; with a true minus."""
+        return fixed(value, self.decimals)
 
 
 METRICS = (
@@ -68,20 +87,20 @@ METRICS = (
             "training line", "validation line", "last lines", "report headline", "model card",
             "runs table", "comparison",
         ),
-        runs_plots=("val", "train"), console="CE {:.4f}",
+        runs_plots=("val", "train"), console="CE {}",
     ),
     Metric(
         "perplexity", "Perplexity", "exp of the cross-entropy", "exp(ce_loss), never exp(loss)",
         "Loss", better="lower",
         shown=("validation line", "last lines", "report headline", "model card", "runs table"),
-        console="perplexity {:.2f}", log_scale=True,
+        console="perplexity {}", decimals=2, log_scale=True,
     ),
     Metric(
         "penalty", "Penalty", "unweighted",
         "the penalty of penalty_type before its weight; 0 on rows outside penalty_positions",
         "Output distribution", statistic="penalty",
         shown=("training line", "last lines", "report headline"), runs_plots=("train",),
-        console="penalty {:.4f}",
+        console="penalty {}",
     ),
     Metric(
         "avg_max_prob", "Largest probability", "mean over positions",
@@ -91,7 +110,7 @@ METRICS = (
             "training line", "validation line", "last lines", "report headline", "model card",
             "runs table",
         ),
-        runs_plots=("val",), console="max p {:.4f}",
+        runs_plots=("val",), console="max p {}",
     ),
     Metric(
         "entropy", "Entropy", "nats, mean over positions",
@@ -101,7 +120,7 @@ METRICS = (
             "validation line", "last lines", "report headline", "model card", "runs table",
             "comparison",
         ),
-        runs_plots=("val",), console="entropy {:.4f}",
+        runs_plots=("val",), console="entropy {}",
     ),
     Metric(
         "top_k_mass", "Top-k mass", "mass of the k largest",
@@ -116,41 +135,47 @@ METRICS = (
     ),
     Metric(
         "learning_rate", "Learning rate", "", "of the step that was logged",
-        "Optimisation", ("train",), shown=("training line",), console="lr {:.2e}",
+        "Optimisation", "step", ("train",), shown=("training line",), console="lr {}",
+        decimals=None,
     ),
     Metric(
         "penalty_weight", "Penalty weight", "", "of the step that was logged, after its schedule",
-        "Optimisation", ("train",),
+        "Optimisation", "step", ("train",), decimals=None,
     ),
     Metric(
         "grad_norm", "Gradient norm", "before clipping",
         "the global L2 norm of the gradient of the step that was logged, before clipping",
-        "Optimisation", ("train",),
+        "Optimisation", "step", ("train",),
     ),
     Metric(
         "tokens_per_s", "Speed", "tokens per second",
         "training tokens per second of training time, all processes together",
-        "Optimisation", ("train",), better="higher", shown=("training line",),
-        runs_plots=("train",), console="{:,.0f} tokens/s",
+        "Optimisation", "window", ("train",), better="higher", shown=("training line",),
+        runs_plots=("train",), console="{} tokens/s", decimals=0,
     ),
     Metric(
         "mfu", "Model FLOPs utilisation", "share of peak",
         "model FLOPs per second as a share of the device's peak",
-        "Optimisation", ("train",), better="higher",
+        "Optimisation", "window", ("train",), better="higher",
     ),
     Metric(
         "num_skipped_steps", "Skipped steps", "since the run began",
-        "steps left out because the loss or the gradient was not finite", None, ("train",),
+        "steps left out because the loss or the gradient was not finite", None, "run", ("train",),
+        decimals=0,
     ),
     Metric(
         "num_loss_spikes", "Loss spikes", "since the run began",
-        "losses far above those of the last 100 steps", None, ("train",),
+        "losses far above those of the last 100 steps", None, "run", ("train",), decimals=0,
     ),
     Metric(
         "num_rollbacks", "Rollbacks", "since the run began",
-        "returns to the newest checkpoint after a loss spike", None, ("train",),
+        "returns to the newest checkpoint after a loss spike", None, "run", ("train",),
+        decimals=0,
     ),
 )  # fmt: skip
+
+BY_LOGGED_NAME = {name: metric for metric in METRICS for name in metric.logged_names}
+"""train/loss -> its metric."""
 
 ROW_MEANS = tuple(metric for metric in METRICS if metric.statistic)
 """The metrics that are means over rows."""
@@ -168,4 +193,7 @@ def metrics_shown(place: Place) -> list[Metric]:
 def console_line(values: Mapping[str, float], split: Split) -> str:
     """The metrics of the training line or the validation line."""
     shown = metrics_shown("training line" if split == "train" else "validation line")
-    return "  ".join(metric.console.format(values[f"{split}/{metric.name}"]) for metric in shown)
+    return "  ".join(
+        metric.console.format(plain(metric.text(values[f"{split}/{metric.name}"])))
+        for metric in shown
+    )

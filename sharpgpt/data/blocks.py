@@ -30,6 +30,7 @@ import numpy.typing as npt
 import torch
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.permutation import Permutation
 from sharpgpt.data.shards import ShardedTokens, Tokens
 
@@ -45,8 +46,8 @@ def _require_a_block(tokens: Tokens, block_length: int, what: str) -> None:
     if len(tokens) < block_length:
         lower = f"lower max_seq_length to at most {len(tokens)} or " if len(tokens) >= 2 else ""
         raise UserError(
-            f"the {what} text has {len(tokens)} tokens, one block needs max_seq_length = "
-            f"{block_length}; {lower}give more text"
+            f"the {what} text has {counted(len(tokens), 'token')}, one block needs "
+            f"max_seq_length = {block_length}; {lower}give more text"
         )
 
 

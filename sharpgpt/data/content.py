@@ -20,6 +20,7 @@ from typing import NamedTuple
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import readable
 from sharpgpt.core.jsonio import read_object, write_json
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.manifest import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ def contents(paths: Sequence[Path], records_folder: Path) -> Contents:
     num_bytes = sum(s[0] for n, s in zip(names, stamps, strict=True) if n in set(unknown))
     if num_bytes >= LINE_BYTES:
         logger.info(
-            f"reading {num_bytes / 1e9:.1f} GB once, to know what is in {len(unknown)} files that "
-            "are new here or may have changed"
+            f"reading {num_bytes / 1e9:.1f} GB once, to know what is in "
+            f"{counted(len(unknown), 'file')}, new here or perhaps changed"
         )
     sha256s = []
     for path, name, before in zip(paths, names, stamps, strict=True):

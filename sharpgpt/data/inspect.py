@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.core.terminal import one_line
 from sharpgpt.data.manifest import verify
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared
@@ -56,7 +57,7 @@ def inspect_data(
     elif with_hashes:
         verify(data.path, progress)
         num_shards = sum(len(split.shards) for split in data.manifest.splits.values())
-        lines.append(f"hashes        SHA-256 of all {num_shards} shards as written")
+        lines.append(f"hashes        SHA-256 of every shard as written ({num_shards:,})")
     else:
         lines.append("hashes        not checked")
     return "\n".join(lines)
@@ -66,7 +67,7 @@ def _facts(data: PreparedData) -> list[str]:
     facts = {
         "data": one_line(f"{data.name} in {data.path}"),
         "form": data.form,
-        "tokenizer": f"{one_line(data.tokenizer_name)}, {data.vocab_size:,} tokens",
+        "tokenizer": f"{one_line(data.tokenizer_name)}, {counted(data.vocab_size, 'token')}",
     }
     for key in ("origin", "revision", "config_name", "text_column", "split", "licence", "note"):
         value = data.source.get(key)
@@ -74,10 +75,11 @@ def _facts(data: PreparedData) -> list[str]:
             facts[key] = one_line(str(value)[:1000])
     for name, tokens in (("training", data.train), ("validation", data.val)):
         num_shards = len(tokens.shards)
-        facts[name] = f"{len(tokens):,} tokens in {num_shards:,} shard{'s' * (num_shards != 1)}"
+        facts[name] = f"{counted(len(tokens), 'token')} in {counted(num_shards, 'shard')}"
         if data.manifest is not None:
             split = data.manifest.splits["train" if name == "training" else "val"]
-            facts[name] += f", {split.num_documents:,} documents, {split.num_bytes:,} bytes of text"
+            facts[name] += f", {counted(split.num_documents, 'document')}, "
+            facts[name] += f"{counted(split.num_bytes, 'byte')} of text"
             if split.num_tokens:
                 facts[name] += f", {split.num_bytes / split.num_tokens:.3f} bytes a token"
     facts["identity"] = data.sha256
@@ -120,7 +122,7 @@ def _documents(data: PreparedData, tokenizer: Tokenizer, num_documents: int) -> 
         text = tokenizer.decode(ids[: min(length, SHOWN_CHARACTERS)])
         more = " ..." if length > SHOWN_CHARACTERS or len(text) > SHOWN_CHARACTERS else ""
         is_complete = len(ends) or start + length == len(data.train)
-        size = f"{'' if is_complete else 'at least '}{length:,} tokens"
+        size = f"{'' if is_complete else 'at least '}{counted(length, 'token')}"
         lines.append(f"document {number}    {size}: {text[:SHOWN_CHARACTERS]!r}{more}")
         if not len(ends):
             break
@@ -158,6 +160,6 @@ def _commonest(
     of = "all" if total == len(tokens) else f"{total:,} spread over all"
     return [
         f"commonest     {', '.join(shares)}",
-        f"used          {np.count_nonzero(counts):,} of {tokens.vocab_size:,} tokens of the "
-        f"vocabulary (in {of} training tokens)",
+        f"used          {np.count_nonzero(counts):,} of "
+        f"{counted(tokens.vocab_size, 'token')} of the vocabulary (in {of} training tokens)",
     ]

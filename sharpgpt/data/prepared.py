@@ -24,6 +24,7 @@ import numpy as np
 from sharpgpt.config.architectures import GPT2_VOCABULARY
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import beginning_and_end, readable, user_path
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.content import contents
 from sharpgpt.data.manifest import (
     MANIFEST,
@@ -277,8 +278,8 @@ def _shard(file: Path) -> Shard:
             )
         if num_tokens < 0 or size != HEADER_BYTES + 2 * num_tokens:
             raise UserError(
-                f"{file}: its header says {num_tokens} tokens, its size of {size} bytes does not "
-                f"fit that; {COPY_AGAIN}"
+                f"{file}: its header says {counted(num_tokens, 'token')}, and its size of "
+                f"{counted(size, 'byte')} does not fit that; {COPY_AGAIN}"
             )
         return Shard(file, HEADER_BYTES, num_tokens)
     if file.name not in ("train.bin", "val.bin"):
@@ -287,5 +288,7 @@ def _shard(file: Path) -> Shard:
             "train.bin and val.bin"
         )
     if size % 2:
-        raise UserError(f"{file}: {size} bytes, an odd number, not uint16 tokens; {COPY_AGAIN}")
+        raise UserError(
+            f"{file}: {counted(size, 'byte')}, an odd number, not uint16 tokens; {COPY_AGAIN}"
+        )
     return Shard(file, 0, size // 2)

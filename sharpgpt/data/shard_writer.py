@@ -20,6 +20,7 @@ import numpy.typing as npt
 from typing_extensions import TypedDict
 
 from sharpgpt.core.files import make_readable, sync
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.manifest import Count, Form, ShardEntry, SplitName, sha256_of
 from sharpgpt.data.shards import HEADER_BYTES, llmc_header, partial_name
 
@@ -120,7 +121,7 @@ class ShardWriter:
                 f"not a state of a shard writer: {str(error).splitlines()[0]}"
             ) from None
         if not 0 <= num_tokens < self.shard_tokens:
-            raise ValueError(f"a partial shard of {num_tokens} tokens")
+            raise ValueError(f"a partial shard of {counted(num_tokens, 'token')}")
         self._num_tokens = num_tokens
         for number, entry in enumerate(self.entries):
             path = self._paths(number)[0]
@@ -213,4 +214,4 @@ def _require_file(path: Path, num_bytes: int, *, exactly: bool = False) -> None:
     size = path.stat().st_size if path.is_file() and not path.is_symlink() else -1
     if size < num_bytes or (exactly and size > num_bytes):
         wrong = "of another length than" if exactly else "shorter than"
-        raise ValueError(f"{path} is missing or {wrong} {num_bytes} bytes")
+        raise ValueError(f"{path} is missing or {wrong} {counted(num_bytes, 'byte')}")

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import readable
+from sharpgpt.core.numbers import counted
 
 TokenArray = npt.NDArray[np.uint16 | np.uint32]
 
@@ -82,7 +83,9 @@ class ShardedTokens:
         if length < 1:
             raise ValueError(f"length: given {length}, allowed is at least 1")
         if len(starts) and not 0 <= starts.min() <= starts.max() <= len(self) - length:
-            raise IndexError(f"blocks of {length} tokens do not all lie in 0 .. {len(self)}")
+            raise IndexError(
+                f"blocks of {counted(length, 'token')} do not all lie in 0 .. {len(self)}"
+            )
         rows: TokenArray = np.empty((len(starts), length), self.dtype)
         numbers = np.searchsorted(self._ends, starts, side="right").tolist()
         for row, start, number in zip(rows, starts.tolist(), numbers, strict=True):
@@ -199,6 +202,6 @@ def require_size(shard: Shard, item_size: int) -> None:
     found = regular_size(shard.path)
     if found != expected:
         raise UserError(
-            f"{shard.path}: has {found} bytes, expected {expected} for {shard.num_tokens} tokens; "
-            f"{RESTORE}"
+            f"{shard.path}: has {counted(found, 'byte')}, expected {expected:,} for "
+            f"{counted(shard.num_tokens, 'token')}; {RESTORE}"
         )

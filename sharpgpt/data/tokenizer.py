@@ -31,6 +31,7 @@ import numpy.typing as npt
 import tiktoken
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.pieces import (
     GPT2_PATTERN,
     PIECE_CHARACTERS,
@@ -210,9 +211,9 @@ class CharTokenizer(Tokenizer):
     def _unknown(self, text: str) -> str:
         unknown = named_characters(set(text) - set(self.characters))
         return (
-            f"the char tokenizer has no token for {unknown}; allowed are the {self.vocab_size} "
-            "characters of the training text. Leave the others out, or train with tokenizer gpt2, "
-            "which encodes every text"
+            f"the char tokenizer has no token for {unknown}; allowed: the "
+            f"{counted(self.vocab_size, 'character')} of the training text. Leave the others out, "
+            "or train with tokenizer gpt2, which encodes every text"
         )
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -13,6 +13,7 @@ import torch
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.evaluation.generated_text import TextPlan, generation_metrics
 from sharpgpt.evaluation.model_evaluation import ModelEvaluation
 from sharpgpt.evaluation.options import BATCH_TOKENS, EvaluationOptions
@@ -207,8 +208,8 @@ def _check_fits(saved: SavedModel, text: EvaluationText) -> None:
     length = text.blocks.shape[1]
     if saved.max_length < length:
         raise UserError(
-            f"{saved.folder}: its {saved.max_length} positions are fewer than the {length} tokens "
-            f"of a block; give max_seq_length {saved.max_length}"
+            f"{saved.folder}: it has {counted(saved.max_length, 'position')}, fewer than the "
+            f"{length} tokens of a block; give max_seq_length {saved.max_length}"
         )
 
 

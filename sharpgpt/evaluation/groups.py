@@ -21,6 +21,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.evaluation.calibration import ConfidenceHistogram
 from sharpgpt.evaluation.row_statistics import STATISTICS, UNCHANGED, Sharpening
 
@@ -71,8 +72,8 @@ def make_groups(num_blocks: int, max_groups: int = MAX_GROUPS) -> Groups:
     """
     if num_blocks < MIN_BLOCKS:
         raise UserError(
-            f"given {num_blocks} blocks of text, allowed is at least {MIN_BLOCKS}, two for each "
-            "half; give more text or a shorter max_seq_length"
+            f"given {counted(num_blocks, 'block')} of text, allowed is at least "
+            f"{MIN_BLOCKS}, two for each half; give more text or a shorter max_seq_length"
         )
     return Groups(num_blocks, min(max_groups, num_blocks) // 2 * 2)
 

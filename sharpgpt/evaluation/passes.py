@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sharpgpt.core.numbers import counted
 from sharpgpt.evaluation.calibration import ConfidenceHistogram
 from sharpgpt.evaluation.groups import (
     Blocks,
@@ -167,7 +168,8 @@ def row_batches(
             )
             chunks.append(statistics_QSC.cpu())
         if start != len(target_N):
-            raise ValueError(f"row_logits gave {start} rows for {len(target_N)} predictions")
+            given, wanted = counted(start, "row"), counted(len(target_N), "prediction")
+            raise ValueError(f"row_logits gave {given} for {wanted}")
         statistics_QSN = torch.cat(chunks, -1)
         statistics_QSBT = statistics_QSN.view(*statistics_QSN.shape[:2], -1, block_length - 1)
         yield RowBatch(first, input_ids_BT, unique, statistics_QSBT)
@@ -191,7 +193,8 @@ def collect(
             sharpenings = batch.sharpenings
             totals_QSG = np.zeros((len(sharpenings), len(STATISTICS), groups.num_groups))
         if batch.first_block != num_blocks:
-            raise ValueError(f"given block {batch.first_block} after {num_blocks} blocks")
+            before = counted(num_blocks, "block")
+            raise ValueError(f"given block {batch.first_block} after {before}")
         size = len(batch.input_ids)
         group_B = groups.of_blocks(np.arange(num_blocks, num_blocks + size))
         num_blocks += size
@@ -206,5 +209,6 @@ def collect(
             hit_BT = batch.rows("accuracy", sharpening).numpy()
             histogram.add(confidence_BT[is_report_B], hit_BT[is_report_B])
     if totals_QSG is None or num_blocks != groups.num_blocks:
-        raise ValueError(f"given {num_blocks} blocks, the groups divide {groups.num_blocks}")
+        given = counted(num_blocks, "block")
+        raise ValueError(f"given {given}, the groups divide {groups.num_blocks}")
     return GroupStatistics(groups, sharpenings, num_rows_G, totals_QSG, kept, checksum)

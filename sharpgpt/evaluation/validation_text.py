@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.blocks import validation_blocks as cut_blocks
 from sharpgpt.data.load import load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
@@ -113,7 +114,7 @@ def open_validation_text(
     if length > saved.max_length:
         raise UserError(
             f"max_seq_length: given {length}, allowed for {saved.folder} is at most its "
-            f"{saved.max_length} positions"
+            f"{counted(saved.max_length, 'position')}"
         )
     is_own = dataset == settings.get("dataset")
     names = [field.name for field in fields(SourceOptions)] if is_own else ["cache_dir"]
@@ -175,14 +176,14 @@ def tokenizer_of(saved: SavedModel) -> Tokenizer:
         tokenizer = load_tokenizer("gpt2", "")
     else:
         raise UserError(
-            f"{saved.folder}: its tokenizer has {len(vocabulary):,} tokens; allowed is that of "
-            "GPT-2 or one of single characters, as train.py saves them"
+            f"{saved.folder}: its tokenizer has {counted(len(vocabulary), 'token')}; allowed is "
+            "that of GPT-2 or one of single characters, as train.py saves them"
         )
     rows = len(cast(Any, saved.causal_lm).get_output_embeddings().weight)
     if rows < tokenizer.vocab_size:
         raise UserError(
-            f"{saved.folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model knows "
-            f"{rows:,}; give a folder whose tokenizer belongs to its model"
+            f"{saved.folder}: the tokenizer has {counted(tokenizer.vocab_size, 'token')}, the "
+            f"model knows {rows:,}; give a folder whose tokenizer belongs to its model"
         )
     return tokenizer
 

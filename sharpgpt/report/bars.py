@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sharpgpt.core.numbers import signed
 from sharpgpt.report.arms import Arm, Json, number_of
-from sharpgpt.report.numbers import signed
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ verdict at the top, and its pictures as files."""
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import (
     Arm,
     Json,
@@ -25,7 +26,6 @@ from sharpgpt.report.evaluation_plots import (
     reliability,
     samples_of,
 )
-from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.plane import plane, shapes
 from sharpgpt.report.statistics import STATISTICS, statistics_table

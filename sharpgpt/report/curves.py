@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from sharpgpt.core.metrics import metrics_shown
+from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import Arm
 from sharpgpt.report.drawing import Chart, Drawing
-from sharpgpt.report.numbers import number
 from sharpgpt.runs.reader import Column, read_metrics
 
 MAX_POINTS = 300

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpgpt.report.numbers import short
+from sharpgpt.core.numbers import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sharpgpt.core.numbers import counted, number
 from sharpgpt.report.arms import Arm, Json, mapping, number_of, objects, text_of
 from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, save_all
 from sharpgpt.report.evaluation_plots import (
@@ -14,7 +15,6 @@ from sharpgpt.report.evaluation_plots import (
     reliability,
     samples_of,
 )
-from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.plane import plane
 from sharpgpt.report.statistics import STATISTICS, intervals, statistics_table
@@ -31,7 +31,7 @@ def write_evaluation(evaluation: Json, folder: Path) -> Path:
     return write_page(
         folder / "evaluation.html",
         "evaluation.html.jinja",
-        title=arms[0].name if len(arms) == 1 else f"{len(arms)} models",
+        title=arms[0].name if len(arms) == 1 else counted(len(arms), "model"),
         data=mapping(evaluation, "data"),
         arms=arms,
         intervals=_intervals(arms),

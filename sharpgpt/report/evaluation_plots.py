@@ -3,9 +3,9 @@ what their JSON lacks, and is None without anything to show."""
 
 from collections.abc import Callable, Sequence
 
+from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import Arm, Json, mapping, mean, number_of, objects, points_of, value_at
 from sharpgpt.report.drawing import INK, Chart, Drawing
-from sharpgpt.report.numbers import number
 
 DOTS = {"marker": "o", "markersize": 3}
 

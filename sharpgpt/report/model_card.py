@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.sources.aliases import ALIASES
 from sharpgpt.report.arms import Json, number_of, value_at
 from sharpgpt.report.model_facts import RECIPE, ModelFacts
@@ -120,7 +121,7 @@ def _rule(arm: Json | None) -> str:
     """The settings of the verdict's rule, as far as they are known."""
     seeds, margin, rate = (number_of(arm, name) for name in ("num_seeds", "margin", "error_rate"))
     known = [
-        None if seeds is None else f"{seeds:.0f} seeds",
+        None if seeds is None else counted(int(seeds), "seed"),
         None if margin is None else f"a margin of {margin:g} nats",
         None if rate is None else f"at most {rate:.0%} wrong verdicts",
     ]

@@ -11,10 +11,10 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.config.options import descriptions
 from sharpgpt.config.settings import SECTIONS
 from sharpgpt.core.metrics import metrics_shown
+from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import mapping, number_of, objects, value_at
 from sharpgpt.report.drawing import Drawing
 from sharpgpt.report.evaluation import drawings, evaluated_models
-from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.plots import DISTRIBUTION, draw, draw_histogram, plots
 from sharpgpt.runs.reader import RunFiles, read_run

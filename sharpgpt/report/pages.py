@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.files import write_text
+from sharpgpt.core.numbers import counted, number, percent
 from sharpgpt.report.arms import mapping, mean_of, number_of, value_at
-from sharpgpt.report.numbers import number, percent
 from sharpgpt.report.visible import visible_bytes
 
 
 def environment(**options: Any) -> Any:
     """A jinja environment over the templates of this package, everything escaped.
 
-    Filters: `number`, `thousands`, `percent`; `at`, `mapping`, `number_at` and `mean_at` (over
-    several), into nested JSON that may lack parts; `visible`, for the bytes of a token; `svg`,
-    which marks a picture as safe.
+    Filters: `number`, `thousands`, `percent`, `counted`; `at`, `mapping`, `number_at` and
+    `mean_at` (over several), into nested JSON that may lack parts; `visible`, for the bytes of a
+    token; `svg`, which marks a picture as safe.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -32,6 +32,7 @@ def environment(**options: Any) -> Any:
         "number": number,
         "thousands": "{:,.0f}".format,
         "percent": percent,
+        "counted": counted,
         "at": value_at,
         "mapping": mapping,
         "number_at": number_of,

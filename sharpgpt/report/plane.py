@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import Arm, Json, mapping, points_of, value_at
 from sharpgpt.report.drawing import GRID, INK, STRONG, Chart, Drawing
-from sharpgpt.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from sharpgpt.core.metrics import METRICS, Section
+from sharpgpt.core.numbers import counted, number
 from sharpgpt.report.drawing import SERIES_COLOURS, Chart, Drawing, Key
-from sharpgpt.report.numbers import number
 from sharpgpt.runs.reader import Column, Metrics
 
 if TYPE_CHECKING:
@@ -126,4 +126,4 @@ def _sentence(label: str, finite: Column, num_gaps: int) -> str:
         f"to {number(last)} at step {number(finite.steps[-1])}, "
         f"lowest {number(min(finite.values))}, highest {number(max(finite.values))}."
     )
-    return f"{sentence} {num_gaps} values are NaN or infinite." if num_gaps else sentence
+    return f"{sentence} NaN or infinite: {counted(num_gaps, 'value')}." if num_gaps else sentence

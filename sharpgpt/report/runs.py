@@ -10,10 +10,10 @@ from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS, SPLIT_LABELS, metrics_shown
+from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import Arm, arms_of, mean
 from sharpgpt.report.curves import MAX_KEYS, draw_bands
 from sharpgpt.report.drawing import Chart
-from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.runs.reader import Metrics, read_metrics
 

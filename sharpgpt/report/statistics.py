@@ -4,8 +4,8 @@ follow STATISTICS, in its order."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import Arm, Json, mean_of, number_of
-from sharpgpt.report.numbers import number
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from sharpgpt.core.numbers import number
 from sharpgpt.model.row_means import perplexity
 from sharpgpt.report.arms import mean
-from sharpgpt.report.numbers import number
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.visible import printable, texts_of_tokens
 

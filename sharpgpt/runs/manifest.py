@@ -21,6 +21,7 @@ from pydantic import Field
 from sharpgpt.core import jsonio
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import open_plain
+from sharpgpt.core.numbers import counted
 from sharpgpt.runs.state import (
     FORMAT_VERSION,
     MAX_JSON_BYTES,
@@ -156,7 +157,7 @@ def _compare(checkpoint: Path, manifest: Manifest) -> None:
             raise ValueError(f"{name} is missing")
         size = present[name].stat(follow_symlinks=False).st_size
         if size != facts.bytes:
-            raise ValueError(f"{name} has {size} bytes, {facts.bytes} were written")
+            raise ValueError(f"{name} has {counted(size, 'byte')}, written were {facts.bytes:,}")
     for name, facts in manifest.files.items():
         if file_facts(checkpoint / name).sha256 != facts.sha256:
             raise ValueError(f"{name} has another SHA-256 than what was written")

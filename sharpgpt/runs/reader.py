@@ -18,6 +18,7 @@ from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core import jsonio
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM
+from sharpgpt.core.numbers import counted
 
 MAX_FILE_BYTES = 256 * 2**20
 """Of metrics.jsonl and samples.jsonl: 100 times those of a long run."""
@@ -184,7 +185,9 @@ def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         notes.append(f"{path.name} is empty.")
     elif num_unreadable:
         num_lines = len(objects) + num_unreadable
-        notes.append(f"{path.name}: {num_unreadable} of {num_lines} lines cannot be read.")
+        notes.append(
+            f"{path.name}: {num_unreadable:,} of {counted(num_lines, 'line')} cannot be read."
+        )
     return objects
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 
 PEAK_FLOPS_BFLOAT16 = {
     "H200": 989e12,
@@ -53,8 +54,9 @@ class Device:
             return self
         if local_rank >= torch.cuda.device_count():
             raise UserError(
-                f"there are {torch.cuda.device_count()} GPUs for at least {local_rank + 1} "
-                "processes; start fewer with torchrun's --nproc_per_node"
+                f"the machine has {counted(torch.cuda.device_count(), 'GPU')}, for at least "
+                f"{counted(local_rank + 1, 'process', 'processes')}; start fewer with torchrun's "
+                "--nproc_per_node"
             )
         torch.cuda.set_device(local_rank)
         return replace(self, torch_device=torch.device("cuda", local_rank))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM, console_line
+from sharpgpt.core.numbers import counted
 from sharpgpt.evaluation.generation import generate_texts
 from sharpgpt.evaluation.metrics import evaluate
 from sharpgpt.report.visible import visible
@@ -118,7 +119,8 @@ def log_training(
         logger.info("step %d/%d  %s  %s left", step, plan.total_steps, line, left, extra=in_bar)
         run.outputs.console.update_bar(metrics=line)
     else:
-        logger.info("step %d: all %d steps were skipped", step, window.num_steps)
+        skipped = counted(window.num_steps, "step")
+        logger.info("step %d: skipped %s, all since the last log line", step, skipped)
     window.clear()
 
 
@@ -128,7 +130,7 @@ def validate(run: Training, stop: StopSignal) -> None:
     weight = penalty_weight_at(max(0, step - 1), plan.total_steps, run.config)
     # A forward pass is a third of a training step's FLOPs.
     if len(blocks) * blocks.block_length * plan.flops_per_token / 3 > LONG_VALIDATION_FLOPS:
-        logger.info("step %d: validating on %d blocks", step, len(blocks))
+        logger.info("step %d: validating on %s", step, counted(len(blocks), "block"))
     num_batches, processes = math.ceil(len(blocks) / run.config.batch_size), run.processes
     metrics = _interruptible(
         run,

@@ -15,6 +15,7 @@ from sharpgpt.config.architectures import GPT2_SIZES
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
 from sharpgpt.core.hub import is_hub_name, offline_variable
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.blocks import TrainingBlocks, validation_blocks
 from sharpgpt.data.load import TextData, load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
@@ -243,13 +244,15 @@ def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
     config, data = setup.config, setup.data
     model, hardware = environment["model"], environment["hardware"]
     logger.info(
-        f"{model['class']} with {model['num_parameters']:,} parameters on {hardware['device']} "
-        f"({hardware['dtype']}); {data.name}: {len(data.train_tokens):,} training tokens; "
-        f"{plan.total_steps:,} steps of {plan.tokens_per_step:,} tokens; "
+        f"{model['class']} with {counted(model['num_parameters'], 'parameter')} on "
+        f"{hardware['device']} ({hardware['dtype']}); {data.name}: "
+        f"{counted(len(data.train_tokens), 'training token')}; "
+        f"{counted(plan.total_steps, 'step')} of {counted(plan.tokens_per_step, 'token')}; "
         f"penalty {config.penalty_weight:g} * {config.penalty_type}"
     )
     if config.warmup_steps > plan.total_steps:
         logger.warning(
-            f"warmup_steps {config.warmup_steps} is more than the run's {plan.total_steps} steps, "
+            f"warmup_steps {config.warmup_steps} is more than the run's "
+            f"{counted(plan.total_steps, 'step')}, "
             "so the learning rate never reaches its peak"
         )

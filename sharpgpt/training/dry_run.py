@@ -4,6 +4,7 @@ import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.yaml_files import commented_yaml
+from sharpgpt.core.numbers import counted
 from sharpgpt.core.terminal import one_line
 from sharpgpt.data.blocks import TrainingBlocks
 from sharpgpt.model.build import create_model
@@ -34,12 +35,13 @@ def describe(config: TrainingConfig) -> str:
             "",
             *note,
             f"data              {one_line(data.name)}: {len(data.train_tokens):,} training and "
-            f"{len(data.val_tokens):,} validation tokens, {len(blocks):,} blocks an epoch",
+            f"{counted(len(data.val_tokens), 'validation token')}, "
+            f"{counted(len(blocks), 'block')} an epoch",
             f"model             {type(causal_lm).__name__}, "
-            f"{sum(p.numel() for p in causal_lm.parameters()):,} parameters",
+            f"{counted(sum(p.numel() for p in causal_lm.parameters()), 'parameter')}",
             f"device            {device.name()}, {device.dtype_name}",
             f"tokens per step   {tokens_per_step:,}",
-            f"steps             {steps:,} ({steps * tokens_per_step:,} tokens, "
+            f"steps             {steps:,} ({counted(steps * tokens_per_step, 'token')}, "
             f"{steps * config.batch_size * config.gradient_accumulation_steps / len(blocks):.2f} "
             "epochs)",
             f"FLOPs             {flops:.3g} a step, {flops * steps:.3g} in all",

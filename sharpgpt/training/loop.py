@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.training.after_step import do_due_work, due_work, log_training, start_bar
@@ -56,8 +57,8 @@ def run_steps(run: Training, stop: StopSignal) -> None:
     skipped, step = run.progress.anomalies.num_skipped_steps, run.progress.step
     if step == run.plan.total_steps and skipped > step / 2:
         raise RunFailedError(
-            f"{skipped} of {step} steps were skipped, since their loss or gradient was not finite: "
-            f"the run is complete, but hardly trained. Its weights are in {saved}. Try a lower "
+            f"{skipped:,} of {counted(step, 'step')} skipped, since loss or gradient was not "
+            f"finite: the run is complete, but hardly trained. Its weights are in {saved}. Try a lower "
             "learning_rate, more warmup_steps, or dtype float32"
         )
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.load import TextData
 from sharpgpt.evaluation.prompts import Prompt, make_prompt
 
@@ -20,8 +21,9 @@ def training_prompt(config: TrainingConfig, data: TextData) -> Prompt:
     if length < limit:
         return prompt
     note = (
-        f"generate_max_length: given {limit}, which counts the {length} tokens of generate_prompt "
-        f"and leaves none to generate; samples have up to {limit} tokens after the prompt instead. "
+        f"generate_max_length: given {limit}, which counts generate_prompt's "
+        f"{counted(length, 'token')} too and leaves none to generate; samples have up to "
+        f"{counted(limit, 'token')} after the prompt instead. "
         f"Give more than {length}, or a shorter prompt"
     )
     return replace(prompt, notes=(*prompt.notes, note))

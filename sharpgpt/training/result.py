@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sharpgpt.core.jsonio import write_json
 from sharpgpt.core.metrics import metrics_shown
+from sharpgpt.core.numbers import counted, plain
 from sharpgpt.report.page import write_report
 from sharpgpt.training.state import Training
 
@@ -27,16 +28,21 @@ class RunResult:
     signal_number: int | None = None
     """The signal that arrived, even if the run was complete by then."""
 
-    def text(self, num_steps: int) -> str:
-        """The last lines of the log."""
-        lines = [
-            f"Interrupted after step {self.step} of {num_steps}; saved"
-            if self.interrupted_by
-            else f"Finished {self.step} steps"
-        ]
+    def text(self, num_steps: int, first_step: int = 0) -> str:
+        """The last lines of the log, of a run that began or was resumed at `first_step`."""
+        if self.interrupted_by:
+            lines = [f"Interrupted after step {self.step:,} of {num_steps:,}; saved"]
+        elif first_step >= num_steps:
+            lines = [
+                f"Nothing was left to train: the checkpoint is of step {first_step:,}, and the run "
+                f"ends at step {num_steps:,}; a larger max_steps or num_epochs continues it"
+            ]
+        else:
+            resumed = f", {num_steps - first_step:,} of them now" if first_step else ""
+            lines = [f"Finished {counted(self.step, 'step')}{resumed}"]
         for split in ("train", "val"):
             logged = [
-                f"{metric.name} {self.metrics[f'{split}/{metric.name}']:.4f}"
+                f"{metric.name} {plain(metric.text(self.metrics[f'{split}/{metric.name}']))}"
                 for metric in metrics_shown("last lines")
                 if f"{split}/{metric.name}" in self.metrics
             ]
@@ -59,7 +65,7 @@ def conclude(run: Training, *, exit_code: int, signal_number: int | None = None)
         report = _write_summary_and_report(run) if run.processes.is_main else None
     finally:
         outputs.log.finish(exit_code)
-    is_complete = progress.step == run.plan.total_steps and not progress.due
+    is_complete = progress.step >= run.plan.total_steps and not progress.due
     return RunResult(
         run_folder=outputs.folder,
         report=report,

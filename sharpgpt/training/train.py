@@ -116,6 +116,7 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
 
 
 def _run_and_conclude(run: Training) -> RunResult:
+    first_step = run.progress.step
     try:
         with StopSignal(duplicate_s=DUPLICATE_S if is_torchrun() else 0.0) as stop:
             run_steps(run, stop)
@@ -128,7 +129,7 @@ def _run_and_conclude(run: Training) -> RunResult:
         run.outputs.log.finish(1)
         raise
     result = conclude(run, exit_code=0, signal_number=stop.number)
-    logger.info("%s", result.text(run.plan.total_steps))
+    logger.info("%s", result.text(run.plan.total_steps, first_step))
     # torchrun ends the other processes when one exits with a code that is not 0.
     run.processes.barrier()
     return result

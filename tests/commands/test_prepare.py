@@ -32,7 +32,7 @@ def test_prepare_then_inspect(
     assert main(["inspect", str(output), "--num_documents", "1"]) == 0
     said = capsys.readouterr()
     assert "Document number 0, of no importance." in said.out
-    assert "SHA-256 of all 2 shards as written" in said.out
+    assert "SHA-256 of every shard as written (2)" in said.out
     (output / "train_00000.bin").write_bytes(b"x" + (output / "train_00000.bin").read_bytes()[1:])
     assert main(["inspect", str(output)]) == 1
     assert "has changed since it was written" in capsys.readouterr().err

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import torch
 
-from sharpgpt.core.metrics import MAX_PROB_HISTOGRAM, METRICS, ROW_MEANS, console_line
+from sharpgpt.core.metrics import (
+    MAX_PROB_HISTOGRAM,
+    METRICS,
+    OVER_WORDS,
+    ROW_MEANS,
+    console_line,
+)
 from sharpgpt.model.row_means import row_statistics
 from sharpgpt.runs.state import SUMS_OF_VERSION_1
 from sharpgpt.sharpness import SharpnessOutput
@@ -29,16 +35,17 @@ def test_row_means_are_fields_of_the_output() -> None:
 def test_the_console_lines_have_a_format_for_each_metric() -> None:
     values = {name: 2.0 for metric in METRICS for name in metric.logged_names}
     train, val = (console_line(values, split).split("  ") for split in ("train", "val"))
-    assert {"CE 2.0000", "penalty 2.0000", "max p 2.0000", "lr 2.00e+00", "2 tokens/s"} <= {*train}
+    assert {"CE 2.0000", "penalty 2.0000", "max p 2.0000", "lr 2.000", "2 tokens/s"} <= {*train}
     assert {"CE 2.0000", "perplexity 2.00", "max p 2.0000", "entropy 2.0000"} <= {*val}
     assert all("2" in part for part in (*train, *val))
 
 
 def test_the_documentation_lists_exactly_the_registry() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \| ([^|]*) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|", text, re.M)
     assert rows == [
-        (metric.name, ", ".join(metric.splits), metric.unit, metric.meaning) for metric in METRICS
+        (one.name, ", ".join(one.splits), one.unit, OVER_WORDS[one.over], one.meaning)
+        for one in METRICS
     ]
 
 

@@ -124,7 +124,7 @@ def test_too_few_tokens_say_how_many_are_needed() -> None:
         "the training text has 4 tokens, one block needs max_seq_length = 5; lower "
         "max_seq_length to at most 4 or give more text"
     )
-    with pytest.raises(UserError, match=r"^the validation text has 1 tokens, .* = 5; give more"):
+    with pytest.raises(UserError, match=r"^the validation text has 1 token, .* = 5; give more"):
         validation_blocks(numbered(1), 5)
     with pytest.raises(ValueError, match="block_length: given 1, allowed is at least 2"):
         TrainingBlocks(numbered(4), 1, seed=0)

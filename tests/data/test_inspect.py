@@ -49,7 +49,7 @@ def test_everything_is_told(tmp_path: Path) -> None:
         "document 3    9 tokens: 'The third.\\nIt has two lines.'",
         "'<|endoftext|>' 14.29%",
         "used          16 of 50,257",
-        "SHA-256 of all 6 shards as written",
+        "SHA-256 of every shard as written (6)",
     ):
         assert words in text, text
 

@@ -190,12 +190,12 @@ def test_the_identity_follows_the_content(nanogpt: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": 1801}, "says 1801 tokens, its size of 4624 bytes does not fit"),
+        ({"count": 1801}, "says 1,801 tokens, and its size of 4,624 bytes does not fit"),
         ({"count": -1}, "says -1 tokens"),
-        ({"count": 2**31 - 1}, "says 2147483647 tokens"),
+        ({"count": 2**31 - 1}, "says 2,147,483,647 tokens"),
         ({"version": 7}, "in version 7, allowed is version 1"),
         ({"version": 0}, "in version 0, allowed is version 1"),
-        ({"count": -(2**31)}, "says -2147483648 tokens"),
+        ({"count": -(2**31)}, "says -2,147,483,648 tokens"),
         ({"magic": 20240801}, "has no llm.c header"),
     ],
 )

@@ -211,8 +211,8 @@ def test_char_names_the_characters_that_it_does_not_know() -> None:
     with pytest.raises(UserError) as caught:
         CharTokenizer("abd").encode("abcdé👍")
     assert str(caught.value) == (
-        "the char tokenizer has no token for 'c' (U+0063), 'é' (U+00E9), '👍' (U+1F44D); allowed "
-        "are the 3 characters of the training text. Leave the others out, or train with tokenizer "
+        "the char tokenizer has no token for 'c' (U+0063), 'é' (U+00E9), '👍' (U+1F44D); allowed: "
+        "the 3 characters of the training text. Leave the others out, or train with tokenizer "
         "gpt2, which encodes every text"
     )
     with pytest.raises(UserError, match=r"'9' \(U\+0039\) and 16 more;"):

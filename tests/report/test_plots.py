@@ -55,7 +55,7 @@ def test_nan_is_a_gap_and_is_said() -> None:
     drawing = draw(LOSS, metrics)
     assert drawing is not None
     assert _curves(drawing.svg) == [3]
-    assert re.search(r"lowest 3.000, highest 5.000. 2 values are NaN", drawing.svg)
+    assert re.search(r"lowest 3.000, highest 5.000. NaN or infinite: 2 values", drawing.svg)
 
 
 @pytest.mark.parametrize(

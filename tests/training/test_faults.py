@@ -82,7 +82,7 @@ def test_skipped_steps_are_left_out_and_counted(
     assert logged[9]["train/grad_norm"] is None
     printed = capsys.readouterr().out
     assert printed.count("is skipped: the loss is") == 2
-    assert "step 9: all 3 steps were skipped" in printed
+    assert "step 9: skipped 3 steps, all since the last log line" in printed
     assert checkpoint_state(result.checkpoint)["step"] == 12
     poison(at_steps(5, 6))
     with pytest.raises(UserError, match=r"step 6: .* after 1 skipped ones in a row"):
@@ -316,7 +316,7 @@ def test_lines_kept_in_memory_are_written_before_a_checkpoint_and_at_the_end(
     assert [line.split(" could")[0].split(" cannot")[0] for line in caplog.messages] == [
         f"{metrics}",
         f"{metrics}",
-        f"1 lines of {metrics}",
+        f"1 line of {metrics}",
     ]
     log.finish(0)
     assert [event["step"] for event in records(tmp_path)] == [1, 2]

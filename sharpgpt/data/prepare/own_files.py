@@ -8,6 +8,7 @@ import itertools
 import re
 from pathlib import Path
 
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.manifest import MANIFEST, Form
 from sharpgpt.data.prepared import JOURNAL
 from sharpgpt.data.shard_writer import SPLITS, shard_name
@@ -46,7 +47,7 @@ def remedy(folder: Path) -> str:
     names = [name for name in names if name in kept or _OWN.fullmatch(name)]
     listed = ", ".join(names[:MAX_NAMED])
     if len(names) > MAX_NAMED:
-        listed += f" and the {len(names) - MAX_NAMED} other shards"
+        listed += f" and {counted(len(names) - MAX_NAMED, 'other shard')}"
     return (
         f"delete only what prepare wrote, by their names {listed} (keep what is yours), from "
         f"{folder} and prepare again, or give another output"

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.content import remember
 from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
 from sharpgpt.data.prepare import disk, own_files
@@ -178,7 +179,7 @@ class Preparation:
                     self._commit()
                     raise Stopped(
                         self._stop.number,
-                        f"stopped after {self._num_tokens():,} tokens; the same command "
+                        f"stopped after {counted(self._num_tokens(), 'token')}; the same command "
                         "continues there",
                     )
                 if time.monotonic() - committed >= self._options.commit_seconds:
@@ -268,7 +269,7 @@ class Preparation:
         own_files.remove_journal(self._folder)
         logger.info(
             f"{self._folder}: {splits['train'].num_tokens:,} training and "
-            f"{splits['val'].num_tokens:,} validation tokens of "
+            f"{counted(splits['val'].num_tokens, 'validation token')} of "
             f"{disk.gigabytes(self._total('num_bytes'))} of text, in {clock(pace.seconds)} "
             f"({pace.progress('tokens', 0, 0).speed()})"
         )
@@ -307,8 +308,9 @@ def _num_tokens(state: WriterState) -> int:
 
 def _changed(names: list[str]) -> str:
     """The message for files that were written to while they were prepared."""
+    others = f" and {counted(len(names) - 1, 'other file')}" if len(names) > 1 else ""
     return (
-        f"{names[0]}{f' and {len(names) - 1} other files' if len(names) > 1 else ''}: written to, "
+        f"{names[0]}{others}: written to, "
         "replaced or removed while being prepared, so nothing is kept; run the same command again "
         "when it is complete, or give a copy of it"
     )

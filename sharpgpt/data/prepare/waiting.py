@@ -13,6 +13,7 @@ from time import monotonic, sleep
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import make_folder
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.prepare.state import tokens_so_far
 from sharpgpt.data.prepared import JOURNAL
 from sharpgpt.runtime.console import clock
@@ -96,7 +97,7 @@ class _Wait:
         if now >= self._next_line:
             self._next_line = now + LINE_S
             num_tokens = tokens_so_far(self._folder)
-            so_far = f", {num_tokens:,} tokens so far" if num_tokens else ""
+            so_far = f", {counted(num_tokens, 'token')} so far" if num_tokens else ""
             waited = f" {clock(now - self._begun)}" if now > self._begun + 1 else ""
             logger.info(
                 "%s: being prepared by %s%s; waiting%s for it (Ctrl-C ends the wait)",

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
 from sharpgpt.core.hub import offline_variable
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.sources.archives import BUFFER_BYTES
 from sharpgpt.data.sources.documents import SourceOptions
 from sharpgpt.data.sources.files import DataFile, format_of, open_file
@@ -65,7 +66,9 @@ class HubFiles:
 
     def count_documents(self, column: str) -> int:
         """The rows of all files, which are Parquet, from their ends, without downloading them."""
-        logger.info("counting the documents of %s in %d files", self.repo, len(self.files))
+        logger.info(
+            "counting the documents of %s in %s", self.repo, counted(len(self.files), "file")
+        )
         with ThreadPoolExecutor(8) as threads:
             return sum(threads.map(partial(self._count, column), range(len(self.files))))
 

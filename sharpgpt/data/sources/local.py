@@ -20,6 +20,7 @@ from sharpgpt.config.options import shown
 from sharpgpt.config.scalars import read_value
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import WHOLE_BYTES, beginning_and_end, readable, user_path
+from sharpgpt.core.numbers import counted
 from sharpgpt.data.content import contents, stamp
 from sharpgpt.data.sources.aliases import DATASET_NAMES, TINYSHAKESPEARE
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
@@ -175,6 +176,6 @@ def _require_all_shards(paths: Sequence[Path]) -> None:
         missing = [path.name for path in wanted if path not in present]
         if missing:
             raise UserError(
-                f"{folder}: {len(missing)} of {len(wanted)} files are missing, the first is "
+                f"{folder}: {len(missing):,} of {counted(len(wanted), 'file')} missing, first "
                 f"{missing[0]}; complete the download, or give a glob of the files to do without"
             )

@@ -18,6 +18,7 @@ from typing import Any
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import NO_FOLLOW
 from sharpgpt.core.jsonio import finite, parse_object, read_bytes
+from sharpgpt.core.numbers import counted
 from sharpgpt.runs.reader import MAX_FILE_BYTES, MAX_STEP
 from sharpgpt.runs.state import DueWork
 
@@ -100,7 +101,7 @@ class JsonLines:
         """Write what is left, or warn that it is lost."""
         for lines in (self.metrics, self.samples):
             if left := lines.flush():
-                logger.warning("%d lines of %s could not be written and are lost", left, lines.path)
+                logger.warning("%s of %s could not be written", counted(left, "line"), lines.path)
 
 
 class JsonLinesFile:

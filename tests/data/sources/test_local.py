@@ -239,7 +239,7 @@ def test_shards_without_a_card_are_the_layout_of_the_hub_too(tmp_path: Path) -> 
     with pytest.raises(UserError) as caught:
         open_source(str(folder))
     assert str(caught.value) == (
-        f"{folder / 'data'}: 1 of 3 files are missing, the first is "
+        f"{folder / 'data'}: 1 of 3 files missing, first "
         "train-00001-of-00003.parquet; complete the download, or give a glob of the files to do "
         "without"
     )
