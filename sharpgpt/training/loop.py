@@ -58,8 +58,8 @@ def run_steps(run: Training, stop: StopSignal) -> None:
     if step == run.plan.total_steps and skipped > step / 2:
         raise RunFailedError(
             f"{skipped:,} of {counted(step, 'step')} skipped, since loss or gradient was not "
-            f"finite: the run is complete, but hardly trained. Its weights are in {saved}. Try a lower "
-            "learning_rate, more warmup_steps, or dtype float32"
+            "finite: the run is complete, but hardly trained. Its weights are in "
+            f"{saved}. Try a lower learning_rate, more warmup_steps, or dtype float32"
         )
 
 
