@@ -25,6 +25,20 @@ CASES = {
     "YAML files": (60, 2500),
     "command lines": (60, 2500),
     "dry runs": (25, 500),
+    **{
+        f"arguments of {command}": (12, 1000)
+        for command in (
+            "train",
+            "prepare",
+            "inspect",
+            "sample",
+            "view",
+            "evaluate",
+            "compare",
+            "push",
+            "report",
+        )
+    },
     "checkpoints": (60, 2000),
     "resumed runs": (8, 150),
     "manifests": (60, 2000),
