@@ -132,11 +132,16 @@ def _architecture(model_name: str) -> Any:
 
     folder, variable = user_path(model_name), offline_variable()
     try:
-        return AutoConfig.from_pretrained(
-            str(folder) if folder.exists() else model_name,
-            trust_remote_code=False,
-            local_files_only=variable is not None,
-        )
+        place = str(folder) if folder.exists() else model_name
+        if variable and not folder.exists():
+            # With local_files_only transformers 5.23 still asks the hub, for a revision.
+            from huggingface_hub import try_to_load_from_cache
+
+            file = try_to_load_from_cache(place, "config.json")
+            if not isinstance(file, str):
+                raise OSError("not in the cache")
+            place = file.removesuffix("config.json")
+        return AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         what = "folder" if folder.exists() else "name"

@@ -19,26 +19,14 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
+from sharpgpt.commands.main import COMMANDS
 from sharpgpt.core.errors import UserError
 
 CASES = {
     "YAML files": (60, 2500),
     "command lines": (60, 2500),
     "dry runs": (25, 500),
-    **{
-        f"arguments of {command}": (12, 1000)
-        for command in (
-            "train",
-            "prepare",
-            "inspect",
-            "sample",
-            "view",
-            "evaluate",
-            "compare",
-            "push",
-            "report",
-        )
-    },
+    **{f"arguments of {command}": (12, 1000) for command in COMMANDS},
     "checkpoints": (60, 2000),
     "resumed runs": (8, 150),
     "manifests": (60, 2000),
