@@ -5,6 +5,7 @@
 # make format          fix what ruff can fix
 # make coverage        all tests with branch coverage, and the table of what they miss
 # make test-faults     the long form of the fault tests: 200 kills, 10,000 fuzzed inputs
+# make mutants         200 deliberate mistakes, each of which a test must notice
 # make test-ecosystem  lm-evaluation-harness on a checkpoint, relplot on calibration
 # make bench           the published numbers, into benchmarks/results/
 # make clean           delete .venv and the caches
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults test-ecosystem \
+.PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults mutants test-ecosystem \
 	check format bench clean
 
 help:
@@ -55,6 +56,9 @@ coverage: setup-dev
 
 test-faults: setup-dev
 	$(BIN)/python -m pytest tests/faults --faults long -n 2
+
+mutants: setup-dev
+	$(BIN)/python -m tests.mutants.run
 
 test-ecosystem: $(VENV)/.installed-ecosystem
 	$(BIN)/python -m pytest tests/ecosystem --ecosystem

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.runs.folder import LOCK_FILE, run_lock
@@ -127,7 +128,17 @@ def test_a_file_that_was_removed_before_it_is_locked_is_not_the_lock(
             run_lock(tmp_path).acquire()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[" * 3000, b"\xff\xfe", b'{"pid": "\\u001b[2J"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[" * 3000,
+        b"\xff\xfe",
+        b'{"pid": "\\u001b[2J"}',
+        b'{"pid": 1, "host": "\\u001b[2J"}',
+    ],
+)
 def test_an_unreadable_lock_file_does_not_block(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_FILE).write_bytes(content)
     lock = run_lock(tmp_path)
@@ -137,6 +148,45 @@ def test_an_unreadable_lock_file_does_not_block(tmp_path: Path, content: bytes) 
         run_lock(tmp_path).acquire()
     assert "\x1b" not in str(caught.value)
     lock.release()
+
+
+def test_a_longer_file_of_an_earlier_holder_is_replaced_whole(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).write_bytes(b"x" * 3000)
+    with run_lock(tmp_path), pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):
+        run_lock(tmp_path).acquire()
+
+
+def test_a_lock_is_its_own_while_this_process_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process waits for another one, and never for itself; a forked one holds nothing."""
+
+    def is_own() -> bool:
+        with pytest.raises(FolderInUseError) as caught:
+            run_lock(tmp_path).acquire()
+        return caught.value.is_own
+
+    with run_lock(tmp_path) as lock:
+        assert is_own()
+        with monkeypatch.context() as child:  # filelock knows forks by it too
+            child.setattr(os, "getpid", lambda: 1)
+            assert lock._key() not in lock._held
+    with FileLock(tmp_path / LOCK_FILE):
+        assert not is_own()
+
+
+def test_an_error_of_the_disk_is_no_missing_flock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock by the existence of a file would not exclude one by `flock`."""
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        run_lock(tmp_path).acquire()
+    assert not (tmp_path / LOCK_FILE).exists()
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:

@@ -258,6 +258,23 @@ def test_frozen_inputs_get_no_gradient_and_cost_no_memory(frozen: str) -> None:
     assert relative_error(ours, truth) < 1e-10
 
 
+def test_no_gradient_is_computed_that_nobody_can_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation would cost the three products of training, and the memory of a gradient."""
+    original, needs = fused.linear_sharpness, list[list[bool]]()
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        needs.append(settings["needs"])
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(fused, "linear_sharpness", watched)
+    hidden_ND, weight_VD, target_N = problem(5, 8, 65)
+    weight_VD.requires_grad_()
+    linear_sharpness_loss(hidden_ND, weight_VD, target_N)
+    with torch.no_grad():
+        linear_sharpness_loss(hidden_ND, weight_VD, target_N)
+    assert needs == [[False, True], [False, False]]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tied_weights_get_both_gradients(name: str) -> None:
     _, table_VD, target_N = problem(9, 8, 65)
@@ -387,13 +404,11 @@ def test_the_logits_are_never_held() -> None:
 
 def test_the_module_is_the_function() -> None:
     hidden_ND, weight_VD, target_N = problem(9, 8, 65)
-    mask_N = torch.arange(9) > 3
+    how = {"bias": torch.linspace(-1, 1, 65).double(), "penalty_mask": torch.arange(9) > 3}
     settings = {"penalty": "top_k_mass", "penalty_weight": 0.5, "top_k": 3}
     module = LinearSharpnessLoss(**settings)
-    ours = module(hidden_ND, weight_VD, target_N, penalty_mask=mask_N)
-    expected = linear_sharpness_loss(
-        hidden_ND, weight_VD, target_N, penalty_mask=mask_N, **settings
-    )
+    ours = module(hidden_ND, weight_VD, target_N, **how)
+    expected = linear_sharpness_loss(hidden_ND, weight_VD, target_N, **how, **settings)
     assert torch.equal(ours.loss, expected.loss)
     assert "penalty='top_k_mass'" in repr(module)
 

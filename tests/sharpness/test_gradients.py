@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sharpgpt.sharpness import linear_sharpness_loss, reference
 from sharpgpt.sharpness.fused import linear_sharpness
@@ -32,8 +33,12 @@ def test_a_second_backward_gives_the_same_gradient(upstream: float, reduction: A
     assert weight_VD.grad is not None
     assert hidden_ND.grad is not None
     assert not weight_VD.grad.requires_grad
-    [alone] = torch.autograd.grad(loss, [weight_VD], retain_graph=True)
-    assert not alone.requires_grad  # it held the graph
+    for last in (False, True):
+        again = linear_sharpness_loss(
+            hidden_ND, weight_VD, target_N, penalty_weight=0.3, reduction=reduction
+        ).loss.sum()
+        [alone] = torch.autograd.grad(again, [weight_VD], retain_graph=not last)
+        assert not alone.requires_grad  # it held the graph
     first = weight_VD.grad.clone(), hidden_ND.grad.clone()
     for _ in range(2):
         weight_VD.grad.zero_()
@@ -63,9 +68,12 @@ def test_gradients_of_gradients_are_exact(penalty: str) -> None:
         plain = tuple(tensor.detach() for tensor in given)
         products = torch.autograd.functional.hvp(loss, plain, ones)[1]
         value, tangent = torch.func.jvp(loss, plain, ones)
+        with forward_ad.dual_level():  # forward mode without torch.func
+            dual = forward_ad.make_dual(plain[0], ones[0])
+            [*_, by_hidden] = forward_ad.unpack_dual(loss(dual, plain[1]))
         by_func = torch.func.grad(loss, argnums=(0, 1))(*plain)
         rows = torch.func.vmap(lambda scale: loss(plain[0] * scale, plain[1]))(torch.arange(3.0))
-        return [*second, *products, value, tangent, *by_func, rows]
+        return [*second, *products, value, tangent, by_hidden, *by_func, rows]
 
     ours, truth = norms(linear_sharpness_loss), norms(reference.linear_sharpness_loss)
     for one, other in zip(ours, truth, strict=True):
@@ -147,10 +155,67 @@ def test_an_ignored_row_counts_nowhere(function: Any, bad: float) -> None:
 
 
 @pytest.mark.parametrize("function", [linear_sharpness_loss, reference.linear_sharpness_loss])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_infinite_upstream_gradient_leaves_ignored_rows_alone(
+    function: Any, reduction: Any
+) -> None:
+    """As of a loss scale that is too large: 0 * inf is NaN."""
+    infinite = torch.tensor(float("inf"), dtype=torch.float64)
+    hidden_ND, weight_VD, target_N = leaves()
+    loss = function(hidden_ND, weight_VD, target_N, penalty_weight=0.3, reduction=reduction).loss
+    [found_ND] = torch.autograd.grad(loss, [hidden_ND], infinite)
+    assert found_ND[2].eq(0).all()
+    nothing = function(
+        hidden_ND, weight_VD, torch.full_like(target_N, IGNORE), reduction=reduction
+    ).loss
+    for gradient in torch.autograd.grad(nothing, [hidden_ND, weight_VD], infinite):
+        assert gradient.eq(0).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(reduction: Any) -> None:
+    """With a NaN in an ignored row, an infinite upstream gradient there, and a tied weight."""
+    hidden_ND, weight_VD, target_N = leaves()
+    spoiled_ND = hidden_ND.detach().clone()
+    spoiled_ND[2] = float("nan")
+    spoiled_ND.requires_grad_()
+
+    def gradients(create_graph: bool) -> list[Tensor]:
+        tied_ND = spoiled_ND + weight_VD[: len(spoiled_ND)]
+        how: dict[str, Any] = {"penalty_weight": 0.3, "reduction": reduction}
+        loss = linear_sharpness_loss(tied_ND, weight_VD, target_N, **how).loss
+        total = loss.sqrt().sum()  # infinite in row 2 without a reduction
+        found = torch.autograd.grad(total, [spoiled_ND, weight_VD], create_graph=create_graph)
+        return [gradient.detach() for gradient in found]
+
+    plain = gradients(create_graph=False)
+    assert all(gradient.isfinite().all() and gradient.norm() > 0 for gradient in plain)
+    for one, other in zip(gradients(create_graph=True), plain, strict=True):
+        assert relative_error(one, other) < 1e-12
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_penalty_weight_can_be_learned(reduction: Any) -> None:
+    hidden_ND, weight_VD, target_N = leaves()
+    found = []
+    for function in (linear_sharpness_loss, reference.linear_sharpness_loss):
+        penalty_weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        loss = function(
+            hidden_ND, weight_VD, target_N, penalty_weight=penalty_weight, reduction=reduction
+        ).loss
+        upstream = torch.linspace(1, 2, loss.numel(), dtype=torch.float64).reshape(loss.shape)
+        found += torch.autograd.grad((1.7 * upstream * loss).sum(), [penalty_weight])
+    assert relative_error(found[0], found[1]) < 1e-12
+
+
+@pytest.mark.parametrize("function", [linear_sharpness_loss, reference.linear_sharpness_loss])
 @pytest.mark.parametrize("penalty", sorted({*NAMES} - {"neg_max_prob"}))
 @pytest.mark.parametrize("gap", [5.0, 10.0, 20.0, 40.0])
 @pytest.mark.parametrize("target", [10, 0])
-def test_no_digits_are_lost_near_one(function: Any, penalty: str, gap: float, target: int) -> None:
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_no_digits_are_lost_near_one(
+    function: Any, penalty: str, gap: float, target: int, create_graph: bool
+) -> None:
     """1 - p keeps no digit where p rounds to 1: float32 against float64, every entry relative.
 
     With a width of 1 the logits are the weight, and its gradient is theirs. The target is the
@@ -165,8 +230,8 @@ def test_no_digits_are_lost_near_one(function: Any, penalty: str, gap: float, ta
         how = {"penalty": penalty, "penalty_weight": 1.0, "top_k": 3, "per_row": True}
         hidden_ND = torch.ones(1, 1, dtype=dtype)
         output = function(hidden_ND, weight_VD, torch.tensor([target]), **how)
-        [gradient_VD] = torch.autograd.grad(output.loss, [weight_VD])
-        return output.rows.penalty.detach().double(), gradient_VD.double().flatten()
+        [gradient_VD] = torch.autograd.grad(output.loss, [weight_VD], create_graph=create_graph)
+        return output.rows.penalty.detach().double(), gradient_VD.detach().double().flatten()
 
     value_N, gradient_V = found(torch.float32, function)
     true_N, true_V = found(torch.float64, linear_sharpness_loss)

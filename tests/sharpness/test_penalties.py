@@ -71,6 +71,18 @@ def check_against_formula(name: str, penalty: Penalty, logits_NV: Tensor) -> Non
     assert (closed_NV - expected_NV).norm() < 1e-8 * scale + 1e-15, "closed form"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_is_that_of_the_value_by_the_probabilities(name: str) -> None:
+    """With its constant, which the softmax Jacobian would hide."""
+    p_NV = rows("plain", 11).softmax(-1).requires_grad_()
+    value_N = PENALTIES[name].value(p_NV, p_NV.log(), 3)
+    (expected_NV,) = torch.autograd.grad(value_N.sum(), p_NV)
+    gradient_NV = PENALTIES[name].gradient(p_NV.detach(), p_NV.detach().log(), 3)
+    if name == "top_k_mass":  # the sum of the others, whose gradient differs by the constant 1
+        gradient_NV = gradient_NV + 1
+    torch.testing.assert_close(gradient_NV, expected_NV)
+
+
 @pytest.mark.parametrize("kind", ["plain", "flat", "peaked", "huge"])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradcheck(name: str, kind: str) -> None:

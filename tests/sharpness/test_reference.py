@@ -1,11 +1,13 @@
 """The reference loss: plain cross-entropy at weight 0, exact reductions, masks and messages."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sharpgpt.sharpness import PENALTIES, sharpness_loss
+from sharpgpt.sharpness import PENALTIES, fused, sharpness_loss
 from sharpgpt.sharpness.reference import linear_sharpness_loss
 
 NAMES = sorted(PENALTIES)
@@ -34,6 +36,7 @@ def test_weight_zero_is_plain_cross_entropy_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_is_ce_plus_weighted_penalty(name: str, weight: float) -> None:
     logits_NV, target_N = batch()
+    target_N[:4] = logits_NV[:4].argmax(-1)  # at random hardly any is the most probable
     output = sharpness_loss(logits_NV, target_N, penalty=name, penalty_weight=weight)
     torch.testing.assert_close(output.loss, output.ce + weight * output.penalty)
     torch.testing.assert_close(output.ce, F.cross_entropy(logits_NV, target_N))
@@ -105,6 +108,31 @@ def test_no_valid_row_gives_loss_zero_and_zero_gradients() -> None:
     assert torch.equal(leaf_NV.grad, torch.zeros_like(logits_NV))
 
 
+@pytest.mark.parametrize("function", [linear_sharpness_loss, fused.linear_sharpness_loss])
+@pytest.mark.parametrize("normalizer", [None, 0.0, torch.tensor(0)])
+def test_nothing_divided_by_nothing_is_nothing(function: Any, normalizer: Any) -> None:
+    """A batch without labels, with num_items_in_batch=0, wrote NaN into the parameters."""
+    hidden_ND, weight_VD = torch.randn(3, 4).requires_grad_(), torch.randn(5, 4).requires_grad_()
+    output = function(
+        hidden_ND, weight_VD, torch.full((3,), -100), penalty_weight=0.5, normalizer=normalizer
+    )
+    for gradient in torch.autograd.grad(output.loss, [hidden_ND, weight_VD]):
+        assert gradient.eq(0).all()
+    assert [value.item() for value in output[:-1]] == [0] * (len(output) - 1)
+
+
+def test_what_stands_in_an_ignored_row_of_logits_counts_nowhere() -> None:
+    logits_NV, target_N = batch()
+    target_N[3] = -100
+    expected = sharpness_loss(logits_NV, target_N, penalty_weight=0.2)
+    leaf_NV = logits_NV.index_fill(0, torch.tensor([3]), torch.nan).requires_grad_()
+    output = sharpness_loss(leaf_NV, target_N, penalty_weight=0.2)
+    assert all(torch.equal(a, b) for a, b in zip(output[:-1], expected[:-1], strict=True))
+    (gradient_NV,) = torch.autograd.grad(output.loss, [leaf_NV])
+    assert gradient_NV.isfinite().all()
+    assert gradient_NV[3].eq(0).all()
+
+
 def test_penalty_mask_leaves_cross_entropy_alone() -> None:
     logits_NV, target_N = batch()
     mask_N = torch.arange(13) < 4
@@ -155,6 +183,7 @@ def test_linear_form_is_the_loss_of_the_linear_layer(use_bias: bool) -> None:
         ({"penalty_mask": torch.ones(3, dtype=torch.bool)}, "penalty_mask: given torch.bool"),
         ({"penalty_mask": torch.ones(13)}, "penalty_mask: given torch.float32"),
         ({"top_k": 66}, "top_k: given 66"),
+        ({"top_k": 0}, "top_k: given 0"),
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, object], message: str) -> None:

@@ -34,6 +34,11 @@ def test_a_target_outside_the_vocabulary_is_an_error(
         loss(hidden_ND, weight_VD, target_N, reduction=reduction)
 
 
+def test_the_first_of_several_is_named() -> None:
+    with pytest.raises(IndexError, match=r"given 9 in row 1, .*; 2 of 4 targets are wrong"):
+        checked_target(torch.tensor([4, 9, -100, -3]), 5, -100)
+
+
 def test_the_ignored_value_is_the_callers() -> None:
     target_N = torch.tensor([0, 7, -100], dtype=torch.int32)
     with pytest.raises(IndexError, match=re.escape("given -100 in row 2")):
@@ -49,7 +54,9 @@ def test_targets_are_integers(dtype: torch.dtype) -> None:
 
 
 def test_the_check_is_an_operator_that_can_be_compiled() -> None:
-    torch.library.opcheck(checked_target, (torch.tensor([1, -100, 4]), 5, -100))
+    for dtype in (torch.int64, torch.int32):
+        target_N = torch.tensor([1, -100, 4], dtype=dtype)
+        torch.library.opcheck(checked_target, (target_N, 5, -100))
     compiled = torch.compile(
         lambda hidden, weight, target: linear_sharpness_loss(hidden, weight, target).loss,
         fullgraph=True,

@@ -1,0 +1,204 @@
+"""Mistakes in the penalties and in the row mathematics of the fused loss."""
+
+from tests.mutants.mutant import mutants
+from tests.mutants.of_losses import FUSED
+
+PENALTY = ["tests/sharpness/test_penalties.py", *FUSED]
+
+ROWS = [
+    *mutants(
+        "sharpgpt/sharpness/penalties.py",
+        PENALTY,
+        (
+            "entropy is negative",
+            "return -(probs_NV * _finite(log_probs_NV)).sum(-1)",
+            "return (probs_NV * _finite(log_probs_NV)).sum(-1)",
+        ),
+        (
+            "the smallest is the largest",
+            "return (probs_NV < probs_NV).scatter(-1, probs_NV.argmax(",
+            "return (probs_NV < probs_NV).scatter(-1, probs_NV.argmin(",
+        ),
+        (
+            "a constant of the gradient",
+            "gradient=lambda _, log_p, __: -(_finite(log_p) + 1),",
+            "gradient=lambda _, log_p, __: -_finite(log_p),",
+        ),
+        (
+            "one place less among equals",
+            "(equal_NV.int().cumsum(-1) <= num_places_N1)",
+            "(equal_NV.int().cumsum(-1) < num_places_N1)",
+        ),
+        (
+            "all equals are in the top k",
+            "above_NV = probs_NV > smallest_N1",
+            "above_NV = probs_NV >= smallest_N1",
+        ),
+        (
+            "digits are lost in 1 - S",
+            "return probs_NV.masked_fill(top_k_mask(probs_NV.detach(), top_k), 0).sum(-1)",
+            "return 1 - top_k_mass(probs_NV, top_k)",
+        ),
+        (
+            "digits are lost in 1 - m",
+            "return -log_probs_NV.gather(-1, probs_NV.argmax(-1, keepdim=True))"
+            ".squeeze(-1).expm1()",
+            "return 1 - max_prob(probs_NV)",
+        ),
+        (
+            "0 * -inf",
+            "return log_probs_NV.masked_fill(log_probs_NV == -math.inf, 0.0)",
+            "return log_probs_NV",
+        ),
+        (
+            "the largest entry has the other sign",
+            "columns=row.max_index, inside=-row.rest)",
+            "columns=row.max_index, inside=row.rest)",
+        ),
+        (
+            "the slope has the other sign",
+            "FastPenalty(row.entropy, row.mean_z, slope=-1.0)",
+            "FastPenalty(row.entropy, row.mean_z, slope=1.0)",
+        ),
+        (
+            "the shift of the entropy is dropped",
+            "FastPenalty(row.entropy, row.mean_z, slope=-1.0)",
+            "FastPenalty(row.entropy, row.mean_z * 0, slope=-1.0)",
+        ),
+        (
+            "the shift of the others is that of the k",
+            "            1 - row.top_k_rest,\n",
+            "            row.top_k_rest,\n",
+        ),
+        (
+            "the entropy as the value of max p",
+            "fast=lambda row: _fast_max(-row.max_prob, row)",
+            "fast=lambda row: _fast_max(row.rest, row)",
+        ),
+        (
+            "a mean without its probability",
+            "return weighted_NV - probs_NV * weighted_NV.sum",
+            "return weighted_NV - weighted_NV.sum",
+        ),
+        (
+            "a path of import that is no penalty",
+            "    if not isinstance(found, Penalty):",
+            "    if found is None:",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/rows.py",
+        FUSED,
+        ("the padding is a logit of 0", "PADDING = -1e30", "PADDING = 0.0"),
+        (
+            "the last block is cut off",
+            "return -(-vocab_size // BLOCK) * BLOCK",
+            "return max(1, vocab_size // BLOCK) * BLOCK",
+        ),
+        (
+            "shifted by the maximum of the first block",
+            "logits_TW.sub_(block_max_TB.amax(-1, keepdim=True))",
+            "logits_TW.sub_(block_max_TB[:, :1])",
+        ),
+        (
+            "the rest without the other k - 1",
+            "outside_top_T + top_e_Tk.scatter(1, max_place_T1, 0).sum(-1)",
+            "outside_top_T.clone()",
+        ),
+        (
+            "digits are lost in the logarithm",
+            "log_sum_T = outside_max_T.log1p()",
+            "log_sum_T = sum_T.log()",
+        ),
+        (
+            "digits are lost in 1 - m",
+            "rest_T = outside_max_T / sum_T",
+            "rest_T = 1 - max_prob_T",
+        ),
+        (
+            "digits are lost in 1 - S",
+            "rest_top_T = outside_top_T / sum_T",
+            "rest_top_T = 1 - top_e_Tk.sum(-1) / sum_T",
+        ),
+        (
+            "the entropy has the other sign",
+            "entropy_T = log_sum_T - mean_z_T",
+            "entropy_T = log_sum_T + mean_z_T",
+        ),
+        (
+            "a sum for a mean",
+            "mean_z_T = ez_TW.sum(-1) / sum_T",
+            "mean_z_T = ez_TW.sum(-1)",
+        ),
+        (
+            "cross-entropy has the other sign",
+            "ce_T = log_sum_T - z_TW.gather",
+            "ce_T = log_sum_T + z_TW.gather",
+        ),
+        (
+            "digits are lost in the gradient of the largest",
+            "        z_TW.scatter_(1, max_index_T1, exact_T[:, None])\n",
+            "",
+        ),
+        (
+            "the target is never the largest",
+            "torch.where(hit_T1.flatten(), -rest_T, max_prob_T)",
+            "max_prob_T",
+        ),
+        (
+            "the target is pushed down",
+            "z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])",
+            "z_TW.scatter_add_(1, target_T1, factors.loss[:, None])",
+        ),
+        (
+            "the k are pushed down",
+            "inside_T = (factors.loss + factors.penalty * fast.inside)",
+            "inside_T = (factors.loss - factors.penalty * fast.inside)",
+        ),
+        (
+            "the others have the other sign",
+            "a_T = (factors.loss + factors.penalty * fast.shift)",
+            "a_T = (factors.loss - factors.penalty * fast.shift)",
+        ),
+        (
+            "the slope is not normalised",
+            "c_T = factors.penalty * fast.slope / sum_T",
+            "c_T = factors.penalty * fast.slope",
+        ),
+        (
+            "both products are in one buffer",
+            "None if scratch_2TW is None else scratch_2TW[1]",
+            "None if scratch_2TW is None else scratch_2TW[0]",
+        ),
+        (
+            "the k are not put back",
+            "    e_TW.scatter_(1, top_index_Tk, top_e_Tk)\n",
+            "",
+        ),
+        (
+            "the jacobian of an own penalty",
+            "(weighted_TV - p_TV * dot_T1)",
+            "(weighted_TV - dot_T1)",
+        ),
+        (
+            "digits of an own penalty cancel",
+            "(gradient_TV - gradient_TV.gather(1, max_index_T1))",
+            "gradient_TV",
+        ),
+        (
+            "blocks are columns",
+            "block_Tk.gather(1, place_Tk // BLOCK) * BLOCK",
+            "block_Tk.gather(1, place_Tk // BLOCK)",
+        ),
+        (
+            "the last of equals is taken",
+            "(equal_TC.cumsum(-1) <= num_places_T1)",
+            "(equal_TC.cumsum(-1) >= num_places_T1)",
+        ),
+        (
+            "the mass of the others",
+            "entropy_T, 1 - rest_top_T, hit_T1",
+            "entropy_T, rest_top_T, hit_T1",
+        ),
+    ),
+]
