@@ -3,6 +3,19 @@
 The public API. Names are imported when they are first used: `import sharpgpt` needs no torch.
 """
 
+import os
+import sys
+
+if (
+    sys.argv[:1] == ["-m"]
+    and sys.orig_argv[-len(sys.argv)].endswith("sharpgpt")
+    and not sys.flags.safe_path
+    and sys.path[0] != os.path.dirname(__path__[0])  # noqa: PTH120
+):
+    # `python -m sharpgpt` puts the working folder first on the path. Anyone's folder may hold a
+    # yaml.py, so it goes before anything is imported; a folder that holds this package stays.
+    del sys.path[0]
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

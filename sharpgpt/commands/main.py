@@ -12,10 +12,12 @@ signal ends it at once.
 """
 
 import argparse
+import contextlib
 import importlib
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from sharpgpt.core.errors import UserError
@@ -38,6 +40,19 @@ COMMANDS = {
 
 NEED_NO_STDOUT = ("train", "prepare")
 """Commands that succeed though stdout is gone: their result is in files."""
+
+
+@contextlib.contextmanager
+def _no_matplotlibrc() -> Iterator[None]:
+    """matplotlib would read the one of the working folder, which may be anyone's."""
+    if os.environ.get("MATPLOTLIBRC"):
+        yield
+        return
+    os.environ["MATPLOTLIBRC"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["MATPLOTLIBRC"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +86,7 @@ def train_command(argv: Sequence[str], prog: str = "train.py") -> int:
 
 def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
     """Run a command; an error that the user can fix is one message on stderr, no traceback."""
-    with exit_on_signals():
+    with exit_on_signals(), _no_matplotlibrc():
         try:
             with console_logging() as console:
                 module: Any = importlib.import_module(f"sharpgpt.commands.{name}")

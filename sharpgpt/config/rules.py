@@ -1,7 +1,7 @@
 """The rules between the settings of a run, and the positions that are penalised."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCABULARY
@@ -68,6 +68,18 @@ def is_folder_name(name: str) -> bool:
         and not name.endswith(".")
         and not _RESERVED.fullmatch(name)
     )
+
+
+def code_in_file(settings: Mapping[str, Any], path: Any) -> list[str]:
+    """The problem with a penalty that a file names by an import path: importing runs it."""
+    name = settings.get("penalty_type")
+    if not (isinstance(name, str) and ":" in name):
+        return []
+    return [
+        f"penalty_type: {path} names {shown(name)}, and what is there would be imported and run; "
+        "if you trust it, give --penalty_type yourself, or --allow_import (in Python "
+        "allow_import=True)"
+    ]
 
 
 def penalised_positions(text: str, block_length: int) -> tuple[int, int]:

@@ -288,9 +288,15 @@ class TrainingConfig(Options):
         return rules.broken_rules(SimpleNamespace(**values))
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> Self:
-        """Read a YAML file of settings; those not in it keep their defaults."""
-        return cls.from_dict(read_settings(path, cls))
+    def from_yaml(cls, path: str | Path, *, allow_import: bool = False) -> Self:
+        """Read a YAML file of settings; those not in it keep their defaults.
+
+        A file may come from anyone, so a penalty with an import path, which runs when a training
+        imports it, is refused unless `allow_import` is given.
+        """
+        settings = read_settings(path, cls)
+        problems = [] if allow_import else rules.code_in_file(settings, path)
+        return cls.from_dict(settings, problems=problems)
 
     def to_yaml(self, path: str | Path) -> None:
         """Write every setting, its meaning as a comment; loads back to an equal configuration."""

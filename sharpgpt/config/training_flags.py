@@ -6,6 +6,7 @@ from typing import Any
 
 from sharpgpt.config.flags import add_negation, add_options, flag_parser, read_flags
 from sharpgpt.config.options import ConfigError
+from sharpgpt.config.rules import code_in_file
 from sharpgpt.config.settings import TrainingConfig
 from sharpgpt.config.yaml_files import read_settings
 
@@ -37,6 +38,12 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
         action="store_true",
         help="print the resolved configuration, parameters, steps, FLOPs and memory; train nothing",
     )
+    parser.add_argument(
+        "--allow_import",
+        action="store_true",
+        help="import and run the penalty module:name that the file of --config names; without "
+        "this flag only one that --penalty_type names is",
+    )
     add_negation(parser, "--no_wandb", of="use_wandb", help="the same as --no_use_wandb")
     add_options(parser, TrainingConfig)
     return parser
@@ -55,5 +62,7 @@ def parse_training_flags(argv: Sequence[str], prog: str) -> tuple[TrainingConfig
             in_file = read_settings(path, TrainingConfig, may_be_pipe=True)
         except ConfigError as error:
             problems = error.problems + problems
+        if "penalty_type" not in flags.values and not flags.others.get("allow_import"):
+            problems = problems + code_in_file(in_file, path)
     config = TrainingConfig.from_dict(in_file | flags.values, problems=problems)
     return config, flags.others.get("dry_run", False)

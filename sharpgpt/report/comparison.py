@@ -16,7 +16,7 @@ from sharpgpt.report.arms import (
 )
 from sharpgpt.report.bars import BarRow, BarTable, bar_table, scale_of
 from sharpgpt.report.curves import loss_curves
-from sharpgpt.report.drawing import Drawing, save_all
+from sharpgpt.report.drawing import Drawing, own_settings, save_all
 from sharpgpt.report.evaluation_plots import (
     DIVERSITY,
     buckets,
@@ -36,6 +36,7 @@ SAMPLE_DECODINGS = ("temperature 1", "temperature 0.7", "greedy")
 """The decoding methods of which the page shows a text of every arm."""
 
 
+@own_settings()
 def write_comparison(comparison: Json, folder: Path) -> Path:
     """Write FOLDER/comparison.html, and its pictures as FOLDER/figures/*.svg and *.png; returns the
     path of the page.

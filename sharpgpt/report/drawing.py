@@ -5,9 +5,10 @@ picture suits light and dark. Text stays text. Titles and legends belong to the 
 picture.
 """
 
+import contextlib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,16 @@ class Drawing:
     keys: Sequence[Key] = ()
     text: str = ""
     """What to look for, below the picture."""
+
+
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """For the block matplotlib as it comes: no matplotlibrc and no notebook changes a page."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 class Chart:

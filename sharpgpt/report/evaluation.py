@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sharpgpt.core.numbers import counted, number
 from sharpgpt.report.arms import Arm, Json, mapping, number_of, objects, text_of
-from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, save_all
+from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, own_settings, save_all
 from sharpgpt.report.evaluation_plots import (
     buckets,
     ce_of,
@@ -20,6 +20,7 @@ from sharpgpt.report.plane import plane
 from sharpgpt.report.statistics import STATISTICS, intervals, statistics_table
 
 
+@own_settings()
 def write_evaluation(evaluation: Json, folder: Path) -> Path:
     """Write FOLDER/evaluation.html and FOLDER/figures/*; returns the page's path.
 

@@ -13,7 +13,7 @@ from sharpgpt.config.settings import SECTIONS
 from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import mapping, number_of, objects, value_at
-from sharpgpt.report.drawing import Drawing
+from sharpgpt.report.drawing import Drawing, own_settings
 from sharpgpt.report.evaluation import drawings, evaluated_models
 from sharpgpt.report.pages import write_page
 from sharpgpt.report.plots import DISTRIBUTION, draw, draw_histogram, plots
@@ -23,6 +23,7 @@ MAX_SAMPLE_STEPS = 30
 """The page shows the samples of this many steps, the newest; samples.jsonl has all."""
 
 
+@own_settings()
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into a run folder, atomically, and return its path.
 

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS, SPLIT_LABELS, metrics_shown
 from sharpgpt.core.numbers import number
 from sharpgpt.report.arms import Arm, arms_of, mean
 from sharpgpt.report.curves import MAX_KEYS, draw_bands
-from sharpgpt.report.drawing import Chart
+from sharpgpt.report.drawing import Chart, own_settings
 from sharpgpt.report.pages import write_page
-from sharpgpt.runs.reader import Metrics, read_metrics
+from sharpgpt.runs.reader import Metrics, read_config, read_metrics
 
 PICTURES = tuple(
     (f"{split}/{metric.name}", f"{metric.label}, {SPLIT_LABELS[split]}", metric.unit)
@@ -40,6 +39,7 @@ class Group:
     names: list[str]
 
 
+@own_settings()
 def write_runs_report(run_folders: Sequence[Path], path: Path) -> Path:
     """Write one page over several run folders; returns `path`.
 
@@ -83,13 +83,11 @@ def _grouped(run_folders: Sequence[Path]) -> dict[str, Group]:
             raise UserError(
                 f"{folder}: holds no metrics.jsonl; expected run folders such as outputs/NAME"
             )
-        settings: dict[str, Any] = {}
-        key = str(folder)
-        try:
-            settings = TrainingConfig.from_yaml(folder / "config.yaml").to_dict()
+        config = read_config(folder)
+        settings = config.to_dict() if config else {}
+        key = str(folder)  # a run without readable settings is a group of its own
+        if config:
             key = repr([settings.get(name) for name in ("dataset", *SAME)])
-        except (OSError, ConfigError):
-            pass  # a run without readable settings is a group of its own
         group = groups.setdefault(key, Group(settings, [], []))
         group.metrics.append(read_metrics(metrics_path, only=wanted))
         group.names.append(folder.resolve().name)

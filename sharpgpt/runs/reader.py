@@ -151,7 +151,7 @@ def read_config(run_folder: Path, notes: list[str] | None = None) -> TrainingCon
     if _read(path, notes, max_bytes=MAX_CONFIG_BYTES) is None:
         return None
     try:
-        return TrainingConfig.from_yaml(path)
+        return TrainingConfig.from_yaml(path, allow_import=True)  # which reading does not
     except ConfigError as error:
         notes.append(f"{path.name} cannot be used: {'; '.join(error.problems)}")
         return None

@@ -109,3 +109,27 @@ def test_bad_command_lines(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(*argv)
     assert message in str(caught.value)
+
+
+def test_code_that_a_file_names_is_not_run_unless_the_user_says_so(tmp_path: Path) -> None:
+    """A config.yaml from anyone named a module beside it, which --dry_run imported."""
+    path = tmp_path / "a.yaml"
+    path.write_text("penalty_type: some_module:PENALTY\n", encoding="utf-8")
+    refused = "names 'some_module:PENALTY', and what is there would be imported and run"
+    for argv in ([], ["--dry_run"], ["--penalty_weight=1"], ["--no_allow_import"]):
+        with pytest.raises(ConfigError) as caught:
+            parse("--config", str(path), *argv)
+        assert refused in str(caught.value)
+    with pytest.raises(ConfigError, match="some_module"):
+        TrainingConfig.from_yaml(path)
+    config = TrainingConfig.from_yaml(path, allow_import=True)
+    assert parse("--config", str(path), "--allow_import") == config
+    assert parse("--config", str(path), "--penalty_type", "some_module:PENALTY") == config
+    assert parse("--penalty_type", "some_module:PENALTY") == config
+    assert TrainingConfig(penalty_type="some_module:PENALTY") == config
+    assert parse("--config", str(path), "--penalty_type", "neg_entropy").penalty_weight == 0.01
+    path.write_text("penalty_type: some_module:PENALTY\nallow_import: true\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:  # which a file cannot allow itself
+        parse("--config", str(path))
+    assert "allow_import: no such setting" in str(caught.value)
+    assert refused in str(caught.value)

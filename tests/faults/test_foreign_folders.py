@@ -1,7 +1,9 @@
-"""Folders from anyone, in every command: nothing in them reaches the terminal as it is."""
+"""Folders from anyone, in every command: nothing in them is run, nothing controls the terminal."""
 
 import json
 import shutil
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from sharpgpt.commands.main import COMMANDS, main
-from tests.faults.harness import SETTINGS, command_here, flags
+from sharpgpt.config import TrainingConfig
+from tests.faults.harness import REPOSITORY, SETTINGS, command_here, flags
 from tests.runs.broken_checkpoints import reseal
 
 HOSTILE = "\x1b]8;;http:evil\x07link\x1b[2J\x9b31m\x85\u202eabc\u2066\u200b\r\b[bold]\nNOTE: forged"
@@ -144,3 +147,82 @@ def test_what_a_checkpoint_says_is_visible_in_the_error(hostile: Path, tmp_path:
             require_visible(printed)
     (copy / HOSTILE).touch()
     assert "\\x1b" in printed_by("sample", copy, code=1)
+
+
+EVIL = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+Path({canary!r}).touch()
+"""
+
+
+def test_nothing_of_the_working_folder_is_imported(
+    made_up_run: Path, tmp_path: Path, command_environment: dict[str, str]
+) -> None:
+    """yaml.py, numpy.py and jinja2.py of a downloaded folder ran; its matplotlibrc ran LaTeX."""
+    canary, folder = tmp_path / "canary", tmp_path / "downloaded"
+    shutil.copytree(made_up_run, folder)
+    names = ("yaml", "numpy", "jinja2", "typing", "tempfile", "argparse", "rich", "penalty", "json")
+    for name in names:
+        (folder / f"{name}.py").write_text(EVIL.format(canary=str(canary)), encoding="utf-8")
+    (folder / "matplotlibrc").write_text("text.usetex: True\nfont.size: 99\n", encoding="utf-8")
+    environment = command_environment | {"PYTHONPATH": str(REPOSITORY)}
+
+    def command(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "sharpgpt", *argv],
+            cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    done = command("report", ".")
+    assert done.returncode == 0, done.stderr
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "font-size: 99" not in page
+    assert not canary.exists()
+    (folder / "own.yaml").write_text("penalty_type: penalty:PENALTY\n", encoding="utf-8")
+    done = command("train", "--config", "own.yaml", "--dry_run")
+    assert done.returncode == 2, done.stderr
+    assert not canary.exists()
+
+
+def test_no_command_imports_what_a_run_folder_names(
+    hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_runs: None
+) -> None:
+    """The penalty of a checkpoint's settings and of RUN/config.yaml, as an import path."""
+    monkeypatch.setattr("sharpgpt.report.drawing._save", _no_picture)
+    canary = tmp_path / "canary"
+    (tmp_path / "evil_penalty.py").write_text(EVIL.format(canary=str(canary)), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run, baseline = tmp_path / "outputs" / "run", tmp_path / "outputs" / "baseline"
+    for copy in (run, baseline):
+        shutil.copytree(hostile / f"{HOSTILE}{copy.name}", copy)
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    state = json.loads((checkpoint / "training_state.json").read_text(encoding="utf-8"))
+    state["config"]["penalty_type"] = "evil_penalty:PENALTY"
+    (checkpoint / "training_state.json").write_text(json.dumps(state), encoding="utf-8")
+    reseal(checkpoint)
+    TrainingConfig.from_dict(state["config"]).to_yaml(run / "config.yaml")
+    printed_by("train", "--config", run / "config.yaml", "--dry_run", code=2)
+    places = {"dataset": str(hostile / f"{HOSTILE}.txt"), "output_dir": str(run.parent)}
+    resumed = RUN_SETTINGS | places | {"resume": "auto", "run_name": "run", "max_steps": 3}
+    quick = ("--num_texts=0", "--max_blocks=4", "--device=cpu", "--output", tmp_path / "found")
+    for argv in (
+        ("sample", run, "--max_new_tokens=9", "--device=cpu", "--prompt=link"),
+        ("view", "link", "--runs", run, "--output", tmp_path / "view.html"),
+        ("evaluate", run, *quick),
+        ("compare", "--baseline", baseline, run, *quick),
+        ("report", run),
+        ("report", run, baseline, "--output", tmp_path / "runs.html"),
+        ("push", run, "a/b", "--dry_run", tmp_path / "push"),
+        ("train", *flags(resumed), "--allow_config_change"),
+    ):
+        printed_by(*argv)
+        assert not canary.exists(), argv
+    monkeypatch.setattr("sys.path", [*sys.path])
+    printed = printed_by(
+        "train", *flags(resumed | {"penalty_type": "evil_penalty:PENALTY"}), "--dry_run", code=1
+    )
+    assert "evil_penalty:PENALTY" in printed  # which has no Penalty, but it was imported
+    assert canary.exists()

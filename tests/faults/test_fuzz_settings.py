@@ -68,11 +68,11 @@ def test_yaml_files(sandbox: Path, is_long: bool) -> None:
         path = sandbox / "config.yaml"
         path.write_bytes(data.replace(CANARY.encode(), bytes(canary)))
         with watched(sandbox):
-            if message_of(lambda: TrainingConfig.from_yaml(path)) is not None:
+            if message_of(lambda: TrainingConfig.from_yaml(path, allow_import=True)) is not None:
                 return "refused"
-            config = TrainingConfig.from_yaml(path)
+            config = TrainingConfig.from_yaml(path, allow_import=True)
             config.to_yaml(sandbox / "again.yaml")
-            assert TrainingConfig.from_yaml(sandbox / "again.yaml") == config
+            assert TrainingConfig.from_yaml(sandbox / "again.yaml", allow_import=True) == config
         return "accepted"
 
     fuzz("YAML files", yaml_files, case, is_long=is_long)
@@ -90,7 +90,7 @@ def fuzz_one(sandbox: Path, data: bytes) -> None:
     path = sandbox / "config.yaml"
     path.write_bytes(data.replace(CANARY.encode(), bytes(sandbox.parent / "canary")))
     with time_limit(CASE_TIMEOUT_S), watched(sandbox):
-        message_of(lambda: TrainingConfig.from_yaml(path))
+        message_of(lambda: TrainingConfig.from_yaml(path, allow_import=True))
 
 
 # ---- command lines ----
