@@ -49,7 +49,7 @@ class Console(logging.Handler):
             if once in self._seen:
                 return
             self._seen.add(once)
-        prefix = "NOTE: " if record.levelno >= logging.WARNING else ""
+        prefix = {logging.WARNING: "NOTE: ", logging.ERROR: "error: "}.get(record.levelno, "")
         text = message(prefix + record.getMessage())
         self._keep(text)
         if not self._is_shown or getattr(record, "log_file_only", False):

@@ -5,6 +5,7 @@ DistributedDataParallel averages the gradients. Rank 0 (`is_main`) writes files 
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.runtime.peers import LostRankError, Peers
 from sharpgpt.runtime.signals import end_by_itself
 
 T = TypeVar("T")
@@ -23,9 +25,13 @@ T = TypeVar("T")
 REDUCE_TIMEOUT = timedelta(minutes=30)
 """Of the sums of gradients and metrics."""
 
-MAX_WAIT = timedelta(days=3)
-"""How long ranks wait while rank 0 prepares a dataset, samples or saves. If a process dies,
-torchrun ends the others."""
+WAIT_TIMEOUT = timedelta(hours=2)
+"""How long ranks wait while rank 0 samples or saves."""
+
+PREPARE_S = 3 * 24 * 60 * 60.0
+"""How long they wait while rank 0 prepares a dataset."""
+
+_GROUPS = itertools.count()  # of this process; all ranks count alike
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,9 @@ class Processes:
     local_rank: int = 0
     """Among the processes of this machine."""
     cpu_group: dist.ProcessGroup | None = None
-    """All ranks, over gloo and with the timeout `MAX_WAIT`."""
+    """All ranks, over gloo and with the timeout `WAIT_TIMEOUT`."""
+    peers: Peers | None = None
+    """The other ranks; None for a process alone."""
 
     @property
     def is_main(self) -> bool:
@@ -93,11 +101,23 @@ class Processes:
 
     def main_first(self, action: Callable[[], T]) -> T:
         """Call `action` on rank 0, then on the others, which find the files that it left."""
+        if self.peers is None:
+            return action()
         if not self.is_main:
-            self.barrier()
-        result = action()
-        if self.is_main:
-            self.barrier()
+            code = int(self.peers.wait("first", 0, "to read or prepare the text", PREPARE_S))
+            if code:
+                end_by_itself()
+                error = LostRankError("rank 0 has failed; its message has the reason")
+                error.exit_code, error.is_shown = code, False
+                raise error
+            return action()
+        try:
+            result = action()
+        except BaseException as error:
+            end_by_itself()
+            self.peers.store.set("first", str(getattr(error, "exit_code", 1)))
+            raise
+        self.peers.store.set("first", "0")
         return result
 
     def seed_dropout(self, seed: int, step: int) -> None:
@@ -148,9 +168,14 @@ def process_group(device_type: str) -> Iterator[Processes]:
     if world_size == 1:
         yield Processes()
         return
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=REDUCE_TIMEOUT)
-    try:
-        cpu_group = dist.new_group(backend="gloo", timeout=MAX_WAIT)
-        yield Processes(rank, world_size, local_rank, cpu_group=cpu_group)
-    finally:
-        dist.destroy_process_group()
+    peers = Peers(rank, world_size, name=f"group {next(_GROUPS)}")
+    with contextlib.closing(peers), peers.explain():
+        backend = "nccl" if device_type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend, store=peers.store, rank=rank, world_size=world_size, timeout=REDUCE_TIMEOUT
+        )
+        try:
+            cpu_group = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+            yield Processes(rank, world_size, local_rank, cpu_group=cpu_group, peers=peers)
+        finally:
+            dist.destroy_process_group()

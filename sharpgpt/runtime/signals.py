@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -29,6 +29,24 @@ SIGNALS = tuple(
 DUPLICATE_S = 5.0
 """Under torchrun one signal may arrive twice within this time: from torchrun, and from the terminal
 or the service manager, which signal all processes."""
+
+
+_REASONS: list[Callable[[], str | None]] = []
+
+
+@contextlib.contextmanager
+def explained_by(reason: Callable[[], str | None]) -> Iterator[None]:
+    """Within the block the message about a signal is `reason()`, where it knows one."""
+    _REASONS.append(reason)
+    try:
+        yield
+    finally:
+        _REASONS.remove(reason)
+
+
+def _announce(number: int, text: str) -> None:
+    reasons = filter(None, (reason() for reason in _REASONS))
+    _write(2, f"\n{signal.Signals(number).name}: {next(reasons, text)}\n")
 
 
 class Interrupted(BaseException):
@@ -50,8 +68,7 @@ def install_exit_handlers() -> dict[int, Any]:
         if os.getpid() == pid:  # a forked worker inherits the handler and exits silently
             if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():
                 _write(1, "\x1b[?25h")  # a progress bar hides the cursor
-            name = signal.Signals(number).name
-            _write(2, f"\n{name}: ended at once; what was saved before is whole\n")
+            _announce(number, "ended at once; what was saved before is whole")
             if multiprocessing := sys.modules.get("multiprocessing"):
                 for child in multiprocessing.active_children():
                     child.terminate()
@@ -115,7 +132,7 @@ class StopSignal:
         self.number = number
         if not self._duplicate_s:
             self._restore(but=SIGHUP)
-        _write(2, f"\n{signal.Signals(number).name}: {self._action} (again to end at once)\n")
+        _announce(number, f"{self._action} (again to end at once)")
         if self._is_interruptible:
             raise Interrupted
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -102,13 +103,18 @@ def build_model(config: TrainingConfig, data: TextData) -> nn.Module:
 
 def open_run_folder(setup: Setup, stack: ExitStack) -> RunFolder:
     """The run's folder, closed by `stack`; on ranks other than 0 a temporary one."""
-    processes, folder, path = setup.processes, None, None
+    processes, folder, path, name = setup.processes, None, None, ""
     if processes.is_main:
         folder = RunFolder.open(setup.config, setup.data.name, accept=setup.accepted_changes)
         stack.callback(folder.close)
         path = folder.resume_from.path if folder.resume_from else None
-    path = processes.broadcast(path)
-    if processes.world_size > 1:
+        name = folder.path.name
+    path, name = processes.broadcast((path, name))
+    if processes.peers:
+        processes.peers.advice = (
+            f"start all ranks again with --run_name {shlex.quote(name)} --resume auto to continue "
+            "from the newest checkpoint"
+        )
         require_same(processes, {"resume": checkpoint_fact(path)})
     if folder:
         return folder

@@ -9,7 +9,7 @@ before the run folder is made, wherever possible.
 """
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 from sharpgpt.config import TrainingConfig
@@ -117,8 +117,10 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
 
 def _run_and_conclude(run: Training) -> RunResult:
     first_step = run.progress.step
+    peers = run.processes.peers
+    explain = peers.explain() if peers else nullcontext()
     try:
-        with StopSignal(duplicate_s=DUPLICATE_S if is_torchrun() else 0.0) as stop:
+        with explain, StopSignal(duplicate_s=DUPLICATE_S if is_torchrun() else 0.0) as stop:
             run_steps(run, stop)
     except Exception as error:
         conclude(run, exit_code=1)

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from sharpgpt.config import ConfigError, TrainingConfig
+from sharpgpt.training.build import check_world_size
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = {
     "tokenizer": "char", "n_layer": 2, "n_head": 2, "n_embd": 32, "max_seq_length": 32,
@@ -80,12 +83,12 @@ def test_two_processes_give_the_run_of_one_and_checkpoints_go_both_ways(
         assert (weights(mixed, 12)[name] - tensor).norm() <= 2e-3 * tensor.norm()
 
 
-def test_micro_batches_that_processes_cannot_share_are_refused(
-    tmp_path: Path, command_environment: dict[str, str]
-) -> None:
-    done = train(tmp_path, command_environment, 2, gradient_accumulation_steps=3)
-    assert done.returncode == 1
-    assert (
-        "allowed with 2 processes, which share them, is a multiple of 2, such as 2" in done.stderr
-    )
-    assert not (tmp_path / "run").exists()
+def test_micro_batches_that_processes_cannot_share_are_refused() -> None:
+    config = TrainingConfig(gradient_accumulation_steps=3, on_spike="rollback")
+    with pytest.raises(
+        ConfigError, match="allowed with 2 processes, which share them, is a"
+    ) as error:
+        check_world_size(config, 2)
+    assert "multiple of 2, such as 2" in str(error.value)
+    assert "on_spike: given rollback, allowed with several processes is log" in str(error.value)
+    check_world_size(config, 1)

@@ -32,6 +32,8 @@ load = run.load_training_data
 
 def step(run, *rest):
     loss = accumulate(run, *rest)
+    if run.progress.step == 12 and fault == "kill" and not is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
     if run.progress.step == 12 and fault == "nan":
         return loss * float("nan")
     if run.progress.step == 12 and fault == "signal" and not is_first:
@@ -128,6 +130,18 @@ def test_a_fault_in_one_process_ends_both_after_saving(
     assert f"the weights after step {step} are in run/checkpoints/step_{step:08d}" in printed
     assert "are in None" not in printed
     assert processes.steps()[-1] == step
+
+
+def test_a_killed_process_is_named_by_the_other_one(processes: Launched) -> None:
+    """Only the table of torchrun was printed."""
+    printed = processes.run("kill")
+    assert exit_codes(printed) == ["1"], printed
+    assert re.search(
+        r"^rank 0: error: rank 1 \(process \d+ on .*\) is gone: ", printed, re.MULTILINE
+    )
+    assert "start all ranks again with --run_name run --resume auto to continue from" in printed
+    assert processes.steps()[-1] == 10
+    assert "rank 1 (process" in (processes.folder / "run" / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
