@@ -19,6 +19,7 @@ from sharpgpt.config.values import (
     Rule,
     Seed,
 )
+from sharpgpt.core.files import user_path
 from sharpgpt.evaluation.verdict import MARGIN, MIN_MARGIN
 
 BATCH_TOKENS = 8192
@@ -84,6 +85,8 @@ def checked_options(
     problems = []
     if output == "":
         problems.append("output: given '', allowed is a folder")
+    elif output is not None and (figures := user_path(output) / "figures").is_symlink():
+        problems.append(f"output: {figures} is a link, and nothing is written through one")
     if not MIN_MARGIN <= margin < float("inf"):
         problems.append(f"margin: given {margin}, allowed is at least {MIN_MARGIN} nats")
     plain = {name: str(one) if isinstance(one, Path) else one for name, one in values.items()}

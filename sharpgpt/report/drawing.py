@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import atomic_path
 from sharpgpt.core.numbers import short
 
 if TYPE_CHECKING:
@@ -153,7 +155,12 @@ def _svg(figure: "Figure", name: str, sentence: str) -> str:
 
 
 def save_all(drawings: Iterable[Drawing], folder: Path) -> None:
-    """The pictures as NAME.svg and NAME.png in `folder`, on white, named after their titles."""
+    """The pictures as NAME.svg and NAME.png in `folder`, on white, named after their titles.
+
+    A link there is replaced; raises `UserError` if the folder is one.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a link, and nothing is written through one; move it away")
     taken: set[str] = set()
     for drawing in drawings:
         name = re.sub(r"((?!-\d)[^a-z0-9.])+", "_", drawing.title.lower()).strip("_.")[:80]
@@ -164,5 +171,7 @@ def save_all(drawings: Iterable[Drawing], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         drawing.figure.patch.set(visible=True, facecolor="white")
         nothing: dict[str, Any] = dict.fromkeys(["Date", "Creator"])
-        _save(drawing.figure, folder / f"{unique}.svg", unique, metadata=nothing)
-        _save(drawing.figure, folder / f"{unique}.png", unique, dpi=160)
+        with atomic_path(folder / f"{unique}.svg") as path:
+            _save(drawing.figure, path, unique, format="svg", metadata=nothing)
+        with atomic_path(folder / f"{unique}.png") as path:
+            _save(drawing.figure, path, unique, format="png", dpi=160)

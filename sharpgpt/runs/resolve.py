@@ -17,7 +17,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
 from sharpgpt.core.hub import is_hub_name, offline_variable
 from sharpgpt.core.terminal import one_line
-from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
+from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder, refuse_link
 from sharpgpt.runs.manifest import MANIFEST
 from sharpgpt.runs.places import checkpoints_of, has_records, name_of_run, run_of_folder
 
@@ -99,9 +99,13 @@ def checkpoint_path(given: str | Path) -> Path:
     """The path as it was given; for RUN/latest that of RUN, for RUN/best that of the checkpoint.
 
     Raises:
-        UserError: no checkpoint there was validated at its step.
+        UserError: no checkpoint there was validated at its step; or it is a link within a run.
     """
     path = user_path(given)
+    if re.fullmatch(STEP, path.name) or has_records(path.parent):
+        refuse_link(path)
+    if re.fullmatch(STEP, path.name) and has_records(path.parent.parent):
+        refuse_link(path.parent)
     if path.name not in ("best", "latest") or path.exists():
         return path
     if path.name == "latest":

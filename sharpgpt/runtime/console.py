@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sharpgpt.core.files import NO_FOLLOW
 from sharpgpt.core.terminal import message, one_line, show
 
 PACKAGE_LOGGER = logging.getLogger("sharpgpt")
@@ -151,7 +152,9 @@ class Console(logging.Handler):
             return
         stamp = time.strftime("%H:%M:%S")
         try:
-            with open(self._log_file, "a", encoding="utf-8", errors="replace") as file:
+            with open(
+                self._log_file, "a", encoding="utf-8", errors="replace", opener=_not_through_link
+            ) as file:
                 file.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
         except OSError as error:
             PACKAGE_LOGGER.warning(
@@ -182,6 +185,10 @@ def console_logging(*, is_shown: bool = True) -> Iterator[Console]:
         PACKAGE_LOGGER.setLevel(level)
         PACKAGE_LOGGER.propagate = propagates
         console.close()
+
+
+def _not_through_link(path: str, flags: int) -> int:
+    return os.open(path, flags | NO_FOLLOW, 0o666)
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

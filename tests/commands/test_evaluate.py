@@ -97,6 +97,8 @@ def test_names_that_mean_one_model_and_wrong_flags(
 ) -> None:
     truth = str(made / "truth")
     text = ["--data", str(made / "text.txt"), "--num_texts", "0"]
+    (made / "linked").mkdir()
+    (made / "linked/figures").symlink_to(made)
     for words, code, message in (
         ([truth, truth + "/"], 1, "the same model as"),
         ([truth, "--num_texts", "1", "--max_blocks", "2"], 2, "max_blocks: given 2"),
@@ -105,11 +107,12 @@ def test_names_that_mean_one_model_and_wrong_flags(
         ([truth, *text, "--top_k", "17"], 1, "1 to the vocabulary size, 16"),
         ([str(made / "nowhere"), *text], 1, "no such folder"),
         ([truth, "--data", str(made / "nothing.txt")], 1, "neither a known name nor"),
+        ([truth, "--output", str(made / "linked")], 2, "linked/figures is a link"),
         ([truth, *text, "--device", "cuda:7"], 2, "device: given 'cuda:7'"),
         ([truth, *text, "--max_seq_length", "17", "--max_blocks", "4", "--prompt", "Z"], 0, ""),
     ):
         output = ["--output", str(made / "wrong")]
-        assert main(["evaluate", *words, *output]) == code, words
+        assert main(["evaluate", *output, *words]) == code, words
         shown = capsys.readouterr()
         assert message in shown.err
         assert "Traceback" not in shown.err

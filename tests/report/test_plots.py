@@ -1,11 +1,13 @@
 import math
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS
-from sharpgpt.report.drawing import CSS_COLOURS
+from sharpgpt.report.drawing import CSS_COLOURS, own_settings, save_all
 from sharpgpt.report.plots import Plot, draw, draw_histogram, plots
 from sharpgpt.runs.reader import Column, Metrics, read_metrics
 
@@ -98,6 +100,39 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
     before = dict(matplotlib.rcParams)
     assert draw(LOSS, Metrics({"train/loss": Column([1, 2], [2.0, 1.0])}, [])) is not None
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_matplotlibrc_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the working folder had LaTeX run; a notebook may have set a font of its own."""
+    import matplotlib
+
+    metrics = Metrics({"train/loss": Column([1, 2], [2.0, 1.0])}, [])
+    plain = draw(LOSS, metrics)
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # type: ignore[arg-type]
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linestyle", ":")
+    with own_settings():
+        drawn = draw(LOSS, metrics)
+    assert plain is not None
+    assert drawn is not None
+    assert drawn.svg == plain.svg
+    assert matplotlib.rcParams["text.usetex"] is True
+
+
+def test_pictures_are_not_written_through_links(tmp_path: Path) -> None:
+    """RUN/figures of a downloaded run led elsewhere, where evaluate wrote over files."""
+    drawing = draw(LOSS, Metrics({"train/loss": Column([1, 2], [2.0, 1.0])}, []))
+    assert drawing is not None
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "mine").touch()
+    for kind in ("svg", "png"):
+        (tmp_path / f"figures/loss.{kind}").symlink_to(tmp_path / "mine")
+    save_all([drawing], tmp_path / "figures")
+    assert (tmp_path / "mine").read_bytes() == b""
+    assert b"<svg" in (tmp_path / "figures/loss.svg").read_bytes()
+    assert (tmp_path / "figures/loss.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "link").symlink_to(tmp_path / "figures")
+    with pytest.raises(UserError, match="link: is a link"):
+        save_all([drawing], tmp_path / "link")
 
 
 def test_each_plot_has_its_own_title() -> None:

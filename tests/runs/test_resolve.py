@@ -102,6 +102,17 @@ def test_every_form_of_a_checkpoint(given: str, what: str) -> None:
     assert resolve_run(given) == Path(RUN)
 
 
+@pytest.mark.parametrize("given", [f"{RUN}/best", f"{RUN}/latest", f"{STEPS}/step_00000009"])
+def test_a_link_in_a_run_folder_is_no_checkpoint(given: str) -> None:
+    """RUN/best of a downloaded run led to a private model, which push would have published."""
+    Path(given).symlink_to(Path("foreign").absolute())
+    for resolve in RESOLVERS.values():
+        with pytest.raises(UserError, match=f"{given}: is a link"):
+            resolve(given)
+    Path("mine").symlink_to(Path(STEPS, NEWEST))  # one that the user made elsewhere
+    assert resolve_model("mine") == Path("mine")
+
+
 def test_a_model_folder_and_a_name_on_the_hub_are_models_and_no_checkpoints(work: Path) -> None:
     assert resolve_model("foreign") == Path("foreign")
     assert resolve_model(cached_model(work / "cache")).name == COMMIT
