@@ -1,5 +1,6 @@
 """Atomic writes: the old file or the new one, with the permissions of any new file."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -12,6 +13,7 @@ from sharpgpt.core.files import (
     make_folder,
     os_error_text,
     sync,
+    temporary_files,
     user_path,
     write_text,
 )
@@ -90,6 +92,29 @@ def test_the_folders_that_are_made_are_flushed_into_those_that_hold_them(
     write_text(tmp_path / "reports" / "file.txt", "")
     assert calls.events[0] == "flush ."
     assert calls.events[-1] == "flush reports"
+
+
+def test_what_a_killed_process_left_is_found_and_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".file.txt.bak").touch()
+    (tmp_path / ".file.txt.12345678.swp").touch()
+    with atomic_path(tmp_path / "file.txt") as temporary:
+        assert temporary_files(tmp_path, "file.txt") == [temporary]
+    (tmp_path / "mine").write_text("a half of it", encoding="utf-8")
+    write_text(tmp_path / "file.txt", "whole", temporary_name="mine")
+    assert (tmp_path / "file.txt").read_text(encoding="utf-8") == "whole"
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(("number", "is_error"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_a_flush_that_fails_is_an_error_unless_the_system_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_error: bool
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="error") if is_error else contextlib.nullcontext():
+        sync(tmp_path)
 
 
 def test_an_unknown_user_is_no_error() -> None:

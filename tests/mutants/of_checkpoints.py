@@ -2,8 +2,16 @@
 
 from tests.mutants.mutant import mutants
 
-WRITING = ["tests/runs/test_checkpoint_files.py", "tests/runs/test_saver.py"]
-FOLDER = ["tests/runs/test_checkpoint.py", "tests/runs/test_checkpoint_files.py"]
+WRITING = [
+    "tests/runs/test_checkpoint_files.py",
+    "tests/runs/test_saver.py",
+    "tests/runs/test_checkpoint.py::test_a_checkpoint_holds_what_the_tests_damage",
+]
+FOLDER = [
+    "tests/runs/test_checkpoint.py",
+    "tests/runs/test_checkpoint_files.py",
+    "tests/runs/test_state.py",
+]
 
 CHECKPOINTS = [
     *mutants(

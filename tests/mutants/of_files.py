@@ -81,7 +81,7 @@ FILES = [
     ),
     *mutants(
         "sharpgpt/runtime/lock.py",
-        ["tests/runtime/test_lock.py", "tests/data/prepare/test_waiting.py"],
+        ["tests/runtime/test_lock.py"],
         (
             "the file of a successor is removed",
             "if self._file and os.path.samestat(self._file, self.path.lstat()):",

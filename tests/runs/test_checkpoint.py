@@ -14,6 +14,7 @@ from sharpgpt.runs import checkpoint
 from sharpgpt.runs.checkpoint import CheckpointFolder, DamagedCheckpointError
 from sharpgpt.runs.manifest import Manifest, read_manifest
 from sharpgpt.runs.resolve import resolve_model
+from sharpgpt.runs.state import FORMAT_VERSION, TrainingState
 from sharpgpt.training.train import train
 from tests.run_reading import records
 from tests.runs.broken_checkpoints import (
@@ -36,6 +37,15 @@ def test_a_checkpoint_holds_what_the_tests_damage(
     found = CheckpointFolder(checkpoints).newest()
     assert found is not None
     assert (found.path, found.state.step, caplog.messages) == (newest(checkpoints), 6, [])
+    assert found.state.format_version == FORMAT_VERSION
+
+
+def test_steps_are_numbers_and_a_link_is_no_checkpoint(tmp_path: Path) -> None:
+    names = ["step_00000002", "step_99999999", "step_100000000"]
+    for name in [*reversed(names), "step_", "step_1x", ".unfinished_step_00000003"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_00000005").symlink_to(tmp_path / "step_00000002")
+    assert [path.name for path in CheckpointFolder(tmp_path).all()] == names
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -50,6 +60,18 @@ def test_any_damage_is_found_and_the_one_before_is_taken(
     assert name in caplog.messages[0]
     assert "it is now damaged_step_00000006" in caplog.messages[0]
     assert (checkpoints / "damaged_step_00000006").is_dir()
+
+
+def test_a_run_that_is_refused_leaves_a_damaged_checkpoint_as_it_is(checkpoints: Path) -> None:
+    (newest(checkpoints) / "config.json").unlink()
+    before = {path.name for path in checkpoints.iterdir()}
+
+    def refuse(state: TrainingState) -> None:
+        raise UserError(f"other settings than those of step {state.step}")
+
+    with pytest.raises(UserError, match="of step 4"):
+        CheckpointFolder(checkpoints).newest(set_aside=True, accept=refuse)
+    assert {path.name for path in checkpoints.iterdir()} == before
 
 
 def test_the_newest_the_best_and_every_kth_are_kept(
@@ -132,9 +154,14 @@ def test_pruning_removes_nothing_that_is_not_the_checkpoints_own(
     (checkpoints / "step_00000003").symlink_to(tmp_path)
     (checkpoints / "step_00000001").mkdir()
     (checkpoints / "step_00000001" / "model.safetensors").write_text("mine", encoding="utf-8")
+    weights = checkpoints / "step_00000004" / "model.safetensors"
+    shutil.copytree(checkpoints / "step_00000004", checkpoints / "step_00000005")
+    reseal(checkpoints / "step_00000005", step=5)
+    weights.rename(tmp_path / "weights")
+    weights.symlink_to(tmp_path / "weights")
     best = CheckpointFolder(checkpoints).best()
     assert best is not None
-    kept = {path.name for path in checkpoints.iterdir()} - {"step_00000004"} | {best.name}
+    kept = {path.name for path in checkpoints.iterdir()} - {"step_00000005"} | {best.name}
     CheckpointFolder(checkpoints).prune()
     assert {path.name for path in checkpoints.iterdir()} == kept
     assert "notes.txt in it is no file of the checkpoint" in caplog.text
@@ -161,12 +188,18 @@ def test_what_stands_in_the_way_of_a_checkpoint_is_set_aside_unless_it_is_one(
     assert os.path.lexists(aside)
     assert not os.path.lexists(way)
     assert (tmp_path / "whole" / "model.safetensors").is_file()
+    way.write_text("mine too", encoding="utf-8")
+    checkpoint.make_way(way)
+    assert (checkpoints / "damaged_step_00000006_2").read_text(encoding="utf-8") == "mine too"
+    assert aside.is_symlink() == (what == "link")
 
 
 def test_a_folder_that_became_a_link_is_not_swept(checkpoints: Path, tmp_path: Path) -> None:
-    (checkpoints / ".unfinished_step_00000008").mkdir()
+    remains = [checkpoints / f"{what}step_00000008" for what in (".unfinished_", ".removed_")]
+    for path in remains:
+        path.mkdir()
     (tmp_path / "link").symlink_to(checkpoints)
     CheckpointFolder(tmp_path / "link").sweep()
-    assert (checkpoints / ".unfinished_step_00000008").is_dir()
+    assert all(path.is_dir() for path in remains)
     CheckpointFolder(checkpoints).sweep()
-    assert not (checkpoints / ".unfinished_step_00000008").exists()
+    assert not any(path.exists() for path in remains)
