@@ -1,3 +1,4 @@
+import hashlib
 import importlib.util
 import random
 from collections.abc import Sequence
@@ -133,6 +134,14 @@ def test_facts_and_fingerprint(gpt2: Gpt2Tokenizer) -> None:
     assert gpt2.fingerprint == Gpt2Tokenizer().fingerprint
     fingerprints = {CharTokenizer(list(text)).fingerprint for text in ("abc", "acb", "ab")}
     assert len(fingerprints | {gpt2.fingerprint}) == 4
+    # What is prepared and saved is known by it: it stays what it was.
+    assert (
+        gpt2.fingerprint
+        == hashlib.sha256(
+            b"".join(len(t).to_bytes(4, "little") + t for t in [*gpt2._in_order, b"<|endoftext|>"])
+        ).hexdigest()
+    )
+    assert gpt2.fingerprint.startswith("a5623714bcf19049")
 
 
 @pytest.mark.parametrize("bad", [-1, 50257])

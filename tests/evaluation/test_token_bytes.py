@@ -18,6 +18,13 @@ def test_gpt2_tokens_join_to_the_bytes_of_the_text() -> None:
     assert bytes_of_tokens(tokenizer, [50256, 262]) == {50256: b"<|endoftext|>", 262: b" the"}
 
 
+def test_an_added_token_is_its_text() -> None:
+    """And not the bytes that GPT-2 writes with its letters: ï alone is no UTF-8."""
+    tokenizer: Any = Gpt2Tokenizer().to_huggingface(64)
+    tokenizer.add_tokens(["naïve"])
+    assert bytes_of_tokens(tokenizer, [50257]) == {50257: "naïve".encode()}
+
+
 def test_every_gpt2_token_is_that_of_tiktoken() -> None:
     ours = Gpt2Tokenizer()
     found = bytes_of_tokens(ours.to_huggingface(64), range(50256))

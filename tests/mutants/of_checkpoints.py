@@ -225,12 +225,6 @@ CHECKPOINTS = [
         "sharpgpt/runs/saver.py",
         WRITING,
         (
-            "pruned before the new one is written",
-            "        path = step_folder(self.folder.path, contents.state.step)\n",
-            "        path = step_folder(self.folder.path, contents.state.step)\n"
-            "        self.folder.prune()\n",
-        ),
-        (
             "saved before it is written",
             "        path = step_folder(self.folder.path, contents.state.step)\n",
             "        path = step_folder(self.folder.path, contents.state.step)\n"

@@ -113,7 +113,7 @@ TOKENS = [
     *mutants(
         "sharpgpt/data/pieces.py",
         ["tests/data/test_pieces.py"],
-        ("cuts before any space", r'r"\S(?=[ \n])"', r'r"\S(?=\s)"'),
+        ("cuts within words", r'r"\S(?=[ \n])"', r'r"\S(?=\S)"'),
         ("cuts within spaces", r'r"\S(?=[ \n])"', r'r".(?=[ \n])"'),
         (
             "the run with its last character",

@@ -10,7 +10,7 @@ import pytest
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.runs.checkpoint import Checkpoint, DamagedCheckpointError
-from sharpgpt.runs.state import SUMS_OF_VERSION_1, RowSums
+from sharpgpt.runs.state import RowSums, read_state
 from tests.compatibility.make_fixtures import FIXTURES
 from tests.runs.broken_checkpoints import (
     newest,
@@ -26,9 +26,18 @@ def test_the_state_of_version_1_has_the_same_sums_by_name() -> None:
     state = Checkpoint.verified(path).state
     rows = json.loads((path / "training_state.json").read_text(encoding="utf-8"))["window"]["rows"]
     (num_rows,) = rows["num_rows"]
-    named = zip(SUMS_OF_VERSION_1, rows["sums"], strict=True)
+    names = "loss", "ce_loss", "penalty", "avg_max_prob", "entropy", "top_k_mass", "accuracy"
+    named = zip(names, rows["sums"], strict=True)
     assert state.window.rows.pairs() == {name: (total, num_rows) for name, total in named}
     assert state.window.rows.histogram == rows["histogram"]
+
+
+def test_a_link_is_no_state(checkpoints: Path, tmp_path: Path) -> None:
+    path = newest(checkpoints) / "training_state.json"
+    path.rename(tmp_path / "state")
+    path.symlink_to(tmp_path / "state")
+    with pytest.raises(ValueError, match="is no plain file"):
+        read_state(newest(checkpoints))
 
 
 def test_a_sum_that_is_not_finite_stays_so() -> None:
