@@ -196,6 +196,15 @@ def test_a_read_may_give_less_than_it_was_asked_for(
     assert np.array_equal(tokens[:], IDS)
 
 
+@pytest.mark.parametrize("change", [-1, 1, 2])
+def test_a_shard_of_another_size_is_refused(tmp_path: Path, change: int) -> None:
+    shards = sharded(tmp_path).shards
+    os.truncate(shards[1].path, 2000 + change)
+    message = rf"train_00001\.bin: has {2000 + change} bytes, expected 2000 for 1000 tokens"
+    with pytest.raises(UserError, match=message):
+        ShardedTokens(shards, "uint16", 1000)
+
+
 def test_a_shard_removed_before_it_is_opened(tmp_path: Path) -> None:
     """Files are opened when they are first read, long after their sizes were looked at."""
     tokens = sharded(tmp_path)
@@ -221,6 +230,13 @@ def test_files_closed_from_outside_end_without_a_word(
     del tokens
     gc.collect()
     assert unraisable == []
+
+
+def test_the_largest_id_is_one_below_the_size_of_the_vocabulary(tmp_path: Path) -> None:
+    shards, largest = sharded(tmp_path).shards, int(IDS.max())
+    assert len(ShardedTokens(shards, "uint16", largest + 1)[:]) == len(IDS)
+    with pytest.raises(UserError, match=f"has the id {largest}, outside the vocabulary"):
+        ShardedTokens(shards, "uint16", largest)[:]
 
 
 def test_an_id_outside_the_vocabulary_is_named(tmp_path: Path) -> None:

@@ -107,9 +107,9 @@ SHARDS = [
         "sharpgpt/data/shards.py",
         READING,
         (
-            "a block at a border is in the shard before",
-            'numbers = np.searchsorted(self._ends, starts, side="right").tolist()',
-            'numbers = np.searchsorted(self._ends, starts, side="left").tolist()',
+            "a shard begins one token late",
+            "self._firsts = [0, *ends[:-1]]",
+            "self._firsts = [0, *(end + 1 for end in ends[:-1])]",
         ),
         (
             "V is an id",
