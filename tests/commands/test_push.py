@@ -21,7 +21,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from sharpgpt.commands.main import main
-from sharpgpt.commands.push import parse
+from sharpgpt.commands.push import Publication, parse
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.report.model_card import model_card
@@ -30,6 +30,7 @@ from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
 from tests.faults.broken_checkpoints import sealer
 from tests.faults.broken_folders import Files
+from tests.system_calls import SystemCalls
 
 PUBLISHED = [
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
@@ -51,6 +52,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("SHARPGPT_OFFLINE", "1")
         patch.setenv("SHARPGPT_CACHE", str(folder / "cache"))
         return resolve_model(train(TrainingConfig.from_dict(settings)).run_folder)
+
+
+def test_the_files_are_on_the_disk_before_their_folder_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    publication = Publication("me/model", {"config.json": tmp_path / "config.json"}, [], "# card")
+    (tmp_path / "models").mkdir()
+    calls = SystemCalls(tmp_path / "models", monkeypatch)
+    publication.write(tmp_path / "models" / "tiny")
+    assert calls.unflushed == []
+    [place] = [i for i, event in enumerate(calls.events) if event.endswith(" -> tiny")]
+    assert calls.events[place + 1] == "flush ."
+    assert {path.name for path in (tmp_path / "models" / "tiny").iterdir()} == {
+        "config.json", "README.md",
+    }  # fmt: skip
 
 
 class Hub(ThreadingHTTPServer):

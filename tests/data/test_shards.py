@@ -200,7 +200,7 @@ def test_a_read_may_give_less_than_it_was_asked_for(
 def test_a_shard_of_another_size_is_refused(tmp_path: Path, change: int) -> None:
     shards = sharded(tmp_path).shards
     os.truncate(shards[1].path, 2000 + change)
-    message = rf"train_00001\.bin: has {2000 + change} bytes, expected 2000 for 1000 tokens"
+    message = rf"train_00001\.bin: has {2000 + change:,} bytes, expected 2,000 for 1,000 tokens"
     with pytest.raises(UserError, match=message):
         ShardedTokens(shards, "uint16", 1000)
 
