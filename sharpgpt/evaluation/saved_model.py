@@ -15,6 +15,7 @@ from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.terminal import make_library_visible
 from sharpgpt.model.build import check_layers, plain_config
+from sharpgpt.model.folder import refuse_strange_files
 from sharpgpt.model.head import head_problem
 from sharpgpt.model.quiet import quiet_transformers
 from sharpgpt.runs.manifest import MANIFEST, verify_files
@@ -61,6 +62,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedMod
     logging.disable_progress_bar()
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
+        refuse_strange_files(folder)
         with quiet_transformers():
             config = plain_config(AutoConfig.from_pretrained(folder, **how))
             check_layers(config)

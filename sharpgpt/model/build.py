@@ -18,6 +18,7 @@ from sharpgpt.config.architectures import GPT2_POSITIONS, GPT2_SIZES, GPT2_VOCAB
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
 from sharpgpt.core.hub import is_hub_name, offline_variable
+from sharpgpt.model.folder import refuse_strange_files
 from sharpgpt.model.head import head_problem, is_meta
 from sharpgpt.model.quiet import quiet_transformers
 
@@ -141,9 +142,11 @@ def _architecture(model_name: str) -> Any:
             if not isinstance(file, str):
                 raise OSError("not in the cache")
             place = file.removesuffix("config.json")
+        if folder.is_dir():
+            refuse_strange_files(folder)
         return AutoConfig.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # transformers raises anything for a config.json that is none
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         what = "folder" if folder.exists() else "name"
         if not folder.exists() and not is_hub_name(model_name, short=True):
             what, reason = (

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.config.options import shown
-from sharpgpt.config.scalars import read_value
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import WHOLE_BYTES, beginning_and_end, readable, user_path
+from sharpgpt.core.jsonio import read_bytes
 from sharpgpt.core.numbers import counted
 from sharpgpt.data.content import contents, stamp
 from sharpgpt.data.sources.aliases import DATASET_NAMES, TINYSHAKESPEARE
@@ -42,6 +42,8 @@ from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME
 
 logger = logging.getLogger(__name__)
 
+MAX_CARD_BYTES = 16 * 2**20
+"""Of the README.md of a dataset."""
 _SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})(\..+)$")
 
 
@@ -152,12 +154,10 @@ def _folder_files(folder: Path) -> FolderFiles:
 def _has_hub_layout(folder: Path) -> bool:
     """Whether the folder looks like a copy of a dataset of the hub."""
     try:
-        path = folder / "README.md"
-        card = path.read_text(encoding="utf-8") if path.is_file() else ""
-        header = read_value(card.split("---", 2)[1]) if card.startswith("---") else None
-        if isinstance(header, dict) and header.get("configs"):
+        card = read_bytes(folder / "README.md", max_bytes=MAX_CARD_BYTES)
+        if card.startswith(b"---") and re.search(rb"^configs:", card.split(b"---", 2)[1], re.M):
             return True
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         pass
     shards = (path for pattern in ("*-of-*", "*/*-of-*") for path in folder.glob(pattern))
     return any(_SHARD.match(path.name) and format_of(path.name) for path in shards)
