@@ -71,8 +71,9 @@ def make_readable(path: Path) -> None:
 
 def write_text(path: Path, text: str, *, temporary_name: str | None = None) -> None:
     """Write `text` as UTF-8 to `path`, atomically; `temporary_name` as in `atomic_path`."""
-    with atomic_path(path, temporary_name=temporary_name) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    data = text.encode()
+    with needs_room(len(data)), atomic_path(path, temporary_name=temporary_name) as temporary:
+        temporary.write_bytes(data)
 
 
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -175,25 +176,40 @@ _REMEDIES = {
 
 
 def os_error_text(
-    error: OSError, path: Path | str | None = None, *, needed_bytes: int | None = None
+    error: OSError,
+    path: Path | str | None = None,
+    *,
+    needed_bytes: float | None = None,
+    remedy: str | None = None,
 ) -> str:
     """What the system refused, for which file, and what to do: the one place that words it.
 
-    `path` is the file, where the error does not name it (`write` and `fsync` do not).
+    `path` is the file, where the error does not name it (`write` and `fsync` do not); `remedy` is
+    what to do in place of the usual, "" to leave it out.
     """
-    place = str(path or error.filename or "")
+    # Of a copy, the second is the file that is written.
+    place = str(path or error.filename2 or error.filename or "")
     reason = error.strerror or str(error) or type(error).__name__
     text = f"{place}: {reason}" if place else reason
     if error.errno in NO_ROOM:
+        needed_bytes = needed_bytes or getattr(error, "needed_bytes", None)
         facts = [f"{size_text(needed_bytes)} needed"] if needed_bytes is not None else []
         if (free := _free_bytes(place)) is not None:
             facts.append(f"{size_text(free)} free there")
         if error.errno == errno.EDQUOT:
             facts.append("a quota may allow less")
         text += f" ({', '.join(facts)})" if facts else ""
-        return f"{text}; make room, or give a place on another disk"
-    remedy = _REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        in_general = "make room, or give a place on another disk" if error.errno in NO_ROOM else ""
+        remedy = _REMEDIES.get(error.errno or 0, in_general)
     return f"{text}; {remedy}" if remedy else text
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk or quota is full; libraries in Rust say so in words only."""
+    codes = "|".join(map(str, NO_ROOM))
+    has_code = isinstance(error, OSError) and error.errno in NO_ROOM
+    return has_code or re.search(rf"\(os error ({codes})\)", str(error)) is not None
 
 
 def size_text(num_bytes: float) -> str:
@@ -221,6 +237,16 @@ def names_file(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def needs_room(num_bytes: float) -> Iterator[None]:
+    """Give an `OSError` of the block how many bytes it needs, for `os_error_text`."""
+    try:
+        yield
+    except OSError as error:
+        error.needed_bytes = num_bytes  # type: ignore[attr-defined]
         raise
 
 

@@ -53,6 +53,11 @@ class Contents:
     state: TrainingState
     after_step: AfterStep
 
+    def num_bytes(self) -> int:
+        """Of the tensors in files, where tied weights are stored once."""
+        tensors = [*self.weights.values(), *self.tensors.values()]
+        return sum({(t.data_ptr(), t.shape): t.nbytes for t in tensors}.values())
+
 
 @dataclass
 class HostCopies:

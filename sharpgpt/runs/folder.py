@@ -13,7 +13,14 @@ from typing import Any
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import atomic_path, make_folder, sync, temporary_files, user_path
+from sharpgpt.core.files import (
+    atomic_path,
+    make_folder,
+    os_error_text,
+    sync,
+    temporary_files,
+    user_path,
+)
 from sharpgpt.core.jsonio import read_object, write_json
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
 from sharpgpt.runs.places import place_for, run_of_folder
@@ -237,10 +244,9 @@ def _set_aside_earlier_records(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"output_dir: the run folder {path} cannot be written: {error.strerror}; give an "
-        "output_dir (and checkpoint_dir) where you may write"
-    )
+    remedy = "give an output_dir (and checkpoint_dir) where you may write"
+    text = os_error_text(error, error.filename or path, remedy=remedy)
+    return UserError(f"output_dir: the run folder {path} cannot be written: {text}")
 
 
 def _new_folder(output_dir: Path, config: TrainingConfig, data_name: str) -> Path:

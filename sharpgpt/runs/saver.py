@@ -9,7 +9,9 @@ ones stay, a warning is logged, training continues, and the next interval tries 
 checkpoint of a run must be written: without it the run fails.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import is_full, os_error_text
 from sharpgpt.data.tokenizer import Tokenizer
 from sharpgpt.runs.checkpoint import CheckpointFolder, step_folder, step_of
 from sharpgpt.runs.checkpoint_files import Contents, HostCopies, training_tensors, write_checkpoint
@@ -57,6 +60,7 @@ class CheckpointSaver:
         self._device = device
         self._in_background = in_background
         self._records = records
+        self._num_bytes = 0
         self._copies = HostCopies()
         self._huggingface_tokenizer: Any = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -136,6 +140,7 @@ class CheckpointSaver:
         if self._huggingface_tokenizer is None:
             self._huggingface_tokenizer = self._tokenizer.to_huggingface(self._max_seq_length)
         path = step_folder(self.folder.path, contents.state.step)
+        self._num_bytes = contents.num_bytes()
         write_checkpoint(
             path,
             contents,
@@ -157,5 +162,11 @@ class CheckpointSaver:
             )
 
     def _failure(self, step: int, error: Exception) -> str:
+        if is_full(error):
+            path = step_folder(self.folder.path, step)
+            # Weights and optimizer state; safetensors names neither the file nor the number.
+            room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            reason = os_error_text(room, needed_bytes=self._num_bytes, remedy="")
+            return f"The checkpoint of step {step} could not be written: {reason}"
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         return f"The checkpoint of step {step} could not be written to {self.folder.path}: {reason}"

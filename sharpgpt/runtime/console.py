@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharpgpt.core.files import NO_FOLLOW
+from sharpgpt.core.files import NO_FOLLOW, os_error_text
 from sharpgpt.core.terminal import message, one_line, show
 
 PACKAGE_LOGGER = logging.getLogger("sharpgpt")
@@ -158,9 +158,8 @@ class Console(logging.Handler):
                 file.write("".join(f"{stamp} {line}\n" for line in text.splitlines()))
         except OSError as error:
             PACKAGE_LOGGER.warning(
-                "%s cannot be written (%s)",
-                self._log_file,
-                error.strerror,
+                "the log cannot be written: %s",
+                os_error_text(error, self._log_file),
                 extra={"once": "log file"},
             )
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout, lock_descriptor
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import open_plain
+from sharpgpt.core.files import names_file, open_plain
 from sharpgpt.core.terminal import one_line
 
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL}
@@ -81,7 +81,8 @@ class FolderLock:
         else:
             lock = SoftFileLock(self.path, timeout=RETRY_S, thread_local=False)
         try:
-            lock.acquire()
+            with names_file(self.path):
+                lock.acquire()
         except Timeout:
             who = self._holder()
             message = self._message.format(folder=self.path.parent, who=who)

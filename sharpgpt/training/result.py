@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharpgpt.core.files import os_error_text
 from sharpgpt.core.jsonio import write_json
 from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.core.numbers import counted, plain
@@ -94,5 +95,8 @@ def _write_summary_and_report(run: Training) -> Path | None:
         write_json(outputs.folder / "summary.json", summary, indent=2)
         return write_report(outputs.folder)
     except Exception as error:
-        logger.warning("the report could not be written: %s: %s", type(error).__name__, error)
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            reason = os_error_text(error)
+        logger.warning("the report could not be written: %s", reason)
         return None

@@ -82,7 +82,7 @@ def test_a_log_that_cannot_be_written_is_reported_once(
         logger.info("one")
         logger.info("two")
     assert capsys.readouterr().out.splitlines() == [
-        f"NOTE: {tmp_path / 'no folder' / 'log.txt'} cannot be written (No such file or directory)",
+        f"NOTE: the log cannot be written: {tmp_path}/no folder/log.txt: No such file or directory",
         "one",
         "two",
     ]

@@ -1,12 +1,12 @@
 """Disk space for the shards: the check before and the message after."""
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import NO_ROOM, os_error_text, size_text
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.sources.documents import DocumentSource
 
@@ -35,9 +35,9 @@ def require_room(
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder}: the tokens take about {gigabytes(needed)} and the disk has "
-            f"{gigabytes(free)} left; free some, give an output on another disk, or prepare less, "
-            f"such as --max_tokens {int(free / 2.2):_}"
+            f"{folder}: the tokens take about {size_text(needed)} and the disk has "
+            f"{size_text(free)} left; free some, give an output on another disk, or prepare less, "
+            f"such as --max_tokens {int(free / 2.2)}"
         )
 
 
@@ -47,7 +47,7 @@ def shortage(folder: Path, bytes_to_come: float) -> str | None:
     if bytes_to_come <= free:
         return None
     return (
-        f"the disk of {folder} has {gigabytes(free)} left and about {gigabytes(bytes_to_come)} are "
+        f"the disk of {folder} has {size_text(free)} left and about {size_text(bytes_to_come)} are "
         "still to be written; free some space meanwhile"
     )
 
@@ -58,16 +58,11 @@ def explained_if_full(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
-        raise UserError(
-            f"{folder}: the disk is full. What was committed is kept: free some space and run the "
-            "same command again to continue"
-        ) from None
-
-
-def gigabytes(num_bytes: float) -> str:
-    """Bytes as GB or MB."""
-    if num_bytes >= 1e9:
-        return f"{num_bytes / 1e9:.1f} GB"
-    return f"{num_bytes / 1e6:.1f} MB"
+        text = os_error_text(
+            error,
+            error.filename or folder,
+            remedy="what was committed is kept: make room and run the same command again",
+        )
+        raise UserError(f"the disk is full. {text}") from None

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import size_text
 from sharpgpt.core.numbers import counted
 from sharpgpt.data.content import remember
 from sharpgpt.data.manifest import Manifest, SplitEntry, SplitName, write_manifest
@@ -270,7 +271,7 @@ class Preparation:
         logger.info(
             f"{self._folder}: {splits['train'].num_tokens:,} training and "
             f"{counted(splits['val'].num_tokens, 'validation token')} of "
-            f"{disk.gigabytes(self._total('num_bytes'))} of text, in {clock(pace.seconds)} "
+            f"{size_text(self._total('num_bytes'))} of text, in {clock(pace.seconds)} "
             f"({pace.progress('tokens', 0, 0).speed()})"
         )
 

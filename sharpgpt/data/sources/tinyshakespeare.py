@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import atomic_path
+from sharpgpt.core.files import atomic_path, os_error_text
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.download import DownloadError, cache_folder, download
@@ -53,7 +53,7 @@ def load_tinyshakespeare(cache_dir: str | Path | None, url: str = URL) -> Source
     except FileNotFoundError:
         pass
     except OSError as error:
-        problem = f"the cached file {cached} could not be read ({error.strerror})"
+        problem = f"the cached file could not be read ({os_error_text(error, cached)})"
     try:
         data = download(url, num_bytes=NUM_BYTES, sha256=SHA256)
     except DownloadError as error:
@@ -64,7 +64,7 @@ def load_tinyshakespeare(cache_dir: str | Path | None, url: str = URL) -> Source
             temporary.write_bytes(data)
     except OSError as error:
         note = f"{problem}; " if problem else ""
-        note += f"the download could not be saved in {cached.parent} ({error.strerror})"
+        note += f"the download could not be saved: {os_error_text(error, cached)}"
     return SourceText(data.decode(), TINYSHAKESPEARE, url, note)
 
 

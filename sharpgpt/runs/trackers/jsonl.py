@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import NO_FOLLOW
+from sharpgpt.core.files import NO_FOLLOW, os_error_text
 from sharpgpt.core.jsonio import finite, parse_object, read_bytes
 from sharpgpt.core.numbers import counted
 from sharpgpt.runs.reader import MAX_FILE_BYTES, MAX_STEP
@@ -131,10 +131,9 @@ class JsonLinesFile:
             if not self._is_failing:
                 self._is_failing = True
                 logger.warning(
-                    "%s cannot be written (%s); the lines are kept in memory and written when it "
-                    "can be again",
-                    self.path,
-                    error.strerror,
+                    "cannot be written: %s; its lines are kept in memory and written when it can "
+                    "be again",
+                    os_error_text(error, self.path, remedy="make room there"),
                 )
         return len(self._unwritten)
 
