@@ -53,7 +53,7 @@ def load_tinyshakespeare(cache_dir: str | Path | None, url: str = URL) -> Source
     except FileNotFoundError:
         pass
     except OSError as error:
-        problem = f"the cached file could not be read ({os_error_text(error, cached)})"
+        problem = f"the cached file {cached} could not be read ({error.strerror})"
     try:
         data = download(url, num_bytes=NUM_BYTES, sha256=SHA256)
     except DownloadError as error:

@@ -181,7 +181,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(server: Server, tmp_path:
     blocked.write_text("not a folder")
     source = load_text("tinyshakespeare", blocked, url=server.url("right"))
     assert source.text.encode() == CONTENT
-    assert f"the download could not be saved in {blocked}" in str(source.note)
+    assert f"the download could not be saved: {blocked}/" in str(source.note)
     (tmp_path / "tinyshakespeare.txt").mkdir()
     source = load_text("tinyshakespeare", tmp_path, url=server.url("right"))
     assert source.text.encode() == CONTENT
