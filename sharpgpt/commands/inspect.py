@@ -8,6 +8,7 @@ from sharpgpt.config.options import Options
 from sharpgpt.config.values import CountOrNone, FileOrFolder
 from sharpgpt.core.files import user_path
 from sharpgpt.core.terminal import show
+from sharpgpt.runtime.streams import is_terminal
 
 
 class InspectOptions(Options):
@@ -37,7 +38,7 @@ def run(options: InspectOptions) -> int:
     from sharpgpt.data.inspect import inspect_data
 
     columns = (TextColumn("checking hashes"), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
+    with Progress(*columns, transient=True, disable=not is_terminal(sys.stdout)) as bar:
         task = bar.add_task("", total=None)
         text = inspect_data(
             user_path(options.data),

@@ -5,6 +5,9 @@ A command is one module of this package, imported when it is called. Its argumen
 class, so they are checked as settings are: `parse(argv, prog)` makes it and raises `ConfigError`
 with all problems, `run(options)` returns the exit code.
 
+Where nobody reads the output of a command any more (`| head -1`) it ends with 141, as other
+programs do; train and prepare go on, since their results are in files.
+
 Exit codes: 0 success, 1 a failure that the message explains, 2 a usage or configuration error,
 128 + N ended by signal N (130 for SIGINT, which is Ctrl-C, 143 for SIGTERM, 129 for SIGHUP,
 138 for SIGUSR1). A run that trains saves a checkpoint first, after its current step; a second
@@ -25,6 +28,7 @@ from sharpgpt.core.files import os_error_text
 from sharpgpt.core.terminal import one_line, show, show_line
 from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.signals import exit_on_signals
+from sharpgpt.runtime.streams import standard_streams
 
 COMMANDS = {
     "train": "train a model",
@@ -64,6 +68,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The `sharpgpt` command; returns the exit code."""
+    with standard_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in COMMANDS:
         return run_command(arguments[0], arguments[1:])
@@ -81,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_command(argv: Sequence[str], prog: str = "train.py") -> int:
     """Train as the command line says; returns the exit code."""
-    return run_command("train", argv, prog)
+    with standard_streams():
+        return run_command("train", argv, prog)
 
 
 def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
@@ -98,9 +108,11 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
             if error.is_shown:
                 show(f"{error.label}{error}", file=sys.stderr)
             return error.exit_code
+        except BrokenPipeError:  # as `| head -1`, which has read enough
+            return 128 + 13  # SIGPIPE, which Windows lacks
         except OSError as error:
             show_line(f"error: {os_error_text(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("interrupted; what was saved before is whole", file=sys.stderr)
+            show("interrupted; what was saved before is whole", file=sys.stderr)
             return 128 + signal.SIGINT

@@ -7,6 +7,7 @@ bidirectional overrides, zero-width spaces and joiners; separators of lines and 
 of surrogate pairs. Only newline and tab stay, in a text; in a name (`one_line`) they do not.
 """
 
+import errno
 import logging
 import re
 import sys
@@ -35,13 +36,20 @@ def message(text: str) -> str:
 def show(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
     """Print `text`, made visible, at once; what the terminal has no letter for becomes an escape.
 
-    Raises what `print` raises.
+    Raises what `print` raises; an OSError says that it is about standard output.
     """
     target = file or sys.stdout
     shown = visible(str(text))
     encoding = getattr(target, "encoding", None) or "utf-8"
     shown = shown.encode(encoding, "backslashreplace").decode(encoding)
-    print(shown, end=end, file=target, flush=True)
+    try:
+        print(shown, end=end, file=target, flush=True)
+    except OSError as error:
+        if target is not sys.stdout:
+            raise
+        is_closed = error.errno == errno.EBADF
+        reason = "is closed" if is_closed else f"cannot be written: {error.strerror or error}"
+        raise OSError(error.errno, f"standard output {reason}") from error
 
 
 def show_line(text: object, *, file: TextIO | None = None) -> None:

@@ -11,12 +11,15 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import NO_FOLLOW, os_error_text
 from sharpgpt.core.terminal import message, one_line, show
+from sharpgpt.runtime.streams import discard_if_lost, is_terminal
 
 PACKAGE_LOGGER = logging.getLogger("sharpgpt")
 
@@ -35,7 +38,7 @@ class Console(logging.Handler):
         self._bar: Any = None
         self._task: Any = None
         self._is_shown = is_shown
-        self._isatty = sys.stdout is not None and sys.stdout.isatty()
+        self._isatty = is_terminal(sys.stdout)
         self.stdout_error: Exception | None = None
 
     @property
@@ -121,6 +124,10 @@ class Console(logging.Handler):
         self._is_shown = self._is_shown and is_shown
         try:
             yield
+        except Exception as error:  # what stderr may not have, since that may be closed too
+            if self._log_file and (text := _in_words(error)):
+                self._keep(text)
+            raise
         finally:
             self.stop_bar()
             is_open = self._is_shown or not is_shown  # stdout may have been closed in the block
@@ -137,14 +144,12 @@ class Console(logging.Handler):
         self._is_shown = False
         self.stdout_error = error
         bar, self._bar = self._bar, None
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+        discard_if_lost(sys.stdout)
         if bar:
             with contextlib.suppress(OSError, ValueError):
                 bar.stop()
-        self._keep(f"NOTE: nothing more is printed, since stdout is gone ({error})")
+        reason = getattr(error, "strerror", None) or error
+        self._keep(f"NOTE: nothing more is printed, since stdout is gone ({reason})")
 
     def _keep(self, text: str) -> None:
         if self._log_file is None:
@@ -198,6 +203,15 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
         name: escape(one_line(value)) if isinstance(value, str) else value
         for name, value in fields.items()
     }
+
+
+def _in_words(error: Exception) -> str:
+    """As the command line ends with it."""
+    if isinstance(error, UserError):
+        return message(f"{error.label}{error}") if error.is_shown else ""
+    if isinstance(error, OSError):
+        return message(f"error: {os_error_text(error)}")
+    return "".join(message(line) for line in traceback.format_exception(error))
 
 
 def clock(seconds: float) -> str:

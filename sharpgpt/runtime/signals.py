@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from sharpgpt.runtime.streams import is_terminal
+
 SIGHUP = getattr(signal, "SIGHUP", None)  # not on Windows
 SIGNALS = tuple(
     getattr(signal, name)
@@ -66,7 +68,7 @@ def install_exit_handlers() -> dict[int, Any]:
 
     def exit_now(number: int, _: FrameType | None) -> None:
         if os.getpid() == pid:  # a forked worker inherits the handler and exits silently
-            if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():
+            if is_terminal(sys.stdout):
                 _write(1, "\x1b[?25h")  # a progress bar hides the cursor
             _announce(number, "ended at once; what was saved before is whole")
             if multiprocessing := sys.modules.get("multiprocessing"):
