@@ -76,7 +76,7 @@ def code_in_file(settings: Mapping[str, Any], path: Any) -> list[str]:
     if not (isinstance(name, str) and ":" in name):
         return []
     return [
-        f"penalty_type: {path} names {shown(name)}, and what is there would be imported and run; "
+        f"penalty_type: given {shown(name)} in {path}: what is there would be imported and run; "
         "if you trust it, give --penalty_type yourself, or --allow_import (in Python "
         "allow_import=True)"
     ]
