@@ -15,6 +15,7 @@ from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from sharpgpt.core.files import user_path
+from sharpgpt.core.terminal import one_line
 
 MAX_COUNT = 10**12
 """The largest count: products of several counts stay within the range of a float."""
@@ -38,11 +39,19 @@ class Rule:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         """Check what the annotation before this label allows."""
-        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+        return core_schema.no_info_after_validator_function(self._utf8, handler(source))
+
+    def _utf8(self, value: Any) -> Any:
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()  # pydantic's `str` lets halves of surrogate pairs through
+            except UnicodeEncodeError:
+                raise ValueError("is not UTF-8") from None
+        return self._checked(value)
 
     def _checked(self, value: Any) -> Any:
         if (problem := self.problem(value)) is not None:
-            raise ValueError(problem)
+            raise ValueError(one_line(problem))
         return value
 
 
