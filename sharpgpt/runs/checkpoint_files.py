@@ -218,6 +218,27 @@ def load_tensors(
         ) from error
 
 
+def check_shapes(checkpoint: Path, causal_lm: nn.Module) -> None:
+    """Compare names and shapes of the weights with those of a model, which needs no values.
+
+    Raises:
+        UserError: they are of another model.
+    """
+    from safetensors import safe_open
+
+    own = {name: list(tensor.shape) for name, tensor in causal_lm.state_dict().items()}
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dictionary
+                shape = file.get_slice(name).get_shape()
+                if own.get(name, shape) != shape:
+                    raise UserError(
+                        f"resume: the checkpoint {checkpoint} is of another model: {name} has "
+                        f"shape {shape} there and {own[name]} here. Use the settings it was made "
+                        "with, or start a new run"
+                    )
+
+
 def _read_weights(checkpoint: Path, causal_lm: nn.Module) -> dict[str, Tensor]:
     """The weights as a state of this very model, complete and in float32.
 

@@ -1,6 +1,8 @@
 """The folder of a run: its name, whether it may be used, what it continues, what describes it."""
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 import stat
@@ -67,16 +69,19 @@ class RunFolder:
         data_name: str,
         *,
         accept: Callable[[TrainingState], object] = lambda _: None,
+        checkpoint_bytes: int = 0,
+        dry_run: bool = False,
     ) -> "RunFolder":
         """Find or make the folder that `config` asks for, and lock it and that of its checkpoints.
 
         `accept` sees the state of the checkpoint that is to be continued, and raises if this run
-        cannot; nothing is made, renamed or removed then.
+        cannot; nothing is made, renamed or removed then. With `dry_run` nothing is at all, and what
+        is returned holds no lock.
 
         Raises:
-            UserError: it holds another run, is in use, cannot be written, or there is nothing to
-                resume, or nothing that is undamaged; or it holds a link, which could lead into
-                another run.
+            UserError: it holds another run, is in use, cannot be written, has no room for a
+                checkpoint of `checkpoint_bytes`, or there is nothing to resume, or nothing that is
+                undamaged; or it holds a link, which could lead into another run.
         """
         output_dir = user_path(config.output_dir)
         path = output_dir / config.run_name if config.run_name else None
@@ -86,16 +91,19 @@ class RunFolder:
             source = resolve_checkpoint(str(config.resume), setting="resume")
             accept(source.state)
         try:
-            path = path or _new_folder(output_dir, config, data_name)
+            _require_place(path or output_dir)
+            if path is None:
+                path = _new_folder(output_dir, config, data_name, dry_run=dry_run)
         except OSError as error:
-            raise _unwritable(output_dir, error) from None
+            raise _unwritable(path or output_dir, error) from None
         place, checkpoint_dir = place_for(config, path)
         checkpoints = CheckpointFolder(place, config.keep_checkpoints, config.keep_every_steps)
         checkpoints.refuse_links()
         _require_plain_files(path)
+        _require_room(path, checkpoints.path, checkpoint_bytes)
         locks: list[FolderLock] = []
         try:
-            _make_and_lock(path, checkpoints.path, locks)
+            _make_and_lock(path, checkpoints.path, locks, dry_run=dry_run)
             _require_own(path, checkpoints)
             is_used = (path / "metrics.jsonl").exists() or checkpoints.all()
             if is_used and config.resume != "auto" and not is_own:
@@ -104,13 +112,13 @@ class RunFolder:
                     "another run_name, or delete the folder"
                 )
             if is_own or config.resume == "auto":
-                source = _own_checkpoint(config, path, checkpoints, accept)
-            # From here on the run is accepted.
-            checkpoints.sweep()
-            _sweep(path)
-            if source is None:
-                _set_aside_earlier_records(path)
-            _make_own(path)
+                source = _own_checkpoint(config, path, checkpoints, accept, dry_run=dry_run)
+            if not dry_run:  # from here on the run is accepted
+                checkpoints.sweep()
+                _sweep(path)
+                if source is None:
+                    _set_aside_earlier_records(path)
+                _make_own(path)
         except BaseException:
             for lock in locks:
                 lock.release()
@@ -162,6 +170,8 @@ def _own_checkpoint(
     path: Path,
     checkpoints: CheckpointFolder,
     accept: Callable[[TrainingState], object],
+    *,
+    dry_run: bool,
 ) -> Checkpoint | None:
     """The checkpoint from which the run in `path` continues; None only for resume auto."""
     target = checkpoint_path(str(config.resume))
@@ -173,24 +183,69 @@ def _own_checkpoint(
                 f"resume: {target} is not the newest checkpoint of its run, {newest.path}; use "
                 "resume auto to continue the run, or another run_name to fork it from here"
             )
-    found = checkpoints.newest(set_aside=True, accept=accept)
+    found = checkpoints.newest(set_aside=not dry_run, accept=accept)
     if found is None and config.resume != "auto":
         raise UserError(f"resume: there is no checkpoint in {path} yet; use resume auto to start")
     return found
 
 
-def _make_and_lock(path: Path, checkpoints: Path, locks: list[FolderLock]) -> None:
-    """Make and lock both folders: that of the checkpoints may be another run's too."""
+def _make_and_lock(
+    path: Path, checkpoints: Path, locks: list[FolderLock], *, dry_run: bool
+) -> None:
+    """Make and lock both folders: that of the checkpoints may be another run's too.
+
+    With `dry_run` see whether that could be done.
+    """
     try:
         for folder in (path, checkpoints):
-            make_folder(folder)
-            tempfile.TemporaryFile(dir=folder).close()
-        for folder in [path] if checkpoints.samefile(path) else [path, checkpoints]:
+            _require_place(folder)
+            if not dry_run:
+                make_folder(folder)
+                _require_place(folder)
+        is_same = checkpoints.exists() and checkpoints.samefile(path)
+        for folder in [path] if is_same else [path, checkpoints]:
             lock = run_lock(folder)
+            if dry_run:
+                lock.check()
+                continue
             lock.acquire()
             locks.append(lock)
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    return next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
+
+
+def _require_place(folder: Path) -> None:
+    """Raise OSError unless this is a folder that can be written, or could be made as one."""
+    there = _nearest(folder)
+    if not there.is_dir():
+        number = errno.EEXIST if there == folder else errno.ENOTDIR
+        raise OSError(number, os.strerror(number))
+    tempfile.TemporaryFile(dir=there).close()  # which has no name
+
+
+DESCRIPTION_BYTES = 1 << 16
+"""Of config.yaml, environment.json and the first lines of the records."""
+
+
+def _require_room(path: Path, checkpoints: Path, checkpoint_bytes: int) -> None:
+    """Refuse a disk that is too full for what describes the run, or for a single checkpoint."""
+    for folder, what, num_bytes in (
+        (path, "the files of a run", DESCRIPTION_BYTES),
+        (checkpoints, "one checkpoint", DESCRIPTION_BYTES + checkpoint_bytes),
+    ):
+        try:
+            is_full = shutil.disk_usage(_nearest(folder)).free < num_bytes
+        except OSError:
+            continue
+        if is_full:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            text = os_error_text(full, folder, needed_bytes=num_bytes)
+            raise UserError(f"output_dir: no room for {what}: {text} (output_dir, checkpoint_dir)")
 
 
 def _require_own(path: Path, checkpoints: CheckpointFolder) -> None:
@@ -249,12 +304,14 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"output_dir: the run folder {path} cannot be written: {text}")
 
 
-def _new_folder(output_dir: Path, config: TrainingConfig, data_name: str) -> Path:
+def _new_folder(output_dir: Path, config: TrainingConfig, data_name: str, *, dry_run: bool) -> Path:
     """Make a folder whose name says when and what; no other process gets the same."""
     what = re.sub(r"\W+", "-", data_name).strip("-")[:40] or "text"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     penalty = re.sub(r"\W+", "-", config.penalty_type)
     number = 1
+    if dry_run:
+        return output_dir / f"{stamp}_{what}_{penalty}_{config.penalty_weight:g}"
     make_folder(output_dir)
     while True:
         start = stamp if number == 1 else f"{stamp}-{number}"

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout, lock_descriptor
 
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.files import names_file, open_plain
+from sharpgpt.core.files import NO_FOLLOW, names_file, open_plain
 from sharpgpt.core.terminal import one_line
 
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL}
@@ -84,13 +84,42 @@ class FolderLock:
             with names_file(self.path):
                 lock.acquire()
         except Timeout:
-            who = self._holder()
-            message = self._message.format(folder=self.path.parent, who=who)
-            advice = "" if has_flock else f". If that process is gone, delete {self.path}"
-            is_own = self._key() in self._held
-            raise FolderInUseError(message + advice, holder=who, is_own=is_own) from None
+            raise self._in_use(has_flock=has_flock) from None
         self._lock = lock
         self._held.add(self._key())
+
+    def check(self) -> None:
+        """See whether `acquire` would succeed; nothing is written.
+
+        Raises:
+            FolderInUseError: another process holds the lock.
+        """
+        deadline = time.monotonic() + RETRY_S
+        while (is_free := self._is_free()) is False and time.monotonic() < deadline:
+            time.sleep(RETRY_S / 4)
+        if not is_free:
+            raise self._in_use(has_flock=is_free is False)
+
+    def _is_free(self) -> bool | None:
+        """Whether no process has the lock; None where the file system has no locks."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | NO_FOLLOW)
+        except OSError:
+            return True  # there is none, or `acquire` says why it cannot be
+        try:
+            return lock_descriptor(descriptor, blocking=False)
+        except OSError as error:
+            if error.errno in _NO_FLOCK:
+                return None
+            raise
+        finally:
+            os.close(descriptor)  # which releases it
+
+    def _in_use(self, *, has_flock: bool) -> FolderInUseError:
+        who = self._holder()
+        message = self._message.format(folder=self.path.parent, who=who)
+        advice = "" if has_flock else f". If that process is gone, delete {self.path}"
+        return FolderInUseError(message + advice, holder=who, is_own=self._key() in self._held)
 
     def release(self) -> None:
         """Remove the file and release the lock. May be called twice.

@@ -94,18 +94,31 @@ def load_training_data(config: TrainingConfig, *, may_prepare: bool = True) -> T
 
 def build_model(config: TrainingConfig, data: TextData) -> nn.Module:
     """The model with random weights."""
-    logger.info("Building %s (importing transformers takes some seconds)", config.model_name)
+    text = f"Building {config.model_name} (importing transformers takes some seconds)"
+    logger.info("%s", text, extra={"once": text})  # without weights first, then with
     is_local = config.model_name in GPT2_SIZES or user_path(config.model_name).exists()
     if not is_local and is_hub_name(config.model_name, short=True) and not offline_variable():
-        logger.info("Asking the HuggingFace hub for it (without a network: half a minute)")
+        text = "Asking the HuggingFace hub for it (without a network: half a minute)"
+        logger.info("%s", text, extra={"once": text})
     return create_model(config, data.tokenizer.vocab_size, data.tokenizer.end_of_text_id)
 
 
-def open_run_folder(setup: Setup, stack: ExitStack) -> RunFolder:
-    """The run's folder, closed by `stack`; on ranks other than 0 a temporary one."""
+def open_run_folder(
+    setup: Setup, stack: ExitStack, *, checkpoint_bytes: int = 0, dry_run: bool = False
+) -> RunFolder:
+    """The run's folder, closed by `stack`; on ranks other than 0 a temporary one.
+
+    It must have room for a checkpoint. With `dry_run` nothing is made.
+    """
     processes, folder, path, name = setup.processes, None, None, ""
     if processes.is_main:
-        folder = RunFolder.open(setup.config, setup.data.name, accept=setup.accepted_changes)
+        folder = RunFolder.open(
+            setup.config,
+            setup.data.name,
+            accept=setup.accepted_changes,
+            checkpoint_bytes=checkpoint_bytes,
+            dry_run=dry_run,
+        )
         stack.callback(folder.close)
         path = folder.resume_from.path if folder.resume_from else None
         name = folder.path.name
@@ -213,8 +226,6 @@ def _build_model_parts(setup: Setup, source: Checkpoint | None) -> ModelParts:
     if source:
         load_tensors(source.path, causal_lm, optimizers, device)
         logger.info("Continuing %s at step %d", source.path, source.state.step)
-        if changed := setup.accepted_changes(source.state):
-            logger.warning("not as in that checkpoint: %s", "; ".join(changed))
     setup.processes.seed_dropout(config.seed, source.state.step if source else 0)
     respects_documents = config.document_boundaries == "respect"
     loss_lm = SharpnessLM(
@@ -256,9 +267,3 @@ def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
         f"{counted(plan.total_steps, 'step')} of {counted(plan.tokens_per_step, 'token')}; "
         f"penalty {config.penalty_weight:g} * {config.penalty_type}"
     )
-    if config.warmup_steps > plan.total_steps:
-        logger.warning(
-            f"warmup_steps {config.warmup_steps} is more than the run's "
-            f"{counted(plan.total_steps, 'step')}, "
-            "so the learning rate never reaches its peak"
-        )

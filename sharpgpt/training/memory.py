@@ -1,7 +1,6 @@
 """Estimates the memory of a run, and explains running out of it."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,17 +11,15 @@ from torch import nn
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.runtime.device import Device
-from sharpgpt.runtime.environment import memory_bytes
+from sharpgpt.runtime.memory import available_memory
 from sharpgpt.sharpness.fused import default_chunk_size
 from sharpgpt.sharpness.rows import padded_width
-
-logger = logging.getLogger(__name__)
 
 GIB = 2**30
 
 
 def memory_estimate(
-    causal_lm: nn.Module, config: TrainingConfig, device: Device
+    causal_lm: nn.Module, config: TrainingConfig, device: Device, num_processes: int = 1
 ) -> dict[str, float]:
     """Bytes by purpose, at the peak of a training step; allocator overhead is left out.
 
@@ -47,6 +44,8 @@ def memory_estimate(
         "optimizer": 8.0 * num_parameters,
         "activations": float(34 * bytes_per_value * layers * positions * shape.hidden_size),
         "loss": float(loss),
+        # The loop reads all micro-batches of a step before it begins.
+        "tokens": 8.0 * positions * config.gradient_accumulation_steps / num_processes,
     }
 
 
@@ -64,27 +63,32 @@ class MemoryCheck:
     estimate: str = ""
 
     def check(self, causal_lm: nn.Module, device: Device, num_processes: int = 1) -> None:
-        """Estimate the memory that this model needs on this device; warn if it has less.
+        """Estimate the memory that a step of this model needs on this device.
 
         Raises:
-            MemoryError: weights, gradients, optimizer state and tokens alone do not fit.
+            UserError: there is less; the message names both.
         """
-        size = memory_bytes()
-        if device.torch_device.type == "cuda":
-            size = torch.cuda.get_device_properties(device.torch_device).total_memory
-        here = f"; there are {size / GIB:.2f} GiB here" if size else ""
-        memory = memory_estimate(causal_lm, self.config, device)
+        memory = memory_estimate(causal_lm, self.config, device, num_processes)
+        available, here = available_memory(device.torch_device), ""
+        if available:
+            here = f"; {available.num_bytes / GIB:.2f} GiB are available {available.limit}"
         self.estimate = f"A step is estimated to need {estimate_text(memory)}{here}. "
-        if not size:
-            return
-        # The loop reads all micro-batches of a step before it begins.
-        batches = self.config.batch_size * self.config.gradient_accumulation_steps // num_processes
-        tokens = 8 * batches * self.config.max_seq_length
-        minimum = memory["weights"] + memory["gradients"] + memory["optimizer"] + tokens
-        if minimum > size:
-            raise MemoryError(f"{minimum / GIB:.2f} GiB without activations and the loss")
-        if sum(memory.values()) > size:
-            logger.warning("%s--dry_run shows the estimate for other settings", self.estimate)
+        if available and (needed := sum(memory.values())) > available.num_bytes:
+            raise UserError(
+                f"Out of memory {_sizes(self.config)}. {self.estimate}That is {needed:,.0f} bytes "
+                f"of {available.num_bytes:,}, and nothing was allocated. {_REMEDY}"
+            )
+
+
+_REMEDY = (
+    "Lower batch_size and raise gradient_accumulation_steps by the same factor (the same "
+    "mathematics), or set gradient_checkpointing, or lower max_seq_length; --dry_run shows the "
+    "estimate for other settings"
+)
+
+
+def _sizes(config: TrainingConfig) -> str:
+    return f"with batch_size {config.batch_size} and max_seq_length {config.max_seq_length}"
 
 
 @contextlib.contextmanager
@@ -99,9 +103,6 @@ def explain_out_of_memory(config: TrainingConfig) -> Iterator[MemoryCheck]:
         if not out_of_memory and not any(text in str(error) for text in texts):
             raise
         raise UserError(
-            f"Out of memory with batch_size {config.batch_size} and max_seq_length "
-            f"{config.max_seq_length}. {memory.estimate}Lower batch_size and raise "
-            "gradient_accumulation_steps by the same factor (the same mathematics), or set "
-            "gradient_checkpointing, or lower max_seq_length; --dry_run shows the estimate for "
-            f"other settings. ({' '.join(str(error).split())[:200]})"
+            f"Out of memory {_sizes(config)}. {memory.estimate}{_REMEDY}. "
+            f"({' '.join(str(error).split())[:200]})"
         ) from None

@@ -51,6 +51,14 @@ def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Opti
     return optimizers
 
 
+def state_bytes(causal_lm: nn.Module, config: TrainingConfig) -> int:
+    """Of the optimizers' state: two float32 values for a parameter of AdamW, one for Muon's."""
+    num_values = 2 * sum(p.numel() for p in causal_lm.parameters())
+    if config.optimizer == "muon":
+        num_values -= sum(p.numel() for p in layer_matrices(causal_lm))
+    return 4 * num_values
+
+
 def layer_matrices(causal_lm: nn.Module) -> list[nn.Parameter]:
     """The matrices inside the layers: neither embeddings nor the output layer."""
     tables = {id(m.weight) for m in causal_lm.modules() if isinstance(m, nn.Embedding)}

@@ -4,8 +4,8 @@
       config.yaml  environment.json  metrics.jsonl  samples.jsonl  summary.json  log.txt
       checkpoints/step_00000500/   report.html
 
-In order: device, text and tokens, model, run folder, training, report. Errors of the user are found
-before the run folder is made, wherever possible.
+In order: what can refuse the run (checks.py: device, text and tokens, model, memory, run folder),
+training, report. Errors of the user are found before the run folder is made, wherever possible.
 """
 
 import logging
@@ -15,21 +15,14 @@ from dataclasses import replace
 from sharpgpt.config import TrainingConfig
 from sharpgpt.data.prepare.stopping import Stopped
 from sharpgpt.runtime.console import console_logging
-from sharpgpt.runtime.device import choose_device, torch_settings_kept
-from sharpgpt.runtime.distributed import is_torchrun, process_group, ranks_from_environment
+from sharpgpt.runtime.device import torch_settings_kept
+from sharpgpt.runtime.distributed import is_torchrun, ranks_from_environment
 from sharpgpt.runtime.signals import DUPLICATE_S, StopSignal, deliver
-from sharpgpt.training.agreement import found_facts, given_facts, require_same
-from sharpgpt.training.build import (
-    build_model,
-    build_training,
-    check_world_size,
-    load_training_data,
-    open_run_folder,
-)
+from sharpgpt.training.build import build_training
+from sharpgpt.training.checks import Prospect
 from sharpgpt.training.loop import RunFailedError, run_steps
 from sharpgpt.training.memory import explain_out_of_memory
 from sharpgpt.training.result import RunResult, conclude
-from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 from sharpgpt.training.state import Training
 
@@ -71,46 +64,21 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
 
     `startup` has the time before this call; without it the first phase begins here.
     """
-    config.check()
-    rank, world_size, local_rank = ranks_from_environment()
-    startup = startup or Startup()
     with ExitStack() as stack:
         stack.enter_context(torch_settings_kept())
+        rank = ranks_from_environment()[0]
         console = stack.enter_context(console_logging(is_shown=rank == 0))
         memory = stack.enter_context(explain_out_of_memory(config))
-        device = choose_device(config)
-        if world_size > 1:
-            device = device.for_rank(local_rank)
-        processes = stack.enter_context(process_group(device.torch_device.type))
-        if world_size > 1:
-            require_same(processes, given_facts(config, device))
-            with processes.raise_together():
-                check_world_size(config, world_size)
-        data = processes.main_first(lambda: load_training_data(config))
-        if note := data.source["note"]:
-            logger.warning("%s", note)
-        startup.phase("text and tokens")
-        causal_lm = build_model(config, data)
-        memory.check(causal_lm, device, world_size)
-        startup.phase("transformers and the model")
-
-        setup = Setup(config, device, processes, data=data, causal_lm=causal_lm)
-        if world_size > 1:
-            require_same(processes, found_facts(setup))
-        folder = open_run_folder(setup, stack)
-        if processes.is_main:
+        found = Prospect(config, memory, stack, startup=startup or Startup())
+        found.check()
+        setup, folder = found.setup, found.folder
+        if setup.processes.is_main:
             config = replace(
                 config, run_name=folder.path.name, checkpoint_dir=folder.checkpoint_dir
             )
             setup = replace(setup, config=config)
             console.open_log_file(folder.path / "log.txt")
-        if config.resume == "auto" and folder.resume_from is None:
-            logger.warning(
-                "there is no checkpoint in %s, so the run starts at step 0; earlier metrics and "
-                "samples, if any, are kept as *.before-<time>",
-                folder.checkpoints.path,
-            )
-        run = build_training(setup, folder, console=console, startup=startup)
+        run = build_training(setup, folder, console=console, startup=found.startup)
         stack.callback(run.outputs.saver.close)  # before the folder is released
         return _run_and_conclude(run)
 

@@ -31,7 +31,7 @@ TINY = [
     "--tokenizer=char", "--n_layer=1", "--n_head=2", "--n_embd=16", "--max_seq_length=16",
     "--device=cpu", "--no_wandb", "--dataset=text.txt", "--output_dir=out",
 ]  # fmt: skip
-FEW = ["--num_texts=0", "--max_blocks=4", "--output=out"]
+FEW = ["--num_texts=0", "--num_tokens=8", "--max_blocks=4", "--output=out"]
 SOUND: dict[str, tuple[type[Options], list[str]]] = {
     "train": (TrainingConfig, [*TINY, "--dry_run"]),
     "prepare": (

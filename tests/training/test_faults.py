@@ -18,9 +18,11 @@ from sharpgpt.runs import saver as saving
 from sharpgpt.runs.tracker import RunLog
 from sharpgpt.runs.trackers import jsonl
 from sharpgpt.runs.trackers.jsonl import JsonLines, JsonLinesFile
+from sharpgpt.runtime.memory import Available
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.training import after_step, loop, memory, recovery
 from sharpgpt.training.anomalies import MAX_ROLLBACKS
+from sharpgpt.training.dry_run import describe
 from sharpgpt.training.state import Training
 from sharpgpt.training.train import run_training, train
 from tests.run_reading import assert_same_run, checkpoint_state, records
@@ -359,7 +361,8 @@ def test_out_of_memory_names_the_settings_and_the_estimate(
         train(tiny_config(**SETTINGS))
     for part in (
         "batch_size 8 and max_seq_length 32", "A step is estimated to need 0.00 GiB (weights 0.00",
-        "GiB here. Lower batch_size and raise gradient_accumulation_steps", "Tried to allocate",
+        "GiB are available", "Lower batch_size and raise gradient_accumulation_steps",
+        "Tried to allocate",
     ):  # fmt: skip
         assert part in str(caught.value)
 
@@ -368,22 +371,37 @@ def test_a_batch_that_cannot_fit_is_refused_before_the_run_folder(
     tiny_config: MakeConfig,
 ) -> None:
     config = tiny_config(run_name="huge", **SETTINGS, batch_size=10**11)
-    with pytest.raises(UserError, match=r"Out of memory with batch_size 100000000000 .*GiB here"):
+    with pytest.raises(UserError, match=r"Out of memory with batch_size 100000000000 .*available"):
         train(config)
     assert not (Path(config.output_dir) / "huge").exists()
 
 
 def test_too_many_micro_batches_are_refused(tiny_config: MakeConfig) -> None:
     """The loop reads those of a step before it begins."""
-    with pytest.raises(UserError, match=r"Out of memory with batch_size 8 .*GiB here"):
+    with pytest.raises(UserError, match=r"Out of memory with batch_size 8 .*GiB are available"):
         train(tiny_config(**SETTINGS, gradient_accumulation_steps=10**11))
 
 
-def test_an_estimate_above_the_memory_is_a_warning(
-    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_estimate_above_the_memory_is_refused_before_anything_is_allocated(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(**SETTINGS)
-    kept = 16 * 5_000  # of fewer than 5,000 parameters, and 2 kB of tokens
-    monkeypatch.setattr(memory, "memory_bytes", lambda: kept)
-    train(config)
-    assert "NOTE: A step is estimated to need 0.00 GiB" in capsys.readouterr().out
+    """A batch of 100,000 took 18 GB before it was refused: only weights and tokens counted."""
+    config = tiny_config(**SETTINGS | {"batch_size": 20_000})
+    available = Available(2**28, "within memory.max of the group")
+    monkeypatch.setattr(memory, "available_memory", lambda _: available)
+
+    def allocate(*_: object) -> None:
+        raise AssertionError("weights were made")
+
+    monkeypatch.setattr(torch.nn.Module, "to", allocate)
+    for command in (train, describe):
+        with pytest.raises(UserError) as caught:
+            command(config)
+        for part in (
+            "Out of memory with batch_size 20000 and max_seq_length 32",
+            "0.25 GiB are available within memory.max of the group",
+            f"bytes of {2**28:,}, and nothing was allocated",
+            "Lower batch_size and raise gradient_accumulation_steps",
+        ):
+            assert part in str(caught.value)
+    assert not Path(config.output_dir).exists()

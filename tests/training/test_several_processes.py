@@ -19,7 +19,7 @@ import errno, os, signal, sys, time
 from datetime import timedelta
 
 from sharpgpt.runtime import distributed
-from sharpgpt.training import train as run
+from sharpgpt.training import checks
 from sharpgpt.data.blocks import TrainingBlocks, ValidationBlocks
 from sharpgpt.runs import saver as saving
 from sharpgpt.training import loop
@@ -28,7 +28,7 @@ from train import train_command
 fault, is_first = sys.argv[1], os.environ["RANK"] == "0"
 accumulate, micro_batch = loop.accumulate_gradients, TrainingBlocks.micro_batch
 read_val, write = ValidationBlocks.__getitem__, saving.write_checkpoint
-load = run.load_training_data
+load = checks.load_training_data
 
 def step(run, *rest):
     loss = accumulate(run, *rest)
@@ -68,7 +68,7 @@ def slow_load(*given, **more):
 distributed.REDUCE_TIMEOUT = timedelta(seconds=3)
 loop.accumulate_gradients, TrainingBlocks.micro_batch = step, read
 ValidationBlocks.__getitem__, saving.write_checkpoint = read_validation, slow_write
-run.load_training_data = slow_load
+checks.load_training_data = slow_load
 code = train_command(sys.argv[2:])
 os.write(1, f"\\nexit code {code}\\n".encode())  # in one piece, whatever the other prints
 sys.exit(code)
