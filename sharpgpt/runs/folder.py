@@ -202,7 +202,7 @@ def _make_and_lock(
             if not dry_run:
                 make_folder(folder)
                 _require_place(folder)
-        is_same = checkpoints.exists() and checkpoints.samefile(path)
+        is_same = path.exists() and checkpoints.exists() and checkpoints.samefile(path)
         for folder in [path] if is_same else [path, checkpoints]:
             lock = run_lock(folder)
             if dry_run:

@@ -26,7 +26,7 @@ CASES = {
     "YAML files": (60, 2500),
     "command lines": (60, 2500),
     "dry runs": (25, 500),
-    **{f"arguments of {command}": (12, 1000) for command in COMMANDS},
+    **{f"arguments of {command}": (8, 1000) for command in COMMANDS},
     "checkpoints": (60, 2000),
     "resumed runs": (8, 150),
     "manifests": (60, 2000),
