@@ -30,6 +30,29 @@ time.sleep(60)
 """
 
 
+def test_looking_at_a_lock_leaves_nothing(tmp_path: Path) -> None:
+    """What a dry run does: it sees a live run, and a folder where one was, and writes nothing."""
+    lock = run_lock(tmp_path)
+    lock.check()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / LOCK_FILE).write_text("left by a killed process\n")
+    lock.check()
+    assert (tmp_path / LOCK_FILE).read_text() == "left by a killed process\n"
+    with run_lock(tmp_path):
+        content = (tmp_path / LOCK_FILE).read_text()
+        with pytest.raises(FolderInUseError, match=rf"is in use by process {os.getpid()} ") as seen:
+            lock.check()
+        assert seen.value.is_own
+        assert (tmp_path / LOCK_FILE).read_text() == content
+
+
+def test_looking_at_a_lock_without_flock(tmp_path: Path, without_flock: None) -> None:
+    run_lock(tmp_path).check()
+    (tmp_path / LOCK_FILE).write_text("7\nelsewhere\n")
+    with pytest.raises(FolderInUseError, match=r"process 7 on elsewhere.*delete .*run\.lock"):
+        run_lock(tmp_path).check()
+
+
 @pytest.fixture
 def without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
