@@ -291,9 +291,14 @@ def _sweep(path: Path) -> None:
 
 
 def _set_aside_earlier_records(path: Path) -> None:
-    """Keep what a run wrote that ended before its first checkpoint, and is now started over."""
+    """Keep what a run wrote that ended before its first checkpoint, and is now started over.
+
+    In a folder where no run has written its environment, such files are the user's, and kept too.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    described = ("config.yaml", "summary.json", "report.html")
+    is_run = (path / "environment.json").exists()
+    for name in ("metrics.jsonl", "samples.jsonl", *(() if is_run else described)):
         if (path / name).exists():
             (path / name).rename(path / f"{name}.before-{stamp}")
 

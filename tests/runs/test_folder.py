@@ -252,3 +252,21 @@ def test_a_run_that_is_continued_stays_with_its_checkpoint_dir(
     assert result.checkpoint == tmp_path / "scratch" / "tiny" / "step_00000007"
     config = TrainingConfig.from_yaml(result.run_folder / "config.yaml")
     assert config.checkpoint_dir == str(tmp_path / "scratch")
+
+
+def test_files_of_the_user_in_the_folder_of_a_new_run_are_kept(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    """outputs/tiny/config.yaml, written by hand and given as --config, was replaced."""
+    folder = tmp_path / "outputs" / "tiny"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "report.html", "notes.md"):
+        (folder / name).write_text(f"my {name}", encoding="utf-8")
+    with closing(RunFolder.open(tiny_config(), "text")) as opened:
+        opened.write_description(tiny_config(), {})
+    for name in ("config.yaml", "report.html"):
+        (kept,) = folder.glob(f"{name}.before-*")
+        assert kept.read_text(encoding="utf-8") == f"my {name}"
+    assert (folder / "notes.md").read_text(encoding="utf-8") == "my notes.md"
+    with closing(RunFolder.open(tiny_config(), "text")):  # that of a run that had no checkpoint yet
+        assert len(list(folder.glob("config.yaml.before-*"))) == 1

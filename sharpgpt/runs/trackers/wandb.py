@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.core.jsonio import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +196,7 @@ def _start(
         wandb.run.config.update(run_config, allow_val_change=True)
         logger.info("W&B: tracked in the active run %s", wandb.run.id)
         return WandbRun(wandb.run, owned=False)
+    foreign = _connection_of_working_folder()
     folder.mkdir(parents=True, exist_ok=True)
     session = wandb.setup(wandb.Settings(silent=True)).settings
     if mode == "auto":
@@ -214,6 +217,8 @@ def _start(
     }
     if mode in ("offline", "dryrun"):
         reason = "as asked"
+    elif foreign:
+        reason = f"since {foreign}, and such a file may come from anyone (set WANDB_BASE_URL)"
     elif not wandb.login(prompt=False, verify=False):
         reason = "since there is no API key (get one with `wandb login`, or set WANDB_API_KEY)"
     elif not _answers(session.base_url):
@@ -248,6 +253,23 @@ def _identity(config: TrainingConfig, run_name: str, run_id: str | None) -> dict
     if run_id is not None and "WANDB_RUN_ID" not in os.environ:
         identity |= {"id": run_id, "resume": "allow"}
     return identity
+
+
+def _connection_of_working_folder() -> str | None:
+    """What wandb/settings of the working folder says about the server, which would get the API key.
+
+    Raises ValueError, OSError for one that cannot be read; W&B waits for a pipe.
+    """
+    for name in ("wandb", ".wandb"):
+        path = Path(os.environ.get("WANDB_DIR") or ".", name, "settings")
+        try:
+            text = read_bytes(path, max_bytes=1 << 16).decode()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found = re.search(r"(?im)^\s*(base_url|app_url|\w*proxy|\w*ssl)\s*[=:]\s*(.*)", text)
+        if found and "WANDB_BASE_URL" not in os.environ:
+            return f"{path} sets {found[1]} to {found[2][:80]}"
+    return None
 
 
 def _answers(url: str) -> bool:

@@ -249,6 +249,22 @@ def test_a_key_and_a_server_make_an_online_run(start, server) -> None:
     assert r"\"train/loss\":1.625" in receiver.received
 
 
+def test_a_server_that_the_working_folder_names_gets_no_key(
+    start, server, tmp_path, monkeypatch
+) -> None:
+    """wandb/settings of a downloaded folder named a server, and W&B sent it the API key."""
+    receiver = server()
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/settings").write_text(f"[default]\nbase_url = {receiver.url}\n")
+    run, lines = start()
+    run.log(1, {"train/loss": 1.625})
+    run.finish()
+    assert f"offline, since wandb/settings sets base_url to {receiver.url}" in lines[0]
+    assert receiver.received == ""
+
+
 def test_an_upload_that_hangs_at_the_end_is_given_up(start, server, monkeypatch) -> None:
     monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2.0)
     server("file_stream")
