@@ -8,6 +8,7 @@ _SLOW = ("test_float32_is_the_reference_to_1e_5", "test_gradcheck",
 FUSED = [
     _FUSED_FILE,
     "tests/sharpness/test_gradients.py",
+    "tests/sharpness/test_reference.py::test_nothing_divided_by_nothing_is_nothing",
     *(f"--deselect={_FUSED_FILE}::{test}" for test in _SLOW),
 ]
 GRADIENTS = [
@@ -20,6 +21,7 @@ REFERENCE = [
     "tests/sharpness/test_reference.py",
     "tests/sharpness/test_targets.py",
     "tests/sharpness/test_gradients.py",
+    f"{_FUSED_FILE}::test_wrong_arguments_are_named",
 ]
 
 LOSSES = [

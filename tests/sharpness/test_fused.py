@@ -479,6 +479,7 @@ def test_the_operator_is_registered_soundly(loss_per_row: bool) -> None:
         ({"penalty": "no_such_module:x"}, "cannot be imported"),
         ({"penalty": "math:pi"}, "is a float, expected a Penalty"),
         ({"top_k": 66}, "top_k: given 66"),
+        ({"top_k": 0}, "top_k: given 0"),
         ({"chunk_size": 0}, "chunk_size: given 0"),
         ({"reduction": "avg"}, "reduction: given 'avg'"),
     ],
