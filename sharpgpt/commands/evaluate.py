@@ -7,12 +7,19 @@ from typing import Any
 
 from sharpgpt.config.flags import parse_options
 from sharpgpt.config.values import Folder
-from sharpgpt.core.numbers import number
+from sharpgpt.core.numbers import fixed, plain
 from sharpgpt.core.terminal import one_line, show, show_line
 from sharpgpt.evaluation import evaluate as evaluation
 from sharpgpt.evaluation.options import EvaluationOptions, evaluation_parser
+from sharpgpt.report.arms import number_of
 from sharpgpt.report.evaluation import write_evaluation
-from sharpgpt.report.statistics import intervals
+from sharpgpt.report.statistics import (
+    BEST,
+    CALIBRATION,
+    TEMPERATURE_DECIMALS,
+    found_value,
+    intervals,
+)
 from sharpgpt.runs.places import run_folder_of
 from sharpgpt.runs.resolve import resolve_model
 
@@ -58,17 +65,26 @@ def statistics_text(found: Mapping[str, Any]) -> str:
     lines = [one_line(str(found["name"]))]
     for statistic, *interval in intervals(found):
         if statistic.is_main:
-            estimate, low, high = map(number, interval)
-            lines.append(f"  {statistic.words:<24}{estimate:>9}   95% {low} to {high}")
-    temperature, calibration = found["temperature"], found["calibration"]
-    if note := temperature["note"]:
-        lines.append(f"  {one_line(str(note))}")
-    lines.append(
-        f"  {'best temperature':<24}{number(temperature['best']):>9}   cross-entropy there "
-        f"{number(temperature['ce'])}, as it is {number(temperature['ce_unchanged'])} (report half)"
-    )
-    lines.append(
-        f"  {'calibration error':<24}{number(calibration['unchanged']['ece']):>9}   at the best "
-        f"temperature {number(calibration['best_temperature']['ece'])} (report half)"
-    )
-    return "\n".join(lines)
+            estimate, low, high = map(statistic.text, interval)
+            lines.append(_line(statistic.words, estimate, f"95% {low} to {high}"))
+    best = found_value(found, "temperature", "best")
+    for key, name in CALIBRATION.items():
+        before, after = (
+            found_value(found, "calibration", at, key) for at in ("unchanged", "best_temperature")
+        )
+        there = "" if after is None else f"{BEST} {fixed(after, 4)} "
+        lines.append(_line(name, fixed(before, 4), f"{there}(report half)"))
+    if best is None:
+        note = one_line(str(found["temperature"]["note"])) or "there is no best temperature"
+        lines.append(f"  {note}")
+    else:
+        ce, unchanged = (
+            fixed(number_of(found, "temperature", one), 4) for one in ("ce", "ce_unchanged")
+        )
+        words = f"cross-entropy there {ce}, as it is {unchanged} (report half)"
+        lines.append(_line("best temperature", fixed(best, TEMPERATURE_DECIMALS), words))
+    return plain("\n".join(lines))
+
+
+def _line(name: str, value: str, more: str) -> str:
+    return f"  {name:<36}{value:>9}   {more}"

@@ -32,7 +32,7 @@ import torch
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.numbers import counted
 from sharpgpt.data.permutation import Permutation
-from sharpgpt.data.shards import ShardedTokens, Tokens
+from sharpgpt.data.shards import ShardedTokens, Tokens, num_validation_blocks
 
 Item = TypeVar("Item")
 
@@ -165,7 +165,7 @@ def validation_blocks(
     """
     _require_a_block(tokens, block_length, "validation")
     stride = block_length - 1
-    num_blocks = (len(tokens) - 1) // stride
+    num_blocks = num_validation_blocks(len(tokens), block_length)
     num_kept = num_blocks if max_blocks is None else min(max_blocks, num_blocks)
     if num_kept < 1:
         raise ValueError(f"max_blocks: given {max_blocks}, allowed is at least 1, or None")

@@ -196,6 +196,11 @@ def regular_size(path: Path) -> int:
     return status.st_size
 
 
+def num_validation_blocks(num_tokens: int, block_length: int) -> int:
+    """The blocks of a whole validation split, which overlap by one token."""
+    return (num_tokens - 1) // (block_length - 1)
+
+
 def require_size(shard: Shard, item_size: int) -> None:
     """Raise `UserError` unless the file has exactly the bytes of its tokens, `item_size` each."""
     expected = shard.offset_bytes + shard.num_tokens * item_size

@@ -69,7 +69,9 @@ class ModelEvaluation:
             "temperature": self._temperature(),
             "calibration": {
                 "unchanged": self._calibration(UNCHANGED),
-                "best_temperature": self._calibration(self.best.sharpening),
+                "best_temperature": (
+                    self._calibration(self.best.sharpening) if self.best.converged else None
+                ),
             },
             "buckets": self.buckets,
             "final_layer": self.final_layer,
@@ -88,12 +90,14 @@ class ModelEvaluation:
         points = [
             one for one in temperature_curve(self.statistics) if Temperature(one.beta) in GRID
         ]
+        # Without a best temperature `at` is an end of the search, which says nothing of the model.
+        found = self.best.converged
         return {
-            "best": 1 / getattr(at, "beta", math.nan),
+            "best": 1 / getattr(at, "beta", math.nan) if found else None,
             "note": self.best.note,
-            "ce": self.statistics.mean("ce", at, "report"),
+            "ce": self.statistics.mean("ce", at, "report") if found else None,
             "ce_unchanged": self.statistics.mean("ce", UNCHANGED, "report"),
-            "entropy": self.statistics.mean("entropy", at, "report"),
+            "entropy": self.statistics.mean("entropy", at, "report") if found else None,
             "entropy_unchanged": self.statistics.mean("entropy", UNCHANGED, "report"),
             "curve": fine_curve(points),
         }

@@ -17,7 +17,7 @@ from sharpgpt.core.numbers import counted
 from sharpgpt.data.blocks import validation_blocks as cut_blocks
 from sharpgpt.data.load import load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
-from sharpgpt.data.shards import Tokens
+from sharpgpt.data.shards import Tokens, num_validation_blocks
 from sharpgpt.data.sources.documents import SourceOptions
 from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from sharpgpt.evaluation.bits_per_byte import token_byte_lengths
@@ -48,6 +48,8 @@ class EvaluationText:
     boundary_id: int | None = None
     """As in `SharpnessLM`: `end_of_text_id` for a model that was trained not to look across it."""
     sha256: str = ""
+    num_blocks_in_split: int | None = None
+    """Of the whole validation split; None where it is not known."""
     vocabulary: str = ""
     """Fingerprint of the tokenizer: models are compared on the same tokens only."""
     is_stand_in: bool = False
@@ -67,6 +69,7 @@ class EvaluationText:
             "name": self.name,
             "sha256": self.sha256,
             "num_blocks": num_blocks,
+            "num_blocks_in_split": self.num_blocks_in_split,
             "block_length_tokens": length,
             "num_rows": self.num_rows,
             "is_stand_in": self.is_stand_in,
@@ -134,6 +137,7 @@ def open_validation_text(
     return EvaluationText(
         name=text.name,
         blocks=cut_blocks(text.val_tokens, length, max_blocks),
+        num_blocks_in_split=num_validation_blocks(len(text.val_tokens), length),
         token_bytes=token_byte_lengths(saved.tokenizer, tokenizer),
         token_ranks=frequency_ranks(_counts(text.train_tokens, tokenizer.vocab_size)),
         end_of_text_id=tokenizer.end_of_text_id,

@@ -1,9 +1,10 @@
 """Intervals as bars on a common scale, one row of a table for each arm."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sharpgpt.core.numbers import signed
+from sharpgpt.core.numbers import decimals_for, signed
 from sharpgpt.report.arms import Arm, Json, number_of
 
 
@@ -27,9 +28,32 @@ class Scale:
     high: float
     margin: float
 
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """(place in percent, label) of two to six round values."""
+        span = self.high - self.low
+        power = 10.0 ** math.floor(math.log10(span / 5))
+        step = next(size * power for size in (1, 2, 5, 10) if size * power >= span / 5)
+        numbers = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+        return [
+            (self.place(k * step), signed(k * step, decimals) if k else "0")
+            for k in numbers
+            if 3 < self.place(k * step) < 97
+        ]
+
+    @property
+    def decimals(self) -> int:
+        """Of all numbers on this scale."""
+        return decimals_for(self.margin)
+
     def place(self, value: float) -> float:
         """Where a value is, in percent."""
         return 100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def text(self, value: float) -> str:
+        """A value on this scale in words."""
+        return signed(value, self.decimals)
 
     def bar(self, interval: Json) -> Bar | None:
         """An interval on this scale; None where it lacks a number."""
@@ -41,7 +65,7 @@ class Scale:
             left,
             max(right - left, 0.4),
             self.place(estimate),
-            f"{signed(estimate)}, {signed(low)} to {signed(high)}",
+            ", ".join([self.text(estimate), f"{self.text(low)} to {self.text(high)}"]),
             low > self.margin or high < -self.margin,
         )
 

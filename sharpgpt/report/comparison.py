@@ -4,7 +4,7 @@ verdict at the top, and its pictures as files."""
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sharpgpt.core.numbers import number
+from sharpgpt.core.numbers import fixed, typeset
 from sharpgpt.report.arms import (
     Arm,
     Json,
@@ -13,6 +13,7 @@ from sharpgpt.report.arms import (
     number_of,
     objects,
     text_of,
+    with_dashes,
 )
 from sharpgpt.report.bars import BarRow, BarTable, bar_table, scale_of
 from sharpgpt.report.curves import loss_curves
@@ -26,9 +27,15 @@ from sharpgpt.report.evaluation_plots import (
     reliability,
     samples_of,
 )
-from sharpgpt.report.pages import write_page
+from sharpgpt.report.pages import linked, write_page
 from sharpgpt.report.plane import plane, shapes
-from sharpgpt.report.statistics import STATISTICS, statistics_table
+from sharpgpt.report.statistics import (
+    STATISTICS,
+    TEMPERATURE_DECIMALS,
+    found_value,
+    statistics_table,
+    validation_scope,
+)
 
 VERDICTS = ("better", "worse", "not distinguishable")
 
@@ -44,15 +51,16 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
     `comparison` may lack parts; they are left out. Loss curves are read from the run folders that
     it names, as far as they are on this machine.
     """
-    arms = arms_of(objects(comparison.get("models")))
     of_baseline = mapping(comparison, "baseline")
     runs = objects(of_baseline.get("runs"))
-    baseline = Arm(text_of(of_baseline, "name") or "baseline", 0, 1.0, runs, {})
-    everyone = [baseline, *arms]
+    name = text_of(of_baseline, "name") or "baseline"
+    given = [Arm(name, 0, 1.0, runs, {}), *arms_of(objects(comparison.get("models")))]
+    baseline, *arms = everyone = with_dashes(given)
     margin = number_of(comparison, "margin") or 0.0
+    page = folder / "comparison.html"
     pictures: dict[str, Iterable[Drawing | None]] = {
         "plane": [plane(baseline, arms)],
-        "curves": loss_curves(mapping(comparison, "curves"), arms, baseline),
+        "curves": loss_curves(mapping(comparison, "curves"), arms, baseline, page=page),
         "reliability": map(reliability, everyone),
         "buckets": buckets(arms, ce_above_baseline, "cross-entropy above baseline"),
         "generation": [
@@ -63,13 +71,18 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
             entropy_along(everyone),
         ],
     }
-    drawings = {part: [one for one in found if one] for part, found in pictures.items()}
+    drawings = {
+        part: linked([one for one in found if one], [("comparison.json", "comparison.json")])
+        for part, found in pictures.items()
+    }
     save_all((one for found in drawings.values() for one in found), folder / "figures")
     return write_page(
-        folder / "comparison.html",
+        page,
         "comparison.html.jinja",
         **drawings,
         data=mapping(comparison, "data"),
+        scope=validation_scope(mapping(comparison, "data")),
+        best_temperature=_best_temperature(baseline),
         notes=comparison.get("notes") or [],
         margin=margin,
         level=1 - (number_of(comparison, "error_rate") or 0.05),
@@ -83,10 +96,18 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
         samples=_samples(everyone),
         statistics=statistics_table(everyone),
         settings=[
-            (text_of(row, "name"), row.get("values") or [])
+            (text_of(row, "name"), list(map(typeset, row.get("values") or [])))
             for row in objects(comparison.get("settings"))
         ],
     )
+
+
+def _best_temperature(baseline: Arm) -> str:
+    """The mean over the baseline's runs; empty where one has none."""
+    found = [found_value(run, "temperature", "best") for run in baseline.runs]
+    known = [value for value in found if value is not None]
+    is_known = bool(known) and len(known) == len(found)
+    return fixed(sum(known) / len(known), TEMPERATURE_DECIMALS) if is_known else ""
 
 
 def _counts(arms: Sequence[Arm]) -> dict[str, int]:
@@ -125,10 +146,13 @@ def _controls(arms: Sequence[Arm], margin: float) -> BarTable:
     rows = []
     for arm, name, control in controls:
         bar = scale.bar(_compared(control))
-        values = [one for one in control.get("parameter") or [] if isinstance(one, int | float)]
+        # Beside a note the parameter is where the search ended, and not one that was found.
+        tried = _compared(control).get("parameter") or []
+        values = [one for one in tried if isinstance(one, int | float)]
         letter = "T" if name == "temperature" else "w"
-        parameter = f"{letter} = {number(sum(values) / len(values), 3)}" if values else ""
-        words = [bar.words if bar else "", text_of(control, "call"), text_of(control, "note")]
+        parameter = f"{letter} = {fixed(sum(values) / len(values), 4)}" if values else ""
+        note = typeset(text_of(control, "note"))
+        words = [bar.words if bar else "", text_of(control, "call"), note]
         rows.append(BarRow(arm, bar, " · ".join(filter(None, words)), name, parameter))
     return BarTable(scale, rows)
 
@@ -149,7 +173,9 @@ def _unchanged(arms: Sequence[Arm]) -> list[BarTable]:
 
 def _at_best_temperatures(arms: Sequence[Arm]) -> BarTable:
     compared = [(arm, mapping(arm.content, "best_temperatures")) for arm in arms]
-    notes = [f"{arm.name}: {found['note']}." for arm, found in compared if found.get("note")]
+    notes = [
+        typeset(f"{arm.name}: {found['note']}.") for arm, found in compared if found.get("note")
+    ]
     return bar_table([(arm, _compared(found)) for arm, found in compared], notes=notes)
 
 

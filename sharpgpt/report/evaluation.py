@@ -4,9 +4,19 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sharpgpt.core.numbers import counted, number
-from sharpgpt.report.arms import Arm, Json, mapping, number_of, objects, text_of
-from sharpgpt.report.drawing import SERIES_COLOURS, Drawing, own_settings, save_all
+from sharpgpt.core.numbers import counted, fixed, typeset
+from sharpgpt.report.arms import (
+    Arm,
+    Json,
+    arm_of,
+    mapping,
+    number_of,
+    objects,
+    text_of,
+    value_at,
+    with_dashes,
+)
+from sharpgpt.report.drawing import Drawing, own_settings, save_all
 from sharpgpt.report.evaluation_plots import (
     buckets,
     ce_of,
@@ -15,9 +25,15 @@ from sharpgpt.report.evaluation_plots import (
     reliability,
     samples_of,
 )
-from sharpgpt.report.pages import write_page
+from sharpgpt.report.pages import linked, write_page
 from sharpgpt.report.plane import plane
-from sharpgpt.report.statistics import STATISTICS, intervals, statistics_table
+from sharpgpt.report.statistics import (
+    STATISTICS,
+    TEMPERATURE_DECIMALS,
+    intervals,
+    statistics_table,
+    validation_scope,
+)
 
 
 @own_settings()
@@ -34,6 +50,7 @@ def write_evaluation(evaluation: Json, folder: Path) -> Path:
         "evaluation.html.jinja",
         title=arms[0].name if len(arms) == 1 else counted(len(arms), "model"),
         data=mapping(evaluation, "data"),
+        scope=validation_scope(mapping(evaluation, "data")),
         arms=arms,
         intervals=_intervals(arms),
         sections=sections,
@@ -43,24 +60,26 @@ def write_evaluation(evaluation: Json, folder: Path) -> Path:
 
 
 def evaluated_models(evaluation: Json) -> list[Arm]:
-    """The models of evaluation.json, each in a colour of its own."""
-    return [
-        Arm(
-            str(one.get("name", f"model {place + 1}")),
-            place % len(SERIES_COLOURS) + 1,
-            1.0,
-            [one],
-            one,
+    """The models of evaluation.json."""
+    models = [
+        arm_of(
+            str(one.get("name", f"model {place}")),
+            value_at(one, "settings", "penalty_type"),
+            number_of(one, "settings", "penalty_weight"),
+            runs=[one],
+            content=one,
         )
-        for place, one in enumerate(objects(evaluation.get("evaluations")))
+        for place, one in enumerate(objects(evaluation.get("evaluations")), 1)
     ]
+    return with_dashes(models)
 
 
 def _intervals(arms: Sequence[Arm]) -> dict[str, list[str]]:
     """Statistic -> value and interval of each model, in words."""
     found = [
         {
-            statistic.name: f"{number(estimate)} ({number(low)} to {number(high)})"
+            statistic.name: f"{statistic.text(estimate)} "
+            f"({statistic.text(low)} to {statistic.text(high)})"
             for statistic, estimate, low, high in intervals(arm.content)
             if statistic.has_interval
         }
@@ -74,7 +93,7 @@ def _intervals(arms: Sequence[Arm]) -> dict[str, list[str]]:
 
 
 def drawings(arms: Sequence[Arm]) -> dict[str, list[Drawing]]:
-    """Section -> its pictures, without empty ones."""
+    """Section -> its pictures, without empty ones; their numbers are in evaluation.json."""
     sections: dict[str, Iterable[Drawing | None]] = {
         "Temperature": [
             plane(
@@ -93,7 +112,10 @@ def drawings(arms: Sequence[Arm]) -> dict[str, list[Drawing]]:
             entropy_along(arms),
         ],
     }
-    found = {title: [one for one in section if one] for title, section in sections.items()}
+    found = {
+        title: linked([one for one in section if one], [("evaluation.json", "evaluation.json")])
+        for title, section in sections.items()
+    }
     return {title: section for title, section in found.items() if section}
 
 
@@ -103,8 +125,8 @@ def _best(arm: Arm) -> str:
     )
     note = text_of(arm.content, "temperature", "note")
     if best is None or note:
-        return f"{note[:1].upper()}{note[1:]}." if note else ""
+        return f"{note[:1].upper()}{typeset(note[1:])}." if note else ""
     return (
-        f"Best temperature {number(best, 3)}, the square: cross-entropy {number(ce)} there, "
-        f"{number(unchanged)} as it is."
+        f"Best temperature {fixed(best, TEMPERATURE_DECIMALS)}, the square: cross-entropy "
+        f"{fixed(ce, 4)} there, {fixed(unchanged, 4)} as it is."
     )

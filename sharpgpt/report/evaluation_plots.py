@@ -3,9 +3,20 @@ what their JSON lacks, and is None without anything to show."""
 
 from collections.abc import Callable, Sequence
 
-from sharpgpt.core.numbers import number
-from sharpgpt.report.arms import Arm, Json, mapping, mean, number_of, objects, points_of, value_at
-from sharpgpt.report.drawing import INK, Chart, Drawing
+from sharpgpt.core.numbers import fixed, number
+from sharpgpt.report.arms import (
+    Arm,
+    Json,
+    mapping,
+    mean,
+    number_of,
+    objects,
+    points_of,
+    text_of,
+    value_at,
+)
+from sharpgpt.report.drawing import FONT_SIZE, INK, Chart, Drawing
+from sharpgpt.report.statistics import BEST, found_value
 
 DOTS = {"marker": "o", "markersize": 3}
 
@@ -16,27 +27,39 @@ def reliability(arm: Arm) -> Drawing | None:
     if run is None:
         return None
     chart = Chart(
-        arm.name, "share right by confidence", size=(3.1, 2.7), name=f"reliability {arm.name}"
+        arm.name,
+        "share right, by confidence",
+        x="confidence",
+        size=(3.1, 2.9),
+        name=f"reliability {arm.name}",
+        decimals=3,
     )
     chart.line([(0, 0), (1, 1)], color=INK, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     colour = arm.style["color"]
-    for name, style in (
-        ("unchanged", {"color": colour, "linewidth": 1.3, "marker": "o"}),
+    hollow = {"marker": "s", "markerfacecolor": "none", "markersize": 5}
+    for name, words, style in (
         (
-            "best_temperature",
-            {"color": INK, "linewidth": 1.0, "marker": "s", "markerfacecolor": "none"},
+            "unchanged",
+            "as it is",
+            {"color": colour, "linewidth": 1.3, "marker": "o", "markersize": 3},
         ),
+        ("best_temperature", BEST, {"color": INK, "linewidth": 1.0, **hollow}),
     ):
-        if points := points_of(_bins(run, name), "confidence", "accuracy"):
-            chart.line(points, markersize=3.5, **style)
+        points = points_of(_bins(run, name), "confidence", "accuracy")
+        if not points or (name == "best_temperature" and text_of(run, "temperature", "note")):
+            continue
+        chart.axes.plot(*zip(*points, strict=True), **style)
+        for point in points:
+            confidence, share = map(chart.number, point)
+            chart.spot(point, f"{words}\nconfidence {confidence}\nright {share}")
     chart.axes.set_xlim(0, 1)
     chart.axes.set_ylim(0, 1)
     before, after = (
-        number_of(run, "calibration", name, "smooth_ece")
+        found_value(run, "calibration", name, "smooth_ece")
         for name in ("unchanged", "best_temperature")
     )
-    chart.text = f"Smooth calibration error {number(before, 3)}"
-    chart.text += "." if after is None else f", at its best temperature {number(after, 3)}."
+    chart.text = f"Smooth calibration error {fixed(before, 4)}"
+    chart.text += "." if after is None else f", {BEST} {fixed(after, 4)}."
     chart.sentences.append(f"Reliability. {chart.text}")
     return chart.drawing()
 
@@ -48,7 +71,7 @@ def _bins(run: Json, name: str) -> object:
 BUCKETS = {
     "position": ("By position in the block", "tokens before the predicted one"),
     "frequency": ("By frequency of the token", "share of the text in more frequent tokens"),
-    "baseline_entropy": ("By the baseline's entropy", "nats"),
+    "baseline_entropy": ("By the baseline's entropy", "entropy of the baseline, nats"),
 }
 """Kind -> title and what its bounds are of."""
 
@@ -63,7 +86,7 @@ def _buckets(
     arms: Sequence[Arm], kind: str, value: Callable[[Json], float | None], unit: str
 ) -> Drawing | None:
     title, of = BUCKETS[kind]
-    chart = Chart(title, f"{unit}; {of}", size=(4.6, 2.6))
+    chart = Chart(title, unit, x=of, decimals=4)
     chart.axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
     labels: dict[int, str] = {}
     for arm in arms:
@@ -75,11 +98,13 @@ def _buckets(
                 labels.setdefault(k, _bounds(rows[0]))
         if points:
             chart.line(points, **arm.style, **DOTS)
+            chart.columns(arm.name, points)
             ends = " to ".join(
-                f"{number(y)} ({labels[int(x)]})" for x, y in (points[0], points[-1])
+                f"{chart.number(y)} ({labels[int(x)]})" for x, y in (points[0], points[-1])
             )
             chart.sentences.append(f"{arm.name} from {ends}.")
-    chart.axes.set_xticks(sorted(labels), [labels[k] for k in sorted(labels)], fontsize=9)
+    chart.place_names = {float(k): label for k, label in labels.items()}
+    chart.axes.set_xticks(sorted(labels), [labels[k] for k in sorted(labels)], fontsize=FONT_SIZE)
     return chart.drawing()
 
 
@@ -117,7 +142,7 @@ DIVERSITY = {
 def quality_and_diversity(arms: Sequence[Arm], name: str, perplexity: str) -> Drawing | None:
     """Perplexity, in the words given, against a statistic of DIVERSITY, over decoding methods."""
     title, words = DIVERSITY[name]
-    chart = Chart(title, f"{perplexity} by {words}", size=(4.6, 3.0))
+    chart = Chart(title, f"{perplexity}, by {words}", x=words, size=(4.6, 3.1), decimals=2)
     texts = []
     for arm in arms:
         generation = _generation(arm)
@@ -133,21 +158,40 @@ def quality_and_diversity(arms: Sequence[Arm], name: str, perplexity: str) -> Dr
         chart.line(points, **arm.style, **DOTS)
         for point in points_of(nucleus, name, "perplexity"):
             chart.line([point], **arm.style, marker="^", markersize=5)
-        first, last = (number(perplexity) for _, perplexity in (points[0], points[-1]))
+        _name_ways(chart, arm, [*sampled, *nucleus], name, is_first=arm is arms[0])
+        first, last = (chart.number(perplexity) for _, perplexity in (points[0], points[-1]))
         chart.sentences.append(f"{arm.name} from perplexity {first} to {last}.")
     if chart.sentences and texts:
         chart.line(texts[:1], color=INK, marker="*", markersize=11, linestyle="", zorder=5)
-        chart.sentences.append(f"The text itself has perplexity {number(texts[0][1])}.")
-    chart.axes.margins(0.06)
+        chart.spot(texts[0], f"the text itself\nperplexity {chart.number(texts[0][1])}")
+        chart.sentences.append(f"The text itself has perplexity {chart.number(texts[0][1])}.")
+    chart.axes.margins(0.1)
     return chart.drawing()
+
+
+def _name_ways(chart: Chart, arm: Arm, ways: Sequence[Json], name: str, *, is_first: bool) -> None:
+    """The decoding method of each point under the pointer; of the first arm some at the line."""
+    for place, way in enumerate(ways):
+        for point in points_of([way], name, "perplexity"):
+            decoding = text_of(way, "decoding")
+            values = f"perplexity {chart.number(point[1])}\n{chart.x} {number(point[0], 3)}"
+            chart.spot(point, f"{arm.name}, {decoding}\n{values}")
+            temperature = number_of(way, "temperature")
+            is_sampled = number_of(way, "top_p") == 1
+            if is_first and is_sampled and temperature is not None and place % 2 == 0:
+                chart.axes.annotate(
+                    f"T = {temperature:g}", (point[0], point[1]), textcoords="offset points",
+                    xytext=(6, -11), fontsize=FONT_SIZE, color=INK,
+                )  # fmt: skip
 
 
 def entropy_along(arms: Sequence[Arm]) -> Drawing | None:
     """The entropy of the predictions along a model's own texts."""
     chart = Chart(
         "Entropy along generated texts",
-        "nats by position, sampled at temperature 1",
-        size=(4.6, 2.6),
+        "nats, sampled at temperature 1",
+        x="position in the text",
+        decimals=4,
     )
     for arm in arms:
         rows = objects(_generation(arm).get("entropy_by_position"))
@@ -159,7 +203,8 @@ def entropy_along(arms: Sequence[Arm]) -> Drawing | None:
         ]
         if points := points_of(centres, "position", "entropy"):
             chart.line(points, **arm.style, **DOTS)
-            start, end = number(points[0][1]), number(points[-1][1])
+            chart.columns(arm.name, points)
+            start, end = chart.number(points[0][1]), chart.number(points[-1][1])
             chart.sentences.append(f"{arm.name} from {start} to {end} nats.")
     return chart.drawing()
 

@@ -17,7 +17,7 @@ from sharpgpt.data.sources.aliases import ALIASES
 from sharpgpt.report.arms import Json, number_of, value_at
 from sharpgpt.report.model_facts import RECIPE, ModelFacts
 from sharpgpt.report.pages import environment
-from sharpgpt.report.statistics import intervals
+from sharpgpt.report.statistics import CALIBRATION, intervals, validation_scope
 from sharpgpt.report.visible import printable
 from sharpgpt.sharpness.penalties import PENALTIES
 
@@ -58,6 +58,12 @@ def model_card(
         arm=arm,
         controls=controls if isinstance(controls, Mapping) else {},
         rule=_rule(arm),
+        scope=validation_scope(data if isinstance(data, Mapping) else {}),
+        calibration=[
+            (name, error)
+            for key, name in CALIBRATION.items()
+            if (error := number_of(evaluation, "calibration", "unchanged", key)) is not None
+        ],
         evaluation=evaluation,
         intervals=[found for found in intervals(evaluation) if found[0].is_main],
         data=data,

@@ -9,7 +9,8 @@ from typing import Any
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.metrics import metrics_shown
-from sharpgpt.report.arms import Json, number_of, objects, value_at
+from sharpgpt.report.arms import Json, mapping, number_of, objects, value_at
+from sharpgpt.report.model_words import model_words, validated_on
 from sharpgpt.runs.places import run_folder_of
 from sharpgpt.runs.reader import Metrics, read_run
 from sharpgpt.runs.state import read_state
@@ -24,7 +25,7 @@ RECIPE = (
 """The settings that make the model what it is; none of them is a path of a dataset or a run."""
 
 VALIDATION = {
-    metric.name: metric.label.lower() + (", nats" if metric.unit.startswith("nats") else "")
+    metric: metric.label.lower() + (", nats" if metric.unit.startswith("nats") else "")
     for metric in metrics_shown("model card")
 }
 
@@ -45,8 +46,12 @@ class ModelFacts:
     """The id of the newline in a character vocabulary; None where a token ends a text."""
     data_name: str
     is_stand_in: bool
-    validation: Mapping[str, float]
+    validation: Mapping[str, str]
     """Validation metrics that were logged at this very step, by their words."""
+    words: str
+    """What the model is, as `GPT-2, 2 layers, 0.8 M parameters`."""
+    validated_on: str
+    """On how much of the validation split."""
     versions: Mapping[str, str]
 
     @property
@@ -103,19 +108,33 @@ def read_facts(checkpoint: Path) -> ModelFacts:
         data_name=str(name or re.split(r"[/\\]", str(state.config.get("dataset")))[-1]),
         is_stand_in=is_own_data and value_at(data, "is_stand_in") is True,
         validation=_validation(run.metrics, state.step) if run else {},
+        words=model_words(state.config, _known_model(environment, config)),
+        validated_on=validated_on(state.config, environment if is_own_data else {}),
         versions={str(package): str(version) for package, version in versions.items()}
         if isinstance(versions, dict)
         else {},
     )
 
 
-def _validation(metrics: Metrics, step: int) -> dict[str, float]:
-    columns = {words: metrics.column(f"val/{name}").finite() for name, words in VALIDATION.items()}
-    return {
-        words: column.values[column.steps.index(step)]
-        for words, column in columns.items()
-        if step in column.steps
+def _validation(metrics: Metrics, step: int) -> dict[str, str]:
+    found = {}
+    for metric, words in VALIDATION.items():
+        column = metrics.column(f"val/{metric.name}").finite()
+        if step in column.steps:
+            found[words] = metric.text(column.values[column.steps.index(step)])
+    return found
+
+
+def _known_model(environment: Json, config: Json) -> Json:
+    """The model of environment.json, else what config.json of the checkpoint says."""
+    architectures = value_at(config, "architectures")
+    layers = number_of(config, "num_hidden_layers") or number_of(config, "n_layer")
+    known = {
+        "class": architectures[0] if isinstance(architectures, list) and architectures else "",
+        "num_layers": layers,
+        **mapping(environment, "model"),
     }
+    return {"model": known}
 
 
 def run_of(runs: Sequence[Json], facts: ModelFacts) -> Json | None:

@@ -1,6 +1,7 @@
 """`write_report`: the files of a run folder -> one self-contained HTML page."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,13 +11,20 @@ from typing import Any
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.options import descriptions
 from sharpgpt.config.settings import SECTIONS
-from sharpgpt.core.metrics import metrics_shown
-from sharpgpt.core.numbers import number
+from sharpgpt.core.metrics import BY_LOGGED_NAME, metrics_shown
+from sharpgpt.core.numbers import fixed, number
 from sharpgpt.report.arms import mapping, number_of, objects, value_at
 from sharpgpt.report.drawing import Drawing, own_settings
 from sharpgpt.report.evaluation import drawings, evaluated_models
-from sharpgpt.report.pages import write_page
+from sharpgpt.report.model_words import loss_words, model_words, validated_on
+from sharpgpt.report.pages import linked, write_page
 from sharpgpt.report.plots import DISTRIBUTION, draw, draw_histogram, plots
+from sharpgpt.report.statistics import (
+    CALIBRATION,
+    TEMPERATURE_DECIMALS,
+    found_value,
+    validation_scope,
+)
 from sharpgpt.runs.reader import RunFiles, read_run
 
 MAX_SAMPLE_STEPS = 30
@@ -66,7 +74,9 @@ def _headline(run: RunFiles) -> list[Headline]:
     """The metrics at the top; those without a source are left out."""
     metrics = run.metrics
     split = "val" if metrics.column("val/ce_loss").steps else "train"
-    words = {"val": "validation", "train": "training, never validated"}[split]
+    words = "training, never validated"
+    if split == "val":
+        words = validated_on(run.config.to_dict() if run.config else {}, run.environment)
     found = []
     for metric in metrics_shown("report headline"):
         column = metrics.column(f"{split}/{metric.name}")
@@ -75,15 +85,17 @@ def _headline(run: RunFiles) -> list[Headline]:
             finite = column.finite()
             lowest = min(zip(finite.values, finite.steps, strict=True), default=None)
             if metric.name == "ce_loss" and lowest and lowest[1] != column.steps[-1]:
-                note = f"{words}; lowest {number(lowest[0])} at step {number(lowest[1])}"
-            found.append(Headline(metric.label, number(column.last), note))
+                note = f"{words}; lowest {metric.text(lowest[0])} at step {number(lowest[1])}"
+            found.append(Headline(metric.label, metric.text(column.last), note))
     if speeds := metrics.column("train/tokens_per_s").finite().values:
-        found.append(Headline("Tokens per second", number(statistics.median(speeds)), "median"))
+        found.append(Headline("Tokens per second", fixed(statistics.median(speeds), 0), "median"))
     if metrics.columns:
         planned: Any = run.environment.get("num_steps")
         if planned is None and run.config:
             planned = run.config.max_steps
         note = f"of {number(planned)}" if _is_int(planned) else ""
+        if _is_int(planned) and metrics.last_step > planned:
+            note = f"more than the {number(planned)} of max_steps or num_epochs now"
         found.append(Headline("Steps", number(metrics.last_step), note))
     found += _evaluated(run)
     if num_parameters := number_of(run.environment, "model", "num_parameters"):
@@ -94,16 +106,20 @@ def _headline(run: RunFiles) -> list[Headline]:
 def _evaluated(run: RunFiles) -> list[Headline]:
     """What `sharpgpt evaluate` adds, if it was run."""
     one = next(iter(objects(run.evaluation.get("evaluations"))), {})
+    scope = validation_scope(mapping(run.evaluation, "data"))
+    best = "1 for a model of the right sharpness"
     found = []
-    for label, names, note in (
-        ("Bits per byte", ("figures", "bits_per_byte", "estimate"), "whole validation split"),
-        ("Best temperature", ("temperature", "best"), "1 for a model of the right sharpness"),
-        ("Calibration error", ("calibration", "unchanged", "smooth_ece"), "smooth"),
+    for label, names, decimals, note in (
+        ("Bits per byte", ("figures", "bits_per_byte", "estimate"), 4, scope),
+        ("Best temperature", ("temperature", "best"), TEMPERATURE_DECIMALS, best),
+        *(
+            (name.capitalize(), ("calibration", "unchanged", key), 4, f"half of the {scope}")
+            for key, name in list(CALIBRATION.items())[:1]
+        ),
     ):
-        value = number_of(one, *names)
-        # Without a best temperature there is a note, and the value is an end of the search.
-        if value is not None and not (names[-1] == "best" and value_at(one, "temperature", "note")):
-            found.append(Headline(label, number(value), note))
+        value = found_value(one, *names)
+        if value is not None:
+            found.append(Headline(label, fixed(value, decimals), note))
     return found
 
 
@@ -111,12 +127,9 @@ def _subtitle(run: RunFiles) -> str:
     """The run in one line: model, data, penalty."""
     if run.config is None:
         return ""
-    config = run.config
-    name = value_at(run.environment, "data", "name") or config.dataset
-    return (
-        f"{config.model_name} on {name}, "
-        f"loss = cross-entropy + {config.penalty_weight:g} × {config.penalty_type}"
-    )
+    settings = run.config.to_dict()
+    name = value_at(run.environment, "data", "name") or run.config.dataset
+    return f"{model_words(settings, run.environment)}, on {name}; {loss_words(settings)}"
 
 
 def _sections(run: RunFiles) -> dict[str, list[Drawing]]:
@@ -134,7 +147,7 @@ def _sections(run: RunFiles) -> dict[str, list[Drawing]]:
         if title == DISTRIBUTION and (histogram := draw_histogram(metrics)):
             drawings.append(histogram)
         if drawings:
-            sections[title] = drawings
+            sections[title] = linked(drawings, [("metrics.jsonl", "metrics.jsonl")])
     return sections
 
 
@@ -197,7 +210,9 @@ def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
     if not prefix:
         return []
     if isinstance(content, float):
-        return [(prefix, number(content, digits=6))]
+        logged = re.sub(r"^best\.(train|val)_", r"\1/", prefix)
+        metric = BY_LOGGED_NAME.get(logged)
+        return [(prefix, metric.text(content) if metric else number(content, digits=6))]
     if isinstance(content, int) and not isinstance(content, bool):
         return [(prefix, f"{content:,}")]
     return [(prefix, _shown(content))]

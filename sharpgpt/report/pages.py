@@ -1,21 +1,27 @@
 """From a jinja template of this package to a file: what all pages and the model card share."""
 
+import os
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sharpgpt.core.files import write_text
-from sharpgpt.core.numbers import counted, number, percent
+from sharpgpt.core.numbers import counted, fixed, number, percent, signed, typeset
 from sharpgpt.report.arms import mapping, mean_of, number_of, value_at
-from sharpgpt.report.visible import visible_bytes
+from sharpgpt.report.drawing import Drawing, Link
+from sharpgpt.report.visible import sample_text, visible_bytes
 
 
 def environment(**options: Any) -> Any:
     """A jinja environment over the templates of this package, everything escaped.
 
-    Filters: `number`, `thousands`, `percent`, `counted`; `at`, `mapping`, `number_at` and
-    `mean_at` (over several), into nested JSON that may lack parts; `visible`, for the bytes of a
-    token; `svg`, which marks a picture as safe.
+    Filters: `number`, `thousands`, `percent`, `counted`, `typeset`, `fixed`, `difference`,
+    `sample`; `at`, `mapping`,
+    `number_at` and `mean_at` (over several), into nested JSON that may lack parts; `visible`, for
+    the bytes of a token; `svg`, which marks a picture as safe.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -33,14 +39,37 @@ def environment(**options: Any) -> Any:
         "thousands": "{:,.0f}".format,
         "percent": percent,
         "counted": counted,
+        "typeset": typeset,
+        "fixed": fixed,
+        "difference": _difference,
+        "sample": sample_text,
         "at": value_at,
         "mapping": mapping,
         "number_at": number_of,
         "mean_at": mean_of,
         "visible": visible_bytes,
         "svg": Markup,
+        "compact": lambda css: Markup(re.sub(r"\n\s*|/\*.*?\*/", "\n", css, flags=re.DOTALL)),
     }
     return found
+
+
+def _difference(value: float | None) -> str:
+    return "–" if value is None else signed(value)
+
+
+def linked(drawings: Iterable[Drawing], sources: Sequence[Link]) -> list[Drawing]:
+    """The pictures with links to the files that have their numbers, where they have none yet."""
+    return [replace(one, sources=one.sources or sources) for one in drawings]
+
+
+def relative_address(target: Path, page: Path) -> str:
+    """The address of a file as seen from a page; empty where there is none (another drive)."""
+    try:
+        path = os.path.relpath(target, page.parent)
+    except ValueError:
+        return ""
+    return quote(os.fsencode(path.replace(os.sep, "/")))
 
 
 def write_page(path: Path, template: str, **content: Any) -> Path:

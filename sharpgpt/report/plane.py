@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sharpgpt.core.numbers import number
-from sharpgpt.report.arms import Arm, Json, mapping, points_of, value_at
+from sharpgpt.core.numbers import fixed, typeset
+from sharpgpt.report.arms import MARKERS, Arm, Json, mapping, number_of, points_of, value_at
 from sharpgpt.report.drawing import GRID, INK, STRONG, Chart, Drawing
 
 if TYPE_CHECKING:
@@ -18,14 +18,16 @@ Floats = npt.NDArray[np.float64]
 Curve = Sequence[tuple[float, float, float]]
 """(temperature, entropy, CE), hottest first."""
 
-CURVE_LABELS = (2.0, 1.41, 1.19, 1.0, 0.84, 0.71, 0.59, 0.5)
-"""Temperatures that are named at the curve."""
+LABEL_STEPS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+"""Temperatures in one of these steps are named at the curve: the first that names MIN_LABELS."""
+MIN_LABELS = 4
+LABEL_GAP = 42.0
+"""Between two of them, in points of 1/72 inch."""
+
+FONT_SIZE = 11.5
 
 WIDE = (0.55, 1.5)
 """Temperatures that are shown where there is nothing but the curve."""
-
-MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚"}
-"""matplotlib's marker of a penalty -> the same as a character."""
 
 POINT = ("entropy", "ce")
 
@@ -45,7 +47,8 @@ def plane(
         for arm in arms
         for point in points_of([arm.content.get("point")], *POINT)
     ]
-    chart = Chart(title, unit, size=(8.6, 4.6))
+    chart = Chart(title, unit, x="entropy, nats (sharper to the left)", size=(8.6, 4.6), decimals=4)
+    chart.axes.tick_params(labelsize=FONT_SIZE)
     chart.text = text
     chart.axes.grid(axis="both", color=GRID, linewidth=0.8)
     if curve:
@@ -56,20 +59,25 @@ def plane(
     ]
     for point in at_one:
         chart.line([point], color=STRONG, marker="o", markersize=6, zorder=3)
-        chart.sentences.append(_sentence(baseline.name, point))
-    hues = list(dict.fromkeys(arm.colour for arm in arms))
+        _tell(chart, baseline.name, point)
     crosses: list[tuple[float, ...]] = []
     for arm, point in points:
         colour = arm.style["color"]
         for mapped in points_of([arm.content.get("own_map")], *POINT):
             crosses.append(mapped)
             chart.line([mapped], color=colour, marker="x", markersize=6, alpha=0.9, zorder=3)
+            chart.spot(mapped, f"the baseline under the map of {arm.name}\n{_values(mapped)}")
         chart.line(
             [point], color=colour, alpha=0.35 + 0.65 * arm.strength, zorder=4,
-            marker=list(MARKERS)[hues.index(arm.colour) % len(MARKERS)],
-            markersize=5 + 3 * arm.strength,
+            marker=MARKERS[arm.colour][0], markersize=4 + 4 * arm.strength,
         )  # fmt: skip
-        chart.sentences.append(_sentence(arm.name, point))
+        _tell(chart, arm.name, point)
+        weight = number_of(arm.content, "penalty_weight")
+        if weight is not None:
+            chart.axes.annotate(
+                typeset(f"{weight:g}"), (point[0], point[1]), textcoords="offset points",
+                xytext=(8, 5), fontsize=FONT_SIZE, color=INK,
+            )  # fmt: skip
     shown: list[tuple[float, ...]] = [point for _, point in points]
     if curve:  # the line below or above each point
         shown += [(x, float(np.interp(x, *_rising(curve)))) for x, _ in shown]
@@ -79,16 +87,25 @@ def plane(
         for point in [] if best.get("note") else points_of([best], *POINT):
             hollow = {"marker": "s", "markerfacecolor": "none"}
             chart.line([point], color=STRONG, markersize=6, zorder=3, **hollow)
+            chart.spot(point, f"at the best temperature\n{_values(point)}")
             shown.append(point)
     _zoom(chart.axes, [*shown, *at_one], crosses)
-    _name_temperatures(chart.axes, curve)
-    chart.axes.set_xlabel("entropy, nats (sharper to the left)", color=INK, fontsize=10)
-    chart.axes.set_ylabel("cross-entropy, nats", color=INK, fontsize=10)
+    _name_temperatures(chart, curve)
+    chart.axes.xaxis.label.set_fontsize(FONT_SIZE)
+    chart.axes.set_ylabel("cross-entropy, nats", color=INK, fontsize=FONT_SIZE)
     return chart.drawing()
 
 
-def _sentence(name: str, point: tuple[float, ...]) -> str:
-    return f"{name} has entropy {number(point[0])} and cross-entropy {number(point[1])}."
+def _tell(chart: Chart, name: str, point: tuple[float, ...]) -> None:
+    """A point in words: for screen readers, and under the pointer."""
+    chart.sentences.append(
+        f"{name} has entropy {fixed(point[0], 4)} and cross-entropy {fixed(point[1], 4)}."
+    )
+    chart.spot(point, f"{name}\n{_values(point)}")
+
+
+def _values(point: tuple[float, ...]) -> str:
+    return f"entropy {fixed(point[0], 4)}\ncross-entropy {fixed(point[1], 4)}"
 
 
 def _paired(point: tuple[float, ...], arm: Arm, baseline: Arm, curve: Curve) -> tuple[float, ...]:
@@ -168,23 +185,51 @@ def _zoom(
     axes.set_ylim(bottom, top)
 
 
-def _name_temperatures(axes: "Axes", curve: Curve) -> None:
-    """T at a few visible points of the curve."""
+def _name_temperatures(chart: Chart, curve: Curve) -> None:
+    """T at a few visible places of the curve, in round numbers."""
+    if len(curve) < 2:
+        return
+    axes = chart.axes
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
-    lowest = min(curve, key=lambda one: one[2], default=(1.0,))[0]
-    for temperature, entropy, ce in curve:
-        named = min(CURVE_LABELS, key=lambda one: abs(math.log(one / temperature)))
-        if abs(math.log(named / temperature)) > 0.01:
-            continue
-        if not (left < entropy < right and bottom < ce < top):
-            continue
+    logs = np.log([one[0] for one in curve])
+    num_between = 12
+    entropies, ces = smooth_curve(curve, num_between)
+    if len(curve) < 3:
+        num_between = 1
+    fine = np.interp(np.arange(len(entropies)) / num_between, np.arange(len(curve)), logs)
+    lowest = float(fine[np.argmin(ces)])
+
+    def visible(step: float) -> list[tuple[float, float, float]]:
+        """(T, entropy, CE), hottest first, without those too close to the one before."""
+        found: list[tuple[float, float, float]] = []
+        ends = math.exp(fine.min()), math.exp(fine.max())
+        first, last = math.ceil(ends[0] / step - 1e-9), math.floor(ends[1] / step + 1e-9)
+        taken: list[Floats] = []
+        # 1 first: it is the model as it is.
+        for k in sorted(range(first, last + 1), key=lambda k: (k * step != 1, -k)):
+            x, y = (
+                float(np.interp(math.log(k * step), fine[::-1], values[::-1]))
+                for values in (entropies, ces)
+            )
+            if not (left < x < right and bottom < y < top):
+                continue
+            at = axes.transData.transform((x, y)) * 72 / chart.figure.dpi
+            if all(np.linalg.norm(at - one) >= LABEL_GAP for one in taken):
+                taken.append(at)
+                found.append((k * step, x, y))
+        return found
+
+    shown = next((some for step in LABEL_STEPS if len(some := visible(step)) >= MIN_LABELS), [])
+    for temperature, entropy, ce in shown or visible(LABEL_STEPS[-1]):
         axes.plot([entropy], [ce], color=STRONG, marker="|", markersize=8, zorder=3)
-        side = -1 if temperature < lowest else 1  # below the line on either branch
+        side = -1 if math.log(temperature) < lowest else 1  # below the line on either branch
         axes.annotate(
-            f"T = {named:g}", (entropy, ce), textcoords="offset points", xytext=(4 * side, -13),
-            fontsize=8.5, color=INK, ha="right" if side < 0 else "left",
+            f"T = {temperature:g}", (entropy, ce), textcoords="offset points",
+            xytext=(4 * side, -15), fontsize=FONT_SIZE, color=INK,
+            ha="right" if side < 0 else "left",
         )  # fmt: skip
+        chart.spot((entropy, ce), f"T = {temperature:g}\n{_values((entropy, ce))}")
 
 
 def shapes(arms: Sequence[Arm]) -> str:
@@ -192,6 +237,5 @@ def shapes(arms: Sequence[Arm]) -> str:
     penalties = {arm.colour: str(arm.content.get("penalty") or arm.name) for arm in arms}
     if len(penalties) < 2:
         return ""
-    signs = list(MARKERS.values())
-    words = [f"{signs[k % len(signs)]} {one}" for k, one in enumerate(penalties.values())]
+    words = [f"{MARKERS[colour][1]} {one}" for colour, one in penalties.items()]
     return f"Shapes: {', '.join(words)}; larger and stronger for larger weights."

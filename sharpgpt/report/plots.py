@@ -3,15 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from sharpgpt.core.metrics import METRICS, Section
 from sharpgpt.core.numbers import counted, number
 from sharpgpt.report.drawing import SERIES_COLOURS, Chart, Drawing, Key
 from sharpgpt.runs.reader import Column, Metrics
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 DISTRIBUTION: Section = "Output distribution"
 """The section that the histogram belongs to."""
@@ -31,6 +28,7 @@ class Plot:
     unit: str
     series: tuple[tuple[str, str], ...]
     log: bool = False
+    decimals: int | None = None
 
 
 def plots(units: Mapping[str, str]) -> dict[str, list[Plot]]:
@@ -44,7 +42,9 @@ def plots(units: Mapping[str, str]) -> dict[str, list[Plot]]:
                 for name, split in zip(metric.logged_names, metric.splits, strict=True)
             )
             unit = units.get(metric.name, metric.unit)
-            sections[metric.section].append(Plot(metric.label, unit, series, metric.log_scale))
+            sections[metric.section].append(
+                Plot(metric.label, unit, series, metric.log_scale, metric.decimals)
+            )
     return sections
 
 
@@ -52,7 +52,7 @@ def draw(plot: Plot, metrics: Metrics) -> Drawing | None:
     """The curves of `plot`; None if none of them has a finite value."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    chart = Chart(plot.title, plot.unit)
+    chart = Chart(plot.title, plot.unit, x="step", decimals=plot.decimals)
     axes = chart.axes
     lowest, highest = math.inf, -math.inf
     for index, (metric, label) in enumerate(plot.series):
@@ -60,11 +60,12 @@ def draw(plot: Plot, metrics: Metrics) -> Drawing | None:
         finite = column.finite()
         if not finite.steps:
             continue
-        _curve(axes, column, index)
+        _curve(chart, column, index)
+        chart.columns(label, zip(finite.steps, finite.values, strict=True))
         lowest, highest = min(lowest, *finite.values), max(highest, *finite.values)
-        chart.keys.append(Key(index + 1, label or "last", number(column.last)))
+        chart.keys.append(Key(index + 1, label or "last", chart.number(column.last)))
         num_gaps = len(column.steps) - len(finite.steps)
-        chart.sentences.append(_sentence(label or plot.title.lower(), finite, num_gaps))
+        chart.sentences.append(_sentence(chart, label or plot.title.lower(), finite, num_gaps))
     axes.margins(x=0.02, y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if plot.log and lowest > 1e-100 and highest < 1e100:
@@ -80,7 +81,9 @@ def draw_histogram(metrics: Metrics) -> Drawing | None:
     logged = [(step, counts) for step, counts in metrics.histograms if sum(counts) > 0]
     if not logged:
         return None
-    chart = Chart("Distribution of the largest probability", "% of positions")
+    chart = Chart(
+        "Distribution of the largest probability", "% of positions", x="largest probability"
+    )
     step, counts = logged[-1]
     shares = [100 * count / sum(counts) for count in counts]
     edges = [index / len(shares) for index in range(len(shares) + 1)]
@@ -88,11 +91,17 @@ def draw_histogram(metrics: Metrics) -> Drawing | None:
         edges[:-1], shares, 0.86 / len(shares), align="edge", color=SERIES_COLOURS[0], alpha=0.85
     )
     chart.keys.append(Key(1, f"step {number(step)}"))
+    for low, high, share in zip(edges, edges[1:], shares, strict=False):
+        place = (low + high) / 2
+        chart.place_names[place] = f"{low:g} to {high:g}"
+        chart.column(place, f"step {number(step)}: {share:.1f}%")
     first_step, first = logged[0]
     if first_step != step and len(first) == len(counts):
         outline = [100 * count / sum(first) for count in first]
         chart.axes.stairs(outline, edges, color=SERIES_COLOURS[1], linewidth=1.3)
         chart.keys.append(Key(2, f"step {number(first_step)}"))
+        for low, high, share in zip(edges, edges[1:], outline, strict=False):
+            chart.column((low + high) / 2, f"step {number(first_step)}: {share:.1f}%")
     chart.axes.set_xlim(0, 1)
     chart.axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
     fullest = max(range(len(shares)), key=shares.__getitem__)
@@ -103,14 +112,13 @@ def draw_histogram(metrics: Metrics) -> Drawing | None:
     return chart.drawing()
 
 
-def _curve(axes: "Axes", column: Column, index: int) -> None:
+def _curve(chart: Chart, column: Column, index: int) -> None:
     """Draw one column; NaN and infinite values are gaps in it."""
     values = [value if math.isfinite(value) else math.nan for value in column.values]
     num_points = sum(map(math.isfinite, values))
     few = num_points <= FEW_POINTS
-    axes.plot(
-        column.steps,
-        values,
+    chart.line(
+        list(zip(column.steps, values, strict=True)),
         color=SERIES_COLOURS[index],
         linewidth=1.6 if few else 1.2,
         marker="o" if few else "",
@@ -119,11 +127,11 @@ def _curve(axes: "Axes", column: Column, index: int) -> None:
     )
 
 
-def _sentence(label: str, finite: Column, num_gaps: int) -> str:
+def _sentence(chart: Chart, label: str, finite: Column, num_gaps: int) -> str:
     first, last = finite.values[0], finite.values[-1]
     sentence = (
-        f"{label.capitalize()}: from {number(first)} at step {number(finite.steps[0])} "
-        f"to {number(last)} at step {number(finite.steps[-1])}, "
-        f"lowest {number(min(finite.values))}, highest {number(max(finite.values))}."
+        f"{label.capitalize()}: from {chart.number(first)} at step {number(finite.steps[0])} "
+        f"to {chart.number(last)} at step {number(finite.steps[-1])}, "
+        f"lowest {chart.number(min(finite.values))}, highest {chart.number(max(finite.values))}."
     )
     return f"{sentence} NaN or infinite: {counted(num_gaps, 'value')}." if num_gaps else sentence

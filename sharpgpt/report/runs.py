@@ -8,21 +8,22 @@ from typing import Any
 
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
-from sharpgpt.core.metrics import METRICS, SPLIT_LABELS, metrics_shown
-from sharpgpt.core.numbers import number
+from sharpgpt.core.metrics import METRICS, SPLIT_LABELS, Metric, metrics_shown
+from sharpgpt.core.numbers import typeset
 from sharpgpt.report.arms import Arm, arms_of, mean
-from sharpgpt.report.curves import MAX_KEYS, draw_bands
+from sharpgpt.report.curves import MAX_KEYS, MAX_LINKS, draw_bands
 from sharpgpt.report.drawing import Chart, own_settings
-from sharpgpt.report.pages import write_page
-from sharpgpt.runs.reader import Metrics, read_config, read_metrics
+from sharpgpt.report.pages import linked, relative_address, write_page
+from sharpgpt.runs.reader import Column, Metrics, read_config, read_metrics
 
 PICTURES = tuple(
-    (f"{split}/{metric.name}", f"{metric.label}, {SPLIT_LABELS[split]}", metric.unit)
+    (f"{split}/{metric.name}", f"{metric.label}, {SPLIT_LABELS[split]}", metric)
     for metric in METRICS
     for split in metric.runs_plots
 )
 
-LAST = tuple(f"val/{metric.name}" for metric in metrics_shown("runs table"))
+LAST = {f"val/{metric.name}": metric for metric in metrics_shown("runs table")}
+
 
 SAME = tuple(
     name for name, kind in KINDS.items() if kind is not Kind.HOUSEKEEPING and name != "seed"
@@ -37,6 +38,14 @@ class Group:
     settings: Mapping[str, Any]
     metrics: list[Metrics]
     names: list[str]
+    files: list[Path]
+    """Their metrics.jsonl."""
+
+    @property
+    def penalty(self) -> str:
+        """What its penalty measures: values of different ones do not share an axis."""
+        name = str(self.settings.get("penalty_type", "unknown"))
+        return f"{name} {self.settings.get('top_k')}" if name == "top_k_mass" else name
 
 
 @own_settings()
@@ -49,13 +58,26 @@ def write_runs_report(run_folders: Sequence[Path], path: Path) -> Path:
     groups = list(_grouped(run_folders).values())
     arms = _arms(groups)
     pictures = []
-    for metric, title, unit in PICTURES:
-        columns = [[one.column(metric) for one in group.metrics] for group in groups]
-        chart = Chart(title, unit, size=(4.6, 2.9))
-        if drawing := draw_bands(chart, list(zip(arms, columns, strict=True))):
-            pictures.append(drawing)
+    for name, title, metric in PICTURES:
+        columns = [[one.column(name) for one in group.metrics] for group in groups]
+        of_kind: dict[str, list[tuple[Arm, list[Column]]]] = {}
+        for arm, group, own in zip(arms, groups, columns, strict=True):
+            kind = group.penalty if metric.name == "penalty" else ""
+            of_kind.setdefault(kind, []).append((arm, own))
+        for kind, drawn in of_kind.items():
+            whole = f"{title}: {kind}" if kind else title
+            chart = Chart(whole, metric.unit, x="step", decimals=metric.decimals)
+            if drawing := draw_bands(chart, drawn):
+                pictures.append(drawing)
+    addresses = [
+        [(name, relative_address(file, path)) for name, file in zip(g.names, g.files, strict=True)]
+        for g in groups
+    ]
+    links = [(f"metrics.jsonl of {name}", to) for of_arm in addresses for name, to in of_arm if to]
+    if len(links) > MAX_LINKS:
+        links = [("metrics.jsonl of each run", "#runs")]
     settings = {
-        name: [str(group.settings.get(name, "unknown")) for group in groups]
+        name: [typeset(group.settings.get(name, "unknown")) for group in groups]
         for name in ("dataset", *SAME)
     }
     return write_page(
@@ -63,13 +85,13 @@ def write_runs_report(run_folders: Sequence[Path], path: Path) -> Path:
         "runs.html.jinja",
         num_runs=len(run_folders),
         arms=arms,
-        pictures=pictures,
+        pictures=linked(pictures, links),
         legend_of=arms if len(arms) <= MAX_KEYS else [],
-        headings=[*(name.removeprefix("val/") for name in LAST), "runs"],
         rows=[
-            (arm, [*(_last(group, name) for name in LAST), ", ".join(group.names)])
-            for arm, group in zip(arms, groups, strict=True)
+            (metric.label, [_last(group, name, metric) for group in groups])
+            for name, metric in LAST.items()
         ],
+        runs=list(zip(arms, addresses, strict=True)),
         settings=[(name, values) for name, values in settings.items() if len(set(values)) > 1],
     )
 
@@ -88,9 +110,10 @@ def _grouped(run_folders: Sequence[Path]) -> dict[str, Group]:
         key = str(folder)  # a run without readable settings is a group of its own
         if config:
             key = repr([settings.get(name) for name in ("dataset", *SAME)])
-        group = groups.setdefault(key, Group(settings, [], []))
+        group = groups.setdefault(key, Group(settings, [], [], []))
         group.metrics.append(read_metrics(metrics_path, only=wanted))
         group.names.append(folder.resolve().name)
+        group.files.append(metrics_path)
     return groups
 
 
@@ -112,11 +135,11 @@ def _arms(groups: Sequence[Group]) -> list[Arm]:
     return arms_of(models)
 
 
-def _last(group: Group, metric: str) -> str:
+def _last(group: Group, name: str, metric: Metric) -> str:
     """The newest value: the mean over runs, and the lowest and highest."""
-    columns = [one.column(metric).finite() for one in group.metrics]
+    columns = [one.column(name).finite() for one in group.metrics]
     values = [column.values[-1] for column in columns if column.values]
-    words = number(mean(values))
+    words = metric.text(mean(values))
     if len(values) > 1:
-        words += f" ({number(min(values))} to {number(max(values))})"
+        words += f" ({metric.text(min(values))} to {metric.text(max(values))})"
     return words

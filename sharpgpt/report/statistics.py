@@ -4,8 +4,8 @@ follow STATISTICS, in its order."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sharpgpt.core.numbers import number
-from sharpgpt.report.arms import Arm, Json, mean_of, number_of
+from sharpgpt.core.numbers import counted, fixed
+from sharpgpt.report.arms import Arm, Json, mean, number_of, text_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Statistic:
     """Whether the page of an evaluation shows its interval."""
     is_main: bool = True
     """Whether model cards and the terminal show it."""
+    decimals: int = 4
+    """Shown everywhere."""
 
     @property
     def words(self) -> str:
@@ -33,10 +35,14 @@ class Statistic:
         """Such as `Cross-entropy`."""
         return self.label[0].upper() + self.label[1:]
 
+    def text(self, value: float | None) -> str:
+        """A value of it, the same wherever it is shown."""
+        return fixed(value, self.decimals)
+
 
 STATISTICS = (
     Statistic("ce", "cross-entropy", "nats", "cross_entropy"),
-    Statistic("perplexity", "perplexity", hub_type="perplexity"),
+    Statistic("perplexity", "perplexity", hub_type="perplexity", decimals=2),
     Statistic("bits_per_byte", "bits per byte", hub_type="bits_per_byte"),
     Statistic("accuracy", "accuracy", hub_type="accuracy"),
     Statistic("accuracy_top_5", "top-5 accuracy"),
@@ -49,14 +55,48 @@ STATISTICS = (
     Statistic("logit_std", "logit deviation", has_interval=False, is_main=False),
 )
 
+TEMPERATURE_DECIMALS = 3
+
+CALIBRATION = {
+    "smooth_ece": "smooth calibration error",
+    "ece": "expected calibration error, 15 bins",
+}
+"""Its two measures in evaluation.json, the first of them first everywhere -> its name."""
+
+BEST = "at the best temperature"
+
 DERIVED = {
     "Best temperature": ("temperature", "best"),
-    "Smooth calibration error": ("calibration", "unchanged", "smooth_ece"),
-    "… at its best temperature": ("calibration", "best_temperature", "smooth_ece"),
+    **{
+        f"{name.capitalize()}{when}": ("calibration", at, key)
+        for key, name in CALIBRATION.items()
+        for at, when in (("unchanged", ""), ("best_temperature", f", {BEST}"))
+    },
     "Final norm, rms": ("final_layer", "layer_norm_weight_rms"),
     "Output rows, norm": ("final_layer", "head_row_norm"),
 }
 """Heading -> where evaluation.json has it."""
+
+
+def found_value(run: Json, *names: str) -> float | None:
+    """A number of evaluation.json; None for what is of a best temperature where there is none.
+
+    A file of an earlier version has the end of the search there, beside a note.
+    """
+    is_of_best = names[-2:] in (("temperature", "best"), ("temperature", "ce"))
+    if (is_of_best or "best_temperature" in names) and text_of(run, "temperature", "note"):
+        return None
+    return number_of(run, *names)
+
+
+def validation_scope(data: Json) -> str:
+    """On how much of the validation split something was measured, in words, as DATA tells."""
+    num_blocks, in_split = (number_of(data, name) for name in ("num_blocks", "num_blocks_in_split"))
+    if num_blocks is None or in_split is None:
+        return "validation split"
+    if num_blocks >= in_split:
+        return "whole validation split"
+    return f"{num_blocks:,.0f} of the {counted(int(in_split), 'block')} of the validation split"
 
 
 def intervals(
@@ -72,13 +112,15 @@ def intervals(
             yield statistic, estimate, low, high
 
 
-def statistics_table(arms: Sequence[Arm]) -> tuple[list[str], list[tuple[Arm, list[str]]]]:
-    """Headings, and for each arm its statistics as means over runs."""
-    columns = {one.heading: ("figures", one.name, "estimate") for one in STATISTICS} | DERIVED
-    known = {
-        heading: names
-        for heading, names in columns.items()
-        if any(mean_of(arm.runs, *names) is not None for arm in arms)
-    }
-    rows = [(arm, [number(mean_of(arm.runs, *names)) for names in known.values()]) for arm in arms]
-    return list(known), rows
+def statistics_table(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """For each statistic that is known its heading and, for each arm, the mean over runs."""
+    rows = []
+    for heading, names, decimals in (
+        *((one.heading, ("figures", one.name, "estimate"), one.decimals) for one in STATISTICS),
+        *((heading, names, 4) for heading, names in DERIVED.items()),
+    ):
+        values = [mean(found_value(run, *names) for run in arm.runs) for arm in arms]
+        if any(value is not None for value in values):
+            shown = TEMPERATURE_DECIMALS if names == ("temperature", "best") else decimals
+            rows.append((heading, [fixed(value, shown) for value in values]))
+    return rows

@@ -35,6 +35,12 @@ def visible(text: str) -> str:
     return "".join(shown)
 
 
+def sample_text(text: str) -> str:
+    """A generated text as it is; one that would be a blank card, with its marks."""
+    is_blank = all(unicodedata.category(character)[0] in "CZ" for character in text)
+    return visible(text).replace(NEWLINE, f"{NEWLINE}\n") if is_blank else text
+
+
 def printable(text: str) -> str:
     """`visible`, but spaces stay spaces: for names and sentences."""
     return " ".join(map(visible, text.split(" ")))

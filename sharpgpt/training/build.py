@@ -176,6 +176,7 @@ def build_training(
         "model": {
             "class": type(setup.causal_lm).__name__,
             "num_parameters": sum(p.numel() for p in setup.causal_lm.parameters()),
+            "num_layers": getattr(setup.causal_lm.config, "num_hidden_layers", None),
             "flops_per_token": plan.flops_per_token,
             "peak_flops": peak,
             "peak_flops_source": peak_source,

@@ -54,7 +54,7 @@ def _counts_before_plurals(path: Path) -> list[str]:
             match = PLURAL.match(str(after.value))
             expression = ast.unparse(value.value)
             is_fraction = value.format_spec is not None and "f" in ast.unparse(value.format_spec)
-            if not match or expression.isupper() or is_fraction:
+            if not match or expression.isupper() or expression == "path" or is_fraction:
                 continue
             if match[0].split()[-1] not in AT_LEAST_TWO.get(path.name, ()):
                 found.append(f"{path.name}:{node.lineno} {{{expression}}}{match[0]}")

@@ -133,6 +133,10 @@ def test_the_verdict_stands_on_top_with_its_numbers(tmp_path: Path) -> None:
     assert calls[3:] == ["call not distinguishable", "call worse", "call better"]
     assert re.findall(r"https?:|@import|url\((?!#)", html) == []
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
+    assert page.words.count("−0.02 0 +0.02 nats") == 3, "bars need a scale"
+    assert len([a for _, a in page.tags if a.get("title", "").startswith("+0.0200, ")]) == 3
+    links = {a["href"] for tag, a in page.tags if tag == "a"}
+    assert links == {"comparison.json", "figures/"}
     ids = [a["id"] for _, a in page.tags if a.get("id")]
     assert len(ids) == len(set(ids))
 
@@ -146,7 +150,7 @@ def test_one_model_is_shown_over_many_temperatures(tmp_path: Path) -> None:
     assert min(shown) < 0.75
     assert max(shown) > 1.3
     html = (tmp_path / "evaluation.html").read_text("utf-8")
-    assert "Best temperature 1.02, the square" in html
+    assert "Best temperature 1.020, the square" in html
 
 
 def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -> None:
@@ -162,10 +166,10 @@ def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -
     content["models"][0]["baselines"] = ["outputs/second"]
     content["models"][0]["point"] = {"entropy": 1.9, "ce": 2.0}
     html, _ = written(tmp_path, content)
-    assert f"{content['models'][0]['name']} has entropy 1.900 and cross-entropy 1.980." in html
+    assert f"{content['models'][0]['name']} has entropy 1.9000 and cross-entropy 1.9800." in html
     content["models"][0]["baselines"] = ["outputs/first", "outputs/second"]
     html, _ = written(tmp_path, content)
-    assert "has entropy 1.900 and cross-entropy 2.000." in html
+    assert "has entropy 1.9000 and cross-entropy 2.0000." in html
 
 
 def test_what_could_not_be_compared_has_a_reason_and_no_bar(tmp_path: Path) -> None:
@@ -191,12 +195,22 @@ def test_pictures_whose_titles_differ_in_a_sign_are_different_files(tmp_path: Pa
 
 
 def test_every_picture_has_a_text_and_is_a_file(tmp_path: Path) -> None:
-    _, page = written(tmp_path)
+    html, page = written(tmp_path)
     pictures = [a for tag, a in page.tags if tag == "svg"]
     assert len(pictures) >= 12
     assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
+    # The least width that report.css gives a picture, by the width that matplotlib drew it with.
+    least = {331: 19 * 16, 223: 13 * 16, 619: 40 * 16}
+    for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        width = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0])
+        sizes = [float(size) for size in re.findall(r"font:? ?(?:-size: )?([\d.]+)px", svg)]
+        assert sizes
+        assert min(sizes) * least[int(width)] / width >= 11, "text of 8 px could not be read"
+        assert svg.count('class="hit"') == svg.count("<title>") > 0
+    assert "<title>neg_entropy 0.3\nentropy 1.6000\ncross-entropy 1.9600</title>" in html
+    assert "T = 1" in page.text
     plane = next(a["aria-label"] or "" for a in pictures if "Cross-entropy against" in str(a))
-    assert "neg_entropy 0.3 has entropy 1.600 and cross-entropy 1.960." in plane
+    assert "neg_entropy 0.3 has entropy 1.6000 and cross-entropy 1.9600." in plane
     svg = (tmp_path / "figures" / "cross_entropy_against_entropy.svg").read_text()
     assert "#2c6cb5" in svg
     files = sorted((tmp_path / "figures").glob("*.svg"))
@@ -222,7 +236,7 @@ def test_loss_curves_have_bands_where_the_runs_are_here(tmp_path: Path) -> None:
     _, page = written(tmp_path / "out", content)
     assert "Validation cross-entropy, neg_entropy" in page.words
     label = next(str(a) for _, a in page.tags if "Validation cross-entropy, n" in str(a))
-    assert "baseline ends at 2.510." in label
+    assert "baseline ends at 2.5100." in label
 
 
 @pytest.mark.parametrize(
@@ -272,9 +286,9 @@ def test_an_evaluation_of_one_and_of_several(tmp_path: Path) -> None:
     content = {"data": {"name": "a text", "num_rows": 6300, "is_stand_in": True, "note": "Nine."}}
     one = {**content, "evaluations": [evaluation("first")]}
     page = Page(write_evaluation(one, tmp_path).read_text("utf-8"))
-    assert "1.000 (0.9900 to 1.010)" in page.words
+    assert "1.0000 (0.9900 to 1.0100)" in page.words
     assert "Stand-in data." in page.words
-    assert "Best temperature 1.02" in page.words
+    assert "Best temperature 1.020" in page.words
     two = {**content, "evaluations": [evaluation("first"), evaluation("second", 0.1)]}
     page = Page(write_evaluation(two, tmp_path).read_text("utf-8"))
     assert "2 models" in page.words

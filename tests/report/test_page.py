@@ -76,12 +76,14 @@ def test_every_metric_is_plotted_with_its_last_value(made_up_run) -> None:
     both += ["Accuracy", "Perplexity"]
     for n, title in enumerate(both, 1):
         (label,) = [label for label in labels if label.startswith(f"{title}. Train")]
-        assert f"to {n}.010 at step 100" in label
-        assert f"to {n}.020 at step 100" in label
+        decimals = 2 if title == "Perplexity" else 4
+        assert f"to {n + 0.01:.{decimals}f} at step 100" in label
+        assert f"to {n + 0.02:.{decimals}f} at step 100" in label
     alone = ["Learning rate", "Penalty weight", "Gradient norm", "Speed"]
     for n, title in enumerate([*alone, "Model FLOPs utilisation"], len(both) + 1):
         (label,) = [label for label in labels if label.startswith(f"{title}.")]
-        assert f"to {n + 0.01:#.4g} at step 100" in label
+        value = {"Speed": f"{n}", "Learning rate": f"{n + 0.01:#.4g}"}.get(title, f"{n + 0.01:.4f}")
+        assert f"to {value.removesuffix('00') if title == 'Penalty weight' else value} at" in label
     assert any(label.startswith("Distribution of the largest probability") for label in labels)
 
 
@@ -90,13 +92,14 @@ def test_the_headline_figures_are_those_of_the_validation(made_up_run) -> None:
     head = parsed.words.split("nats, penalty included")[0]
     for words in (
         "made-up",
-        "gpt2 on tinyshakespeare, loss = cross-entropy + 0.25 × non_max_sum",
-        "Cross-entropy 2.020 validation",
-        "Perplexity 8.020 validation",
-        "Largest probability 4.020 validation",
-        "Entropy 5.020 validation",
-        "Penalty 3.020 validation",
-        "Tokens per second 12.02 median",
+        "GPT-2, 12 layers, 124.4 M parameters, on tinyshakespeare; "
+        "loss = cross-entropy + 0.25 × non_max_sum",
+        "Cross-entropy 2.0200 whole validation split",
+        "Perplexity 8.02 whole validation split",
+        "Largest probability 4.0200 whole validation split",
+        "Entropy 5.0200 whole validation split",
+        "Penalty 3.0200 whole validation split",
+        "Tokens per second 12 median",
         "Steps 100 of 100",
         "Parameters 124,439,808",
     ):
@@ -109,7 +112,9 @@ def test_the_page_needs_nothing_from_outside(made_up_run) -> None:
     html, parsed = _made(made_up_run)
     assert not LOADING & set(parsed.tags)
     references = [v for _, name, v in parsed.attributes if name in ("href", "src", "xlink:href")]
-    assert all(reference.startswith("#") for reference in references)
+    # Links lead to files beside the page or to a place on it; nothing is fetched by them.
+    assert all(re.fullmatch(r"#[\w-]+|[\w.-]+\.jsonl?", reference) for reference in references)
+    assert {"metrics.jsonl"} <= set(references)
     assert re.findall(r"https?:|@import|url\((?!#)", html) == []
     assert "default-src 'none'" in html
 
@@ -120,7 +125,7 @@ def test_ids_are_unique_and_every_reference_meets_one(made_up_run) -> None:
     assert ids
     assert max(ids.values()) == 1
     used = set(re.findall(r"url\(#([^)]+)\)", html))
-    used |= {v[1:] for _, name, v in parsed.attributes if name == "href"}
+    used |= {v[1:] for _, name, v in parsed.attributes if name == "href" and v[0] == "#"}
     assert used
     assert used <= set(ids)
 
@@ -158,6 +163,20 @@ def test_samples_come_newest_first_with_step_and_settings(made_up_run) -> None:
     assert "Step 100 To be at 100 temperature 0.5, top p 0.75 Step 50" in parsed.words
     assert parsed.tags["details"] == 1
     assert parsed.tags["mark"] == 2
+
+
+def test_a_sample_of_white_space_is_no_blank_card(tmp_path) -> None:
+    """Newlines alone were an empty card."""
+    lines = [
+        {"step": 1, "prompt": "", "text": "\n\n \t"},
+        {"step": 1, "prompt": "\n", "text": "\n\n"},
+        {"step": 1, "prompt": "To be", "text": "To be"},
+        {"step": 1, "prompt": "\n", "text": "\nwords\n"},
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, parsed = _made(tmp_path)
+    assert parsed.pre == ["↵\n↵\n·→", "↵\n", "To be", "words\n"]
+    assert parsed.words.count("Nothing was generated.") == 1
 
 
 def test_only_the_newest_samples_are_on_the_page(made_up_run) -> None:
@@ -224,7 +243,7 @@ def test_a_run_that_was_never_validated_says_so(made_up_run) -> None:
     line = '{"step": 5, "train/ce_loss": 7.5, "train/tokens_per_s": null}\n{"step": 6, "train'
     (made_up_run / "metrics.jsonl").write_text(line)
     _, parsed = _made(made_up_run)
-    assert "Cross-entropy 7.500 training, never validated" in parsed.words
+    assert "Cross-entropy 7.5000 training, never validated" in parsed.words
     assert "metrics.jsonl: 1 of 2 lines cannot be read." in parsed.text
     assert "Never a finite value, so not plotted: train/tokens_per_s." in parsed.words
     assert parsed.tags["svg"] == 1
@@ -242,7 +261,7 @@ def test_the_lowest_validation_loss_is_named_when_it_is_not_the_last(made_up_run
     lines = [f'{{"step": {s}, "val/ce_loss": {v}}}' for s, v in ((10, 5.0), (20, 3.5), (30, 4.0))]
     (made_up_run / "metrics.jsonl").write_text("\n".join(lines))
     _, parsed = _made(made_up_run)
-    assert "Cross-entropy 4.000 validation; lowest 3.500 at step 20" in parsed.words
+    assert "Cross-entropy 4.0000 whole validation split; lowest 3.5000 at step 20" in parsed.words
 
 
 def test_the_page_replaces_an_older_one_and_leaves_nothing_else(made_up_run) -> None:

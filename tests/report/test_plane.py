@@ -30,3 +30,26 @@ def test_the_line_is_in_the_picture_at_the_entropy_of_each_arm() -> None:
     assert drawing is not None
     bottom, top = drawing.figure.axes[0].get_ylim()
     assert bottom < 1.9 + (1.0 / 1.9 - 1) ** 2 / 4 < 2.5 < top
+
+
+def test_round_temperatures_are_named_however_little_of_the_curve_is_shown() -> None:
+    """Of a fixed list none might lie in the picture."""
+    base = evaluation("base")
+    base["temperature"]["curve"] = [
+        {"temperature": t, "entropy": 1.9 * t, "ce": 1.9 + (t - 1) ** 2 / 4}
+        for t in (2 ** (-k / 16) for k in range(-32, 33))
+    ]
+    baseline = Arm("baseline", 0, 1.0, [base], {})
+    for entropies in ((1.0, 2.2), (1.85, 1.95)):
+        arms = []
+        for entropy in entropies:
+            content = arm("neg_entropy", 0.1, "worse", 0.02)
+            content["point"] = {"entropy": entropy, "ce": 1.9 + (entropy / 1.9 - 1) ** 2 / 4}
+            arms.append(content)
+        drawing = plane(baseline, arms_of(arms))
+        assert drawing is not None
+        texts = [one.get_text() for one in drawing.figure.axes[0].texts]
+        named = [float(text.removeprefix("T = ")) for text in texts if text.startswith("T")]
+        assert len(named) >= 3
+        assert 1.0 in named
+        assert all(value == round(value, 2) for value in named), named
