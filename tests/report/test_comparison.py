@@ -134,7 +134,7 @@ def test_the_verdict_stands_on_top_with_its_numbers(tmp_path: Path) -> None:
     assert re.findall(r"https?:|@import|url\((?!#)", html) == []
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
     assert page.words.count("−0.02 0 +0.02 nats") == 3, "bars need a scale"
-    assert len([a for _, a in page.tags if a.get("title", "").startswith("+0.0200, ")]) == 3
+    assert len([a for _, a in page.tags if a.get("title", "").startswith("+0.0200, ")]) == 4
     links = {a["href"] for tag, a in page.tags if tag == "a"}
     assert links == {"comparison.json", "figures/"}
     ids = [a["id"] for _, a in page.tags if a.get("id")]
