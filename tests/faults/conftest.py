@@ -3,6 +3,7 @@
 pytest tests/faults --faults long         (make test-faults)
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,5 +74,6 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("MATPLOTLIBRC", os.devnull)  # as the commands set it
     monkeypatch.setenv("SHARPGPT_CACHE", str(folder / "cache"))  # also keeps hashes of read files
     return folder

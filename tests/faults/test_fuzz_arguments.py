@@ -180,7 +180,6 @@ def test_arguments(
     if not is_long:  # drawing takes longer than all else
         for name in ("evaluate.write_evaluation", "compare.write_comparison"):
             monkeypatch.setattr(f"sharpgpt.commands.{name}", lambda *_: "page")
-    monkeypatch.setenv("MATPLOTLIBRC", os.devnull)  # as the command sets it
     monkeypatch.setattr("tempfile.tempdir", str(sandbox))  # of large arrays, without a name
     restore(sandbox, pristine)
     code, printed = command_here(main, [command, *SOUND[command][1]])
