@@ -102,7 +102,7 @@ def test_a_folder_that_becomes_read_only(scenario: MakeScenario, mounts: Mounts)
     assert "error: The checkpoint of step 24 could not be written" in printed.splitlines()[-1]
     code, printed = fixed.run_here()
     assert code == 1
-    assert re.search(r"cannot be written: \S+/run: Read-only file system", printed)
+    assert re.search(r"cannot be written: \S+: Read-only file system", printed)
     mounts.end(fixed.run_folder.parent)
     fixed.finish(here=True)
     assert differences(whole.run_folder, fixed.run_folder) == []
