@@ -12,6 +12,8 @@ import logging
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
+import torch
+
 from sharpgpt.config import TrainingConfig
 from sharpgpt.data.prepare.stopping import Stopped
 from sharpgpt.runtime.console import console_logging
@@ -66,6 +68,9 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
     """
     with ExitStack() as stack:
         stack.enter_context(torch_settings_kept())
+        if config.compile:
+            # PyTorch compiles a function for eight models; the ninth run would be eager.
+            stack.callback(torch.compiler.reset)
         rank = ranks_from_environment()[0]
         console = stack.enter_context(console_logging(is_shown=rank == 0))
         memory = stack.enter_context(explain_out_of_memory(config))
