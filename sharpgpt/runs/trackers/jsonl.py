@@ -133,7 +133,7 @@ class JsonLinesFile:
                 logger.warning(
                     "cannot be written: %s; its lines are kept in memory and written when it can "
                     "be again",
-                    os_error_text(error, self.path, remedy="make room there"),
+                    os_error_text(error, self.path, remedy=""),
                 )
         return len(self._unwritten)
 
