@@ -106,7 +106,9 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
                 return exit_code
         except UserError as error:
             if error.is_shown:
-                show(f"{error.label}{error}", file=sys.stderr)
+                rank = os.environ.get("RANK", "0")  # torchrun mixes what all ranks print
+                prefix = "" if rank == "0" else f"rank {rank}: "
+                show(f"{prefix}{error.label}{error}", file=sys.stderr)
             return error.exit_code
         except BrokenPipeError:  # as `| head -1`, which has read enough
             return 128 + 13  # SIGPIPE, which Windows lacks

@@ -158,7 +158,8 @@ class Peers:
         names = ", ".join(map(self.name, ranks[:8]))
         verb = "is" if len(ranks) == 1 else "are"
         return LostRankError(
-            f"{names} {verb} gone: killed, or ended with a message of its own; {self.advice}"
+            f"{names} {verb} gone: killed, ended with a message of its own, or out of reach; "
+            f"{self.advice}"
         )
 
     def _error_after(self, error: Exception) -> LostRankError:

@@ -48,8 +48,8 @@ def test_the_rank_that_is_gone_is_named_and_what_to_do(
     ranks[1].close()
     error = error_of(ranks[0], CLOSED)
     assert str(error) == (
-        f"{ranks[2].name(1)} is gone: killed, or ended with a message of its own; start again with "
-        "--run_name x --resume auto"
+        f"{ranks[2].name(1)} is gone: killed, ended with a message of its own, or out of reach; "
+        "start again with --run_name x --resume auto"
     )
     assert ranks[2].name(1).startswith("rank 1 (process ")
     assert capsys.readouterr().err == f"rank 0: error: {error}\n"

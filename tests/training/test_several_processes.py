@@ -117,7 +117,7 @@ def exit_codes(printed: str) -> list[str]:
     ("fault", "flags", "step", "reason"),
     [
         ("nan", (), 12, "step 13: the loss is nan"),
-        ("read", (), 12, "step 13: the training text cannot be read ([Errno 5]"),
+        ("read", (), 12, "rank 1: error: step 13: the training text cannot be read ([Errno 5]"),
         ("validation", ("--eval_interval", "7"), 7, "step 7: the validation text cannot be read"),
     ],
 )
