@@ -54,10 +54,10 @@ def validated_on(settings: Settings, environment: Mapping[str, Any]) -> str:
     at_most, length = (number_of(settings, name) for name in ("eval_max_blocks", "max_seq_length"))
     num_tokens = number_of(environment, "data", "num_val_tokens")
     if at_most is None:
-        return "whole validation split" if settings else "validation"
+        return "the whole validation split" if settings else "validation"
     if num_tokens is None or not length or length < 2:
         return f"at most {counted(int(at_most), 'block')} of the validation split"
     in_split = num_validation_blocks(int(num_tokens), int(length))
     if in_split <= at_most:
-        return "whole validation split"
+        return "the whole validation split"
     return f"{at_most:,.0f} of the {counted(in_split, 'block')} of the validation split"

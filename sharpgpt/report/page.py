@@ -113,7 +113,12 @@ def _evaluated(run: RunFiles) -> list[Headline]:
         ("Bits per byte", ("figures", "bits_per_byte", "estimate"), 4, scope),
         ("Best temperature", ("temperature", "best"), TEMPERATURE_DECIMALS, best),
         *(
-            (name.capitalize(), ("calibration", "unchanged", key), 4, f"half of the {scope}")
+            (
+                name.capitalize(),
+                ("calibration", "unchanged", key),
+                4,
+                "on the report half",
+            )
             for key, name in list(CALIBRATION.items())[:1]
         ),
     ):

@@ -93,9 +93,9 @@ def validation_scope(data: Json) -> str:
     """On how much of the validation split something was measured, in words, as DATA tells."""
     num_blocks, in_split = (number_of(data, name) for name in ("num_blocks", "num_blocks_in_split"))
     if num_blocks is None or in_split is None:
-        return "validation split"
+        return "the validation split"
     if num_blocks >= in_split:
-        return "whole validation split"
+        return "the whole validation split"
     return f"{num_blocks:,.0f} of the {counted(int(in_split), 'block')} of the validation split"
 
 

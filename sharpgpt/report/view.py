@@ -7,13 +7,13 @@ on a tap. Ten steps of tint keep the page small: a class of two letters in place
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from sharpgpt.core.numbers import number
+from sharpgpt.core.numbers import fixed, signed
 from sharpgpt.model.row_means import perplexity
 from sharpgpt.report.arms import mean
 from sharpgpt.report.pages import write_page
@@ -194,15 +194,12 @@ def _rows(
 ) -> Iterator[tuple[str, str, list[str]]]:
     """(letter, name, values) of each model, then the differences to the first, without a name."""
     for i, model in enumerate(models):
-        yield _letter(i), printable(model.name), [number(value) for value in measures[i].values()]
+        yield _letter(i), printable(model.name), [_shown(*one) for one in measures[i].items()]
     for i in range(1, len(models)):
-        pairs = zip(measures[i].values(), measures[0].values(), strict=True)
-        yield f"{_letter(i)} − A", "", [_difference(own, first) for own, first in pairs]
+        differences = {name: own - measures[0][name] for name, own in measures[i].items()}
+        yield f"{_letter(i)} − A", "", [_shown(*one, signed) for one in differences.items()]
 
 
-def _difference(own: float, first: float) -> str:
-    """With as many decimals as the values themselves."""
-    if not math.isfinite(own - first):
-        return number(own - first)
-    decimals = len(number(own).partition(".")[2])
-    return f"{own - first:+,.{decimals}f}".replace("-", "−")
+def _shown(name: str, value: float, form: Callable[[float, int], str] = fixed) -> str:
+    """A measure with the decimals that it has everywhere."""
+    return form(value, 2 if name == "Perplexity" else 4)

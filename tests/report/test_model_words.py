@@ -44,8 +44,8 @@ def test_the_loss() -> None:
 @pytest.mark.parametrize(
     ("max_blocks", "num_tokens", "words"),
     [
-        (None, 1000, "whole validation split"),
-        (64, 64 * 63 + 1, "whole validation split"),
+        (None, 1000, "the whole validation split"),
+        (64, 64 * 63 + 1, "the whole validation split"),
         (64, 111_540, "64 of the 1,770 blocks of the validation split"),
         (1, None, "at most 1 block of the validation split"),
     ],

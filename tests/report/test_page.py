@@ -94,11 +94,11 @@ def test_the_headline_figures_are_those_of_the_validation(made_up_run) -> None:
         "made-up",
         "GPT-2, 12 layers, 124.4 M parameters, on tinyshakespeare; "
         "loss = cross-entropy + 0.25 × non_max_sum",
-        "Cross-entropy 2.0200 whole validation split",
-        "Perplexity 8.02 whole validation split",
-        "Largest probability 4.0200 whole validation split",
-        "Entropy 5.0200 whole validation split",
-        "Penalty 3.0200 whole validation split",
+        "Cross-entropy 2.0200 the whole validation split",
+        "Perplexity 8.02 the whole validation split",
+        "Largest probability 4.0200 the whole validation split",
+        "Entropy 5.0200 the whole validation split",
+        "Penalty 3.0200 the whole validation split",
         "Tokens per second 12 median",
         "Steps 100 of 100",
         "Parameters 124,439,808",
@@ -261,7 +261,7 @@ def test_the_lowest_validation_loss_is_named_when_it_is_not_the_last(made_up_run
     lines = [f'{{"step": {s}, "val/ce_loss": {v}}}' for s, v in ((10, 5.0), (20, 3.5), (30, 4.0))]
     (made_up_run / "metrics.jsonl").write_text("\n".join(lines))
     _, parsed = _made(made_up_run)
-    assert "Cross-entropy 4.0000 whole validation split; lowest 3.5000 at step 20" in parsed.words
+    assert "4.0000 the whole validation split; lowest 3.5000 at step 20" in parsed.words
 
 
 def test_the_page_replaces_an_older_one_and_leaves_nothing_else(made_up_run) -> None:

@@ -39,8 +39,11 @@ def test_no_best_temperature_is_shown_where_there_is_none() -> None:
 
 
 def test_how_much_of_the_split() -> None:
-    assert validation_scope({"num_blocks": 9, "num_blocks_in_split": 9}) == "whole validation split"
+    assert (
+        validation_scope({"num_blocks": 9, "num_blocks_in_split": 9})
+        == "the whole validation split"
+    )
     assert validation_scope({"num_blocks": 9, "num_blocks_in_split": 1771}) == (
         "9 of the 1,771 blocks of the validation split"
     )
-    assert validation_scope({"num_blocks": 9}) == "validation split"
+    assert validation_scope({"num_blocks": 9}) == "the validation split"

@@ -110,9 +110,9 @@ def test_the_summary_and_the_difference(tmp_path: Path) -> None:
     """Mean losses 2.5 ln 2 both: (2 + 3) / 2 and (1 + 4) / 2."""
     _, page = made(tmp_path, two_models())
     ce, perplexity = 2.5 * math.log(2), 2**2.5
-    assert f"A a {ce:.3f} {perplexity:.3f} 3.000 0.5000 0" in page.words
-    assert f"B b {ce:.3f} {perplexity:.3f} 1.500 0.5000 0" in page.words
-    assert "B − A +0.000 +0.000 −1.500 +0.0000 +0" in page.words
+    assert f"A a {ce:.4f} {perplexity:.2f} 3.0000 0.5000 0" in page.words
+    assert f"B b {ce:.4f} {perplexity:.2f} 1.5000 0.5000 0" in page.words
+    assert "B − A 0.0000 0.00 −1.5000 0.0000 0" in page.words
     assert (
         "B gives 1 of 2 tokens a higher probability than A does, and is sharper (has less "
         "entropy) at 2." in page.words
@@ -191,7 +191,7 @@ def test_what_is_near_0_or_1_is_never_shown_as_such(tmp_path: Path) -> None:
     _, page = made(
         tmp_path, TextView("x", [b"a"] * 2, [model("a", [Prediction(800, 1, 1, 2, [])])])
     )
-    assert "800.0 ∞" in page.words
+    assert "800.0000 ∞" in page.words
 
 
 def test_windows_and_notes_are_explained(tmp_path: Path) -> None:
