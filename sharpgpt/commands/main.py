@@ -115,6 +115,18 @@ def run_command(name: str, argv: Sequence[str], prog: str | None = None) -> int:
         except OSError as error:
             show_line(f"error: {os_error_text(error)}", file=sys.stderr)
             return 1
+        except (MemoryError, RuntimeError) as error:
+            from sharpgpt.runtime.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            show_line(
+                f"error: out of memory ({reason}); give a smaller batch_size, fewer or shorter "
+                "texts, or another device",
+                file=sys.stderr,
+            )
+            return 1
         except KeyboardInterrupt:
             show("interrupted; what was saved before is whole", file=sys.stderr)
             return 128 + signal.SIGINT

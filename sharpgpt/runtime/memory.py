@@ -18,6 +18,14 @@ class Available(NamedTuple):
     limit: str
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch, numpy or Python could not allocate memory."""
+    texts = ("can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
 def available_memory(device: torch.device) -> Available | None:
     """What a run on this device can allocate; None if unknown."""
     if device.type == "cuda":

@@ -11,7 +11,7 @@ from torch import nn
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.runtime.device import Device
-from sharpgpt.runtime.memory import available_memory
+from sharpgpt.runtime.memory import available_memory, is_out_of_memory
 from sharpgpt.sharpness.fused import default_chunk_size
 from sharpgpt.sharpness.rows import padded_width
 
@@ -98,9 +98,7 @@ def explain_out_of_memory(config: TrainingConfig) -> Iterator[MemoryCheck]:
     try:
         yield memory
     except (RuntimeError, MemoryError) as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        texts = ("can't allocate memory", "out of memory")
-        if not out_of_memory and not any(text in str(error) for text in texts):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"Out of memory {_sizes(config)}. {memory.estimate}{_REMEDY}. "

@@ -139,6 +139,36 @@ def test_logits_that_are_not_finite_are_an_error(
     assert "NaN or infinite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+)
+def test_running_out_of_memory_is_one_line(
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    """A batch_size that a user gave ended in a traceback."""
+
+    def allocate(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sharpgpt.evaluation.evaluate.evaluate_model", allocate)
+    words = ["evaluate", str(made / "truth"), "--data", str(made / "text.txt"), "--batch_size=4"]
+    assert main([*words, "--output", str(made / "none")]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: out of memory (")
+    assert "give a smaller batch_size" in printed
+    assert printed.count("\n") == 1
+
+
 def test_a_name_that_is_no_text(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
