@@ -38,7 +38,10 @@ _REASONS: list[Callable[[], str | None]] = []
 
 @contextlib.contextmanager
 def explained_by(reason: Callable[[], str | None]) -> Iterator[None]:
-    """Within the block the message about a signal is `reason()`, where it knows one."""
+    """Within the block the message about SIGTERM is `reason()`, where it knows one.
+
+    torchrun sends it to the ranks that are left when one has failed.
+    """
     _REASONS.append(reason)
     try:
         yield
@@ -47,7 +50,7 @@ def explained_by(reason: Callable[[], str | None]) -> Iterator[None]:
 
 
 def _announce(number: int, text: str) -> None:
-    reasons = filter(None, (reason() for reason in _REASONS))
+    reasons = filter(None, (reason() for reason in _REASONS if number == signal.SIGTERM))
     _write(2, f"\n{signal.Signals(number).name}: {next(reasons, text)}\n")
 
 

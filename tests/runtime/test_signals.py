@@ -16,7 +16,13 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.runs import saver as saving
 from sharpgpt.runs.folder import LOCK_FILE
 from sharpgpt.runs.saver import CheckpointSaver
-from sharpgpt.runtime.signals import SIGNALS, Interrupted, StopSignal, exit_on_signals
+from sharpgpt.runtime.signals import (
+    SIGNALS,
+    Interrupted,
+    StopSignal,
+    exit_on_signals,
+    explained_by,
+)
 from sharpgpt.training.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -186,6 +192,14 @@ def test_a_duplicate_signal_counts_once() -> None:
         time.sleep(0.3)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_signal_after_a_loss_says_what_was_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    """torchrun ends the other ranks by SIGTERM: it was said to end them at once, or to save."""
+    for number, said in ((signal.SIGTERM, "rank 1 is gone"), (signal.SIGUSR1, "saving after")):
+        with explained_by(lambda: None), explained_by(lambda: "rank 1 is gone"), StopSignal():
+            signal.raise_signal(number)
+        assert f"{number.name}: {said}" in capfd.readouterr().err
 
 
 @contextlib.contextmanager
