@@ -146,7 +146,9 @@ def run_of(runs: Sequence[Json], facts: ModelFacts) -> Json | None:
     alike = [run for run in runs if _same_training(run, facts)]
     for run in alike:
         path = run.get("path")
-        if isinstance(path, str) and Path(path).resolve() == facts.folder.resolve():
+        if not isinstance(path, str) or "\0" in path:
+            continue
+        if Path(path).resolve() == facts.folder.resolve():
             return run
     for run in alike:
         if re.sub(r", step [\d,]+$", "", str(run.get("name"))) == facts.name:

@@ -111,8 +111,9 @@ def _values(point: tuple[float, ...]) -> str:
 def _paired(point: tuple[float, ...], arm: Arm, baseline: Arm, curve: Curve) -> tuple[float, ...]:
     """The point of an arm that has only some of the seeds, as far above the mean curve of all
     baselines as it is above that of its own."""
-    paths = arm.content.get("baselines") or []
-    own = _mean_curve([run for run in baseline.runs if run.get("path") in paths])
+    paths = arm.content.get("baselines")
+    known = paths if isinstance(paths, list) else []
+    own = _mean_curve([run for run in baseline.runs if run.get("path") in known])
     if not own or not curve:
         return point
     ours, all_ = (float(np.interp(point[0], *_rising(one))) for one in (own, curve))
@@ -128,7 +129,7 @@ def _rising(curve: Curve) -> tuple[Floats, Floats]:
 def _mean_curve(runs: Sequence[Json]) -> list[tuple[float, float, float]]:
     """The mean over runs at each temperature that all have."""
     rows = [points_of(value_at(run, "temperature", "curve"), "temperature", *POINT) for run in runs]
-    tables = [{round(row[0], 6): row[1:] for row in table} for table in rows if table]
+    tables = [{round(t, 6): point for t, *point in table if t >= 1e-6} for table in rows if table]
     if not tables:
         return []
     means = {

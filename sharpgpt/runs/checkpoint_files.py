@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import make_folder, remove_folder, sync
 from sharpgpt.runs.checkpoint import UNFINISHED, make_way
-from sharpgpt.runs.manifest import MANIFEST, Manifest, file_facts
+from sharpgpt.runs.manifest import MANIFEST, DamagedCheckpointError, Manifest, file_facts
 from sharpgpt.runs.state import FORMAT_VERSION, STATE_JSON, AfterStep, TrainingState
 from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.environment import package_versions
@@ -222,21 +222,26 @@ def check_shapes(checkpoint: Path, causal_lm: nn.Module) -> None:
     """Compare names and shapes of the weights with those of a model, which needs no values.
 
     Raises:
+        DamagedCheckpointError: they cannot be read.
         UserError: they are of another model.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     own = {name: list(tensor.shape) for name, tensor in causal_lm.state_dict().items()}
     for path in sorted(checkpoint.glob("model*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dictionary
-                shape = file.get_slice(name).get_shape()
-                if own.get(name, shape) != shape:
-                    raise UserError(
-                        f"resume: the checkpoint {checkpoint} is of another model: {name} has "
-                        f"shape {shape} there and {own[name]} here. Use the settings it was made "
-                        "with, or start a new run"
-                    )
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())  # noqa: SIM118 - not a dictionary
+                shapes = {name: file.get_slice(name).get_shape() for name in names}
+        except (SafetensorError, OSError) as error:
+            raise DamagedCheckpointError(checkpoint, f"{path.name}: {error}") from error
+        for name, shape in shapes.items():
+            if own.get(name, shape) != shape:
+                raise UserError(
+                    f"resume: the checkpoint {checkpoint} is of another model: {name} has shape "
+                    f"{shape} there and {own[name]} here. Use the settings it was made with, or "
+                    "start a new run"
+                )
 
 
 def _read_weights(checkpoint: Path, causal_lm: nn.Module) -> dict[str, Tensor]:

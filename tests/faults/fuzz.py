@@ -138,7 +138,7 @@ class _Watch:
             paths = [a for a in arguments if isinstance(a, str | bytes | os.PathLike)]
             if not all(map(self._is_allowed, paths)):
                 self.violations.append(f"{event} {paths}")
-        elif event in _NEVER and arguments[0] not in _ALLOWED_PROGRAMS:
+        elif event in _NEVER and arguments[0] not in _ALLOWED:
             self.violations.append(f"{event} {arguments!r:.200}")
 
     def _is_allowed(self, path: Any) -> bool:
@@ -159,8 +159,9 @@ _NEVER = {
     "subprocess.Popen", "pickle.find_class", "socket.connect", "socket.getaddrinfo",
     "socket.bind", "ctypes.dlopen", "code.__new__", "os.kill", "os.putenv", "webbrowser.open",
 }  # fmt: skip
-_ALLOWED_PROGRAMS = ("git", "fc-list")
-"""A run asks git for its commit; matplotlib asks for the fonts that there are."""
+_ALLOWED = ("git", "fc-list", b"MATPLOTLIBRC")
+"""A run asks git for its commit; matplotlib asks for the fonts that there are, and is told to read
+no settings."""
 _watch = _Watch()
 
 

@@ -177,12 +177,12 @@ class Scenario:
 
     @property
     def run_folder(self) -> Path:
-        return Path(self.settings["output_dir"]) / RUN_NAME
+        return Path(self.settings["output_dir"]) / self.settings["run_name"]
 
     @property
     def checkpoints(self) -> Path:
         if "checkpoint_dir" in self.settings:
-            return Path(self.settings["checkpoint_dir"]) / RUN_NAME
+            return Path(self.settings["checkpoint_dir"]) / self.settings["run_name"]
         return self.run_folder / "checkpoints"
 
     def start(
