@@ -231,7 +231,7 @@ def check_shapes(checkpoint: Path, causal_lm: nn.Module) -> None:
     for path in sorted(checkpoint.glob("model*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                names = list(file.keys())  # noqa: SIM118 - not a dictionary
+                names = list(file.keys())
                 shapes = {name: file.get_slice(name).get_shape() for name in names}
         except (SafetensorError, OSError) as error:
             raise DamagedCheckpointError(checkpoint, f"{path.name}: {error}") from error
