@@ -68,5 +68,13 @@ def test_a_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert available_memory(torch.device("cpu")) is None
 
 
+def test_a_gpu_has_what_is_free_and_what_this_process_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: GIB)
+    assert available_memory(torch.device("cuda")) == (4 * GIB, "on the GPU")
+
+
 def test_this_machine() -> None:
     assert 0 < available().num_bytes < 2**50
