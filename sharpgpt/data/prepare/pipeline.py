@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
+from sharpgpt.data.manifest import read_manifest
 from sharpgpt.data.prepare import disk, own_files
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.preparation import Preparation
@@ -49,7 +50,11 @@ def _prepare(options: PrepareOptions, show_progress: Callable[[Progress], None])
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output: {folder} is a file; allowed is a folder")
     if is_surely_finished(folder, options):
-        logger.info("%s: already prepared", folder)
+        logger.info(
+            "%s: already prepared, from revision %s; the hub is not asked whether it has changed "
+            "since",
+            *(folder, read_manifest(folder).source.get("revision")),
+        )
         return folder
     names = [field.name for field in dataclasses.fields(SourceOptions)]
     source = open_source(options.dataset, **{name: getattr(options, name) for name in names})

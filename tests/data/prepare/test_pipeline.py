@@ -724,10 +724,14 @@ def test_progress_says_where_it_is(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_finished_data_of_the_hub_needs_no_hub(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A later revision there, or no network here, changes nothing in what is finished."""
     source = pipeline.open_source(str(corpus), val_fraction=0.1)
+    source.facts["revision"] = "1234abcd"
     monkeypatch.setattr(pipeline, "open_source", lambda *_, **__: source)
     folder = prepare(options("ORG/NAME", tmp_path / "out"))
 
@@ -735,7 +739,12 @@ def test_finished_data_of_the_hub_needs_no_hub(
         raise UserError("the hub cannot be reached")
 
     monkeypatch.setattr(pipeline, "open_source", unreachable)
+    capsys.readouterr()
     assert prepare(options("ORG/NAME", folder)) == folder
+    assert capsys.readouterr().out == (
+        f"{folder}: already prepared, from revision 1234abcd; the hub is not asked whether it has "
+        "changed since\n"
+    )
     with pytest.raises(UserError, match="cannot be reached"):
         prepare(options("ORG/NAME", folder, max_documents=3))
 
