@@ -48,7 +48,8 @@ def _compact_run(run: Json, shared: Json, *, with_curve: bool = False) -> Json:
             "settings": different,
             "temperature": _without(run["temperature"], *dropped),
             "calibration": {
-                name: _without(errors, "bins") for name, errors in run["calibration"].items()
+                name: errors and _without(errors, "bins")
+                for name, errors in run["calibration"].items()
             },
             "generation": run["generation"]
             and _without(run["generation"], "samples", "entropy_by_position"),

@@ -185,3 +185,15 @@ def test_the_best_temperature_is_there_with_its_calibration(passes: ModelPasses)
     assert evaluation.statistics.mean("ce", UNCHANGED, "report") == pytest.approx(
         found["temperature"]["ce_unchanged"]
     )
+
+
+def test_without_a_best_temperature_nothing_is_said_of_one(passes: ModelPasses) -> None:
+    """The end of the search was written as the best, 64, beside a note that there is none."""
+    evaluation = evaluate_model(passes)
+    note = "there is no best temperature between 0.00781 and 64"
+    found = replace(evaluation, best=replace(evaluation.best, converged=False, note=note)).to_dict()
+    assert [found["temperature"][name] for name in ("best", "ce", "entropy")] == [None] * 3
+    assert found["temperature"]["note"] == note
+    assert found["temperature"]["ce_unchanged"] > 0
+    assert found["calibration"]["best_temperature"] is None
+    assert found["calibration"]["unchanged"]["bins"]
