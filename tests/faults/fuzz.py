@@ -29,6 +29,7 @@ CASES = {
     **{f"arguments of {command}": (8, 1000) for command in COMMANDS},
     "checkpoints": (60, 2000),
     "resumed runs": (8, 150),
+    "run folders": (0, 1000),
     "manifests": (60, 2000),
     "shards": (30, 1000),
     "other forms": (15, 400),

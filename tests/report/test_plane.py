@@ -53,3 +53,19 @@ def test_round_temperatures_are_named_however_little_of_the_curve_is_shown() -> 
         assert len(named) >= 3
         assert 1.0 in named
         assert all(value == round(value, 2) for value in named), named
+
+
+def test_strange_temperatures_and_baselines_are_left_out() -> None:
+    """In somebody's evaluation.json a temperature of 0 was a ValueError."""
+    content = arm("neg_entropy", 0.1, "worse", 0.02)
+    content["point"] = {"entropy": 1.0, "ce": 2.5}
+    content["baselines"] = 7
+    found = evaluation("base")
+    curve = found["temperature"]["curve"]
+    plain = plane(Arm("baseline", 0, 1.0, [found], {}), arms_of([content]))
+    strange = [{**curve[0], "temperature": t} for t in (0, -1, 1e-9, "x", None, float("inf"))]
+    found["temperature"]["curve"] = [*curve, *strange]
+    drawing = plane(Arm("baseline", 0, 1.0, [found], {}), arms_of([content]))
+    assert drawing is not None
+    assert plain is not None
+    assert drawing.svg == plain.svg

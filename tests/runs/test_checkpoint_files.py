@@ -16,7 +16,14 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.runs import checkpoint_files
 from sharpgpt.runs.checkpoint import Checkpoint, CheckpointFolder
-from sharpgpt.runs.checkpoint_files import STATE_TENSORS, HostCopies, load_tensors, training_tensors
+from sharpgpt.runs.checkpoint_files import (
+    STATE_TENSORS,
+    HostCopies,
+    check_shapes,
+    load_tensors,
+    training_tensors,
+)
+from sharpgpt.runs.manifest import DamagedCheckpointError
 from sharpgpt.runs.state import AfterStep
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.train import train
@@ -199,3 +206,10 @@ def test_copies_in_host_memory_use_the_same_buffers_and_share_what_was_shared() 
     second = copies.of({"a": weight, "tied": weight, "t": weight.T})
     assert torch.equal(second["a"], weight)
     assert second["a"].data_ptr() == first["a"].data_ptr()
+
+
+def test_weights_that_cannot_be_read_are_a_damaged_checkpoint(tmp_path: Path) -> None:
+    """A header that is no JSON, in a checkpoint from anyone, was a SafetensorError."""
+    (tmp_path / "model.safetensors").write_bytes(b"\x04\0\0\0\0\0\0\0null")
+    with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors: .*invalid JSON"):
+        check_shapes(tmp_path, nn.Linear(1, 1))
