@@ -53,10 +53,11 @@ def run(options: CompareOptions) -> int:
         **options.of_evaluation(),
     )
     assert result.path is not None, "an output folder was given"
+    page = write_comparison(result.content, result.path.parent)  # though nobody reads the rest
     for note in result.content["notes"]:
         show_line(f"NOTE: {note}")
     for arm in result.arms:
         show_line(f"{arm['name']}: {arm['sentence']}")
     show_line(f"Statistics {result.path}")
-    show_line(write_comparison(result.content, result.path.parent))
+    show_line(page)
     return 0

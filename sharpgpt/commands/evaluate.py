@@ -53,10 +53,11 @@ def run(options: EvaluateOptions) -> int:
             output = run_folder_of(folder) or output
     result = evaluation.evaluate(models, output=output, **options.of_evaluation())
     assert result.path is not None, "an output folder was given"
+    page = write_evaluation(result.content, result.path.parent)  # though nobody reads the rest
     for model in result.models:
         show(statistics_text(model))
     show_line(f"Statistics {result.path}")
-    show_line(write_evaluation(result.content, result.path.parent))
+    show_line(page)
     return 0
 
 
