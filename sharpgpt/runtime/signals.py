@@ -137,7 +137,8 @@ class StopSignal:
         self.number = number
         if not self._duplicate_s:
             self._restore(but=SIGHUP)
-        _announce(number, f"{self._action} (again to end at once)")
+        again = "SIGTERM" if number == SIGHUP else "again"
+        _announce(number, f"{self._action} ({again} to end at once)")
         if self._is_interruptible:
             raise Interrupted
 

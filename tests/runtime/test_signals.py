@@ -141,11 +141,13 @@ def test_an_ignored_hangup_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_hangup_is_no_second_signal() -> None:
+def test_a_second_hangup_is_no_second_signal(capfd: pytest.CaptureFixture[str]) -> None:
     with ending_by(KeyboardInterrupt), StopSignal() as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGHUP)
         assert stop.number == signal.SIGHUP
+        said = capfd.readouterr().err
+        assert said == "\nSIGHUP: saving after this step (SIGTERM to end at once)\n"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
 
