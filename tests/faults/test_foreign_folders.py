@@ -92,9 +92,10 @@ def test_every_command_shows_a_foreign_folder_visibly(
     text = hostile / f"{HOSTILE}.txt"
     quick = ("--num_texts=0", "--max_blocks=4", "--device=cpu", "--output", tmp_path / "found")
     places = {"dataset": str(text), "output_dir": str(tmp_path), "run_name": "fork"}
-    fork = flags(RUN_SETTINGS | places | {"resume": str(run), "max_steps": 3})
+    changes = {"resume": str(run), "max_steps": 3, "allow_config_change": True}
+    fork = flags(RUN_SETTINGS | places | changes)
     commands: dict[str, list[tuple[Any, ...]]] = {
-        "train": [(*fork, "--allow_config_change"), (*fork, "--dry_run")],
+        "train": [(*fork, "--dry_run"), fork],
         "prepare": [("--dataset", text, "--output", tmp_path / "data", "--tokenizer=char")],
         "inspect": [(tmp_path / f"{HOSTILE}data",)],
         "sample": [(run, "--max_new_tokens=200", "--device=cpu", "--prompt=link")],
