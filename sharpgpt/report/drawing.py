@@ -204,6 +204,7 @@ def _new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=FONT_SIZE, length=0, pad=5)
+    axes.xaxis.set_major_locator(MaxNLocator(max(5, round(width)), steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     return figure, axes
 

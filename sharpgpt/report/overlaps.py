@@ -28,11 +28,12 @@ RING = 5.0
 def separate(axes: "Axes", lines: Sequence["Line2D"], *, dpi: float) -> None:
     """Change those of `lines`, in the order of drawing, that lie on an earlier one."""
     axes.autoscale_view()  # else the limits are those of before
-    drawn: list[Points] = []
+    drawn: list[tuple[Points, bool]] = []
     for line in lines:
-        points = _points(axes, line) * 72 / dpi
-        num_below = sum(_is_on(points, other) for other in drawn)
-        drawn.append(points)
+        points, is_cross = _points(axes, line) * 72 / dpi, line.get_marker() == "x"
+        # A cross and a filled marker do not hide each other.
+        num_below = sum(_is_on(points, other) for other, kind in drawn if kind == is_cross)
+        drawn.append((points, is_cross))
         if not num_below:
             continue
         if line.get_marker() not in ("", "None", None):
