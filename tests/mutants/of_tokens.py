@@ -40,9 +40,9 @@ TOKENS = [
         ),
         ("one known character is enough", "if (found < 0).any():", "if (found < 0).all():"),
         (
-            "the second piece begins late",
+            "a piece begins one character late",
             "piece = text[start : start + PIECE_CHARACTERS]",
-            "piece = text[start : start + PIECE_CHARACTERS - 1]",
+            "piece = text[start + 1 : start + 1 + PIECE_CHARACTERS]",
         ),
         (
             "V is an id",
