@@ -207,7 +207,7 @@ def test_a_changed_shard_is_named(tmp_path: Path, form: str, change: str) -> Non
     else:
         path.write_bytes(content[:-2] if change == "truncated" else content + b"12")
     for action in (open_prepared, verify):
-        with pytest.raises(UserError, match=rf"{path.name}: (has \d+ bytes|cannot be read)"):
+        with pytest.raises(UserError, match=rf"{path.name}: (has [\d,]+ bytes|cannot be read)"):
             action(tmp_path)
 
 

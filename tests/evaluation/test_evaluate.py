@@ -42,7 +42,7 @@ def test_all_problems_of_the_arguments_are_in_one_error(folder: Path) -> None:
         evaluate(folder / "truth", max_blocks=2, num_texts=1, seeds=3, device="gpu", output="")
     for problem in (
         "max_blocks: given 2, allowed is a whole number, at least 4",
-        "num_texts: given 1, allowed is 0 for none, else at least 2",
+        "num_texts: given 1, allowed is a whole number, 0 for none, else 2 to 1000000",
         "seeds: no such setting",
         "device: given 'gpu'",
         "output: given ''",

@@ -315,9 +315,9 @@ def test_lines_kept_in_memory_are_written_before_a_checkpoint_and_at_the_end(
         full.setattr(jsonl.os, "write", fail)
         log.log(2, {"train/loss": 3.0})
         log.finish(0)
-    assert [line.split(" could")[0].split(" cannot")[0] for line in caplog.messages] == [
-        f"{metrics}",
-        f"{metrics}",
+    assert [line.split(": No space")[0].split(" could")[0] for line in caplog.messages] == [
+        f"cannot be written: {metrics}",
+        f"cannot be written: {metrics}",
         f"1 line of {metrics}",
     ]
     log.finish(0)

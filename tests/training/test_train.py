@@ -163,9 +163,9 @@ def test_resume_names_what_has_changed(
         train(tiny_config(run_name="second", dataset=str(text), **resume))
     train(tiny_config(run_name="third", seed=5, log_interval=2, save_interval=3, **resume))
     assert (
-        "NOTE: not as in that checkpoint: max_steps 4 -> 20; seed 42 -> 5; log_interval 5 -> 2"
-        in (capsys.readouterr().out)
-    )
+        f"NOTE: not as in the checkpoint {first.checkpoint}: max_steps 4 -> 20; seed 42 -> 5; "
+        "log_interval 5 -> 2"
+    ) in capsys.readouterr().out
 
 
 def test_micro_batches_may_be_divided_otherwise(tiny_config: MakeConfig) -> None:
@@ -256,7 +256,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(
     original = safetensors.torch.save_file
     monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
     config = tiny_config(save_interval=5)
-    with pytest.raises(UserError, match=r"step 20 could not be written .* No space left"):
+    with pytest.raises(UserError, match=r"step 20 could not be written: .* No space left"):
         train(config)
     checkpoints = Path(config.output_dir) / "tiny" / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["step_00000005"]
