@@ -7,6 +7,11 @@ from pathlib import Path
 from sharpgpt.core.files import user_path
 
 
+def has_hub_form(text: str) -> bool:
+    """Whether this has the form ORG/NAME."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text, re.ASCII) is not None
+
+
 def is_hub_name(given: str | Path, *, short: bool = False) -> bool:
     """Whether this can be ORG/NAME, or with `short`, as old models have it, NAME.
 
@@ -14,8 +19,7 @@ def is_hub_name(given: str | Path, *, short: bool = False) -> bool:
     """
     if short and re.fullmatch(r"\w[\w.-]*", str(given), re.ASCII):
         return True
-    has_form = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(given), re.ASCII)
-    return has_form is not None and not user_path(given).parent.exists()
+    return has_hub_form(str(given)) and not user_path(given).parent.exists()
 
 
 def is_offline() -> bool:

@@ -41,7 +41,7 @@ def are_finite(model: nn.Module, processes: Processes) -> bool:
     broken = not torch.stack([tensor.sum().float() for tensor in tensors]).isfinite().all()
     if broken:
         broken = not all(bool(tensor.isfinite().all()) for tensor in tensors)
-    return processes.all_reduce_max(int(broken), 0)[0] == 0
+    return processes.all_reduce_max(int(broken)) == [0]
 
 
 def _local(tensor: Any) -> Tensor:

@@ -1,11 +1,11 @@
 """From the setting `dataset` to the source of documents that it names."""
 
-import re
 from typing import Any
 
 from sharpgpt.config.options import nearest, shown
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import user_path
+from sharpgpt.core.hub import has_hub_form
 from sharpgpt.data.sources import aliases
 from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.files import format_of
@@ -39,7 +39,7 @@ def open_source(dataset: str, **options: Any) -> DocumentSource:
     if paths is not None:
         return open_local(dataset, paths, chosen)
     name = dataset.removeprefix(HUB)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) and not format_of(name):
+    if has_hub_form(name) and not format_of(name):
         return _open_hub(name, chosen, is_explicit=name != dataset)
     known = [*aliases.DATASET_NAMES, *(alias.repo for alias in aliases.ALIASES.values())]
     raise UserError(aliases.unknown_dataset(dataset, known, aliases.ALLOWED))
