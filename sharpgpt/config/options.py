@@ -163,7 +163,12 @@ def _without_labels(hint: Any) -> Any:
 @cached
 def descriptions(cls: type) -> dict[str, str]:
     """The docstring under each option, on one line, after the description of its annotation."""
-    bases = [base for base in cls.__bases__ if issubclass(base, Options) and base is not Options]
+    # A dataclass has the fields of its last base first.
+    bases = [
+        base
+        for base in reversed(cls.__bases__)
+        if issubclass(base, Options) and base is not Options
+    ]
     found = {name: text for base in bases for name, text in descriptions(base).items()}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)

@@ -1,0 +1,76 @@
+"""The settings of `TrainingConfig` for the optimisation; docs/recipe.md has their formulas."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sharpgpt.config.kinds import Fixed, Mathematics, Policy, Rounding
+from sharpgpt.config.options import Options
+from sharpgpt.config.values import (
+    MAX_COUNT,
+    BelowOne,
+    Count,
+    CountOrNone,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+)
+
+
+class OptimisationSettings(Options):
+    """How it is trained: batches, schedule, optimizer, and what happens to bad numbers."""
+
+    batch_size: Rounding[Count] = 8
+    """Blocks in one forward pass (a micro-batch)."""
+
+    gradient_accumulation_steps: Rounding[Count] = 4
+    """Micro-batches in one optimizer step; their gradients equal those of one large batch."""
+
+    num_epochs: Mathematics[Annotated[float, Field(gt=0, le=MAX_COUNT)]] = 10
+    """Passes over the training text; max_steps overrides it."""
+
+    max_steps: Mathematics[Count | None] = None
+    """Optimizer steps; null trains for num_epochs."""
+
+    optimizer: Fixed[Literal["adamw", "muon"]] = "adamw"
+    """adamw for all parameters, or muon for the matrices inside the layers, adamw for the rest."""
+
+    learning_rate: Mathematics[Positive] = 6e-4
+    """Peak learning rate."""
+
+    warmup_steps: Mathematics[CountOrNone] = 500
+    """Steps of linear learning-rate warm-up."""
+
+    min_lr_ratio: Mathematics[Share] = 0.1
+    """Learning rate at the end of the cosine decay over learning_rate."""
+
+    weight_decay: Mathematics[NonNegative] = 0.1
+    """Decoupled weight decay, on matrices and embeddings only."""
+
+    betas: Mathematics[tuple[BelowOne, BelowOne]] = (0.9, 0.95)
+    """Adam's two decay rates, each in [0, 1)."""
+
+    eps: Mathematics[Positive] = 1e-8
+    """Adam's epsilon."""
+
+    max_grad_norm: Mathematics[NonNegative] = 1.0
+    """Gradient clipping: gradients are scaled down to this global norm; 0 turns it off."""
+
+    on_nonfinite: Policy[Literal["stop", "skip"]] = "stop"
+    """A loss or gradient that is not finite: stop saves the weights before that step and ends the
+    run; skip skips the step, counts it (train/num_skipped_steps) and continues."""
+
+    max_skipped_steps: Policy[Count] = 10
+    """With on_nonfinite skip: this many skipped steps in a row end the run."""
+
+    on_spike: Policy[Literal["log", "rollback"]] = "log"
+    """A loss spike: log counts it (train/num_loss_spikes) and continues; rollback also returns to
+    the newest checkpoint and skips the batches since then."""
+
+    spike_threshold: Policy[Positive] = 10
+    """A loss is a spike if it is this many spreads above the median loss of the last 100 steps; the
+    spread is the median absolute deviation from that median, at least 0.02."""
+
+    seed: Mathematics[Seed] = 42
+    """Seed of the weights, the order of the blocks, dropout and the samples."""
