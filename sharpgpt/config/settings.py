@@ -62,6 +62,10 @@ class TrainingConfig(OptimisationSettings, ModelSettings):
     gradient_checkpointing: Rounding[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    profile: Housekeeping[Annotated[int, Field(ge=0, le=100)]] = 0
+    """Steps to profile, after the first three; 0 for none. profile/operations.txt in the run folder
+    then tells where their time went, and profile/trace.json.gz opens in Perfetto."""
+
     eval_interval: Records[CountOrNone] = 500
     """Steps between validations; 0 validates at the end only."""
 

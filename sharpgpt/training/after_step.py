@@ -27,6 +27,7 @@ from sharpgpt.runs.state import DueWork
 from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.signals import Interrupted, StopSignal
+from sharpgpt.training.profiler import phase
 from sharpgpt.training.prompt import training_prompt
 from sharpgpt.training.schedule import penalty_weight_at
 from sharpgpt.training.state import Training
@@ -89,6 +90,7 @@ def start_bar(run: Training) -> None:
     )
 
 
+@phase("logging")
 def log_training(
     run: Training, learning_rate: float, penalty_weight: float, grad_norm: Tensor
 ) -> None:
@@ -124,6 +126,7 @@ def log_training(
     window.clear()
 
 
+@phase("validation")
 def validate(run: Training, stop: StopSignal) -> None:
     """Log `val/*` over the validation blocks, with the penalty weight of this step."""
     step, plan, blocks = run.progress.step, run.plan, run.val_blocks
@@ -173,6 +176,7 @@ def _validation_batches(run: Training, stop: StopSignal, num_batches: int) -> It
         yield batch_BT
 
 
+@phase("samples")
 def sample(run: Training, stop: StopSignal) -> None:
     """Log generated texts; their randomness depends on the seed and the step alone.
 

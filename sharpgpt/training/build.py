@@ -35,6 +35,7 @@ from sharpgpt.sharpness import find_penalty
 from sharpgpt.training.agreement import checkpoint_fact, require_same
 from sharpgpt.training.anomalies import AnomalyDetector
 from sharpgpt.training.optimizer import create_optimizers, layer_matrices
+from sharpgpt.training.profiler import Profiler
 from sharpgpt.training.prompt import training_prompt
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
@@ -204,6 +205,13 @@ def build_training(
         progress.restore(source)
         if not processes.is_main:
             progress.window.clear()  # rank 0 has its rows
+    profiler = Profiler(
+        config.profile if processes.is_main else 0,
+        folder=folder.path,
+        device=device,
+        steps_left=plan.total_steps - progress.step,
+        loss_lm=model.loss_lm,
+    )
     startup.phase("run folder and optimizer")
     return Training(
         setup=setup,
@@ -211,7 +219,9 @@ def build_training(
         model=model,
         train_blocks=train_blocks,
         val_blocks=val_blocks,
-        outputs=Outputs(folder.path, log, saver, console=console, startup=startup),
+        outputs=Outputs(
+            folder.path, log, saver, console=console, startup=startup, profiler=profiler
+        ),
         progress=progress,
     )
 

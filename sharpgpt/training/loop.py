@@ -13,6 +13,7 @@ from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.training.after_step import do_due_work, due_work, log_training, start_bar
 from sharpgpt.training.anomalies import Verdict
+from sharpgpt.training.profiler import phase
 from sharpgpt.training.recovery import check_step
 from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
 from sharpgpt.training.state import CannotContinueError, Training
@@ -39,7 +40,8 @@ def run_steps(run: Training, stop: StopSignal) -> None:
         UserError: the last checkpoint cannot be written.
     """
     try:
-        train_until(run, stop)
+        with run.outputs.profiler:
+            train_until(run, stop)
         check_weights(run)
     except BrokenWeightsError as error:
         raise RunFailedError(f"{error.reason}. {_left(run)}. {error.advice}") from error
@@ -77,11 +79,12 @@ def _left(run: Training) -> str:
 def train_until(run: Training, stop: StopSignal) -> None:
     """The loop. Raises `CannotContinueError` between two steps, with the state before the next."""
     config, progress, total_steps = run.config, run.progress, run.plan.total_steps
-    device = run.setup.device.torch_device
+    device, profiler = run.setup.device.torch_device, run.outputs.profiler
     start_bar(run)
     batches = micro_batches(run)
     do_due_work(run, stop)  # what a signal interrupted, in a resumed run
     while progress.step < total_steps:
+        profiler.begin_step(progress.step + 1)
         started = time.perf_counter()
         batches_of_step, problem = read_batches(run, batches)
         if run.must_stop(stop, problem):
@@ -90,7 +93,8 @@ def train_until(run: Training, stop: StopSignal) -> None:
         learning_rate = learning_rate_at(progress.step, total_steps, config)
         penalty_weight = penalty_weight_at(progress.step, total_steps, config)
         loss = accumulate_gradients(run, batches_of_step, penalty_weight)
-        grad_norm = clip_gradients(run.setup.causal_lm, config.max_grad_norm)
+        with profiler.phase("clip"):
+            grad_norm = clip_gradients(run.setup.causal_lm, config.max_grad_norm)
         try:
             verdict = check_step(run, loss, grad_norm)
         except CannotContinueError:
@@ -113,8 +117,10 @@ def train_until(run: Training, stop: StopSignal) -> None:
         do_due_work(run, stop)
         if is_saved:
             save(run, stop)
+        profiler.end_step()
 
 
+@phase("checkpoint")
 def save(run: Training, stop: StopSignal) -> None:
     """Save while training continues; after a signal `run_steps` saves instead."""
     state = run.state()

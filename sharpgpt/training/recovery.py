@@ -10,12 +10,14 @@ from torch import Tensor
 from sharpgpt.core.errors import UserError
 from sharpgpt.runs.checkpoint_files import load_tensors
 from sharpgpt.training.anomalies import MAX_ROLLBACKS, Verdict
+from sharpgpt.training.profiler import phase
 from sharpgpt.training.state import CannotContinueError, Training
 from sharpgpt.training.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
 
+@phase("check")
 def check_step(run: Training, loss: Tensor, grad_norm: Tensor) -> Verdict:
     """Whether the optimizer takes the step; after ROLL_BACK the run is rolled back already.
 

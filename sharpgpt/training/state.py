@@ -21,6 +21,7 @@ from sharpgpt.runtime.distributed import Processes
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.sharpness import SharpnessOutput
 from sharpgpt.training.anomalies import AnomalyDetector
+from sharpgpt.training.profiler import Profiler
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 
@@ -73,6 +74,7 @@ class Outputs:
     saver: CheckpointSaver
     console: Console
     startup: Startup
+    profiler: Profiler
 
 
 class Window:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import prefetched
 from sharpgpt.training.optimizer import set_learning_rate
+from sharpgpt.training.profiler import phase
 from sharpgpt.training.state import CannotContinueError, Training
 
 
@@ -41,6 +42,7 @@ def _micro_batches(run: Training) -> Iterator[Tensor]:
         yield batch_BT.pin_memory() if pin else batch_BT
 
 
+@phase("data")
 def read_batches(
     run: Training, batches: Iterator[Tensor]
 ) -> tuple[list[Tensor], CannotContinueError | None]:
@@ -71,15 +73,17 @@ def accumulate_gradients(
     normalizer = rows_per_step / world_size
     # Compiled code is specialised to numbers, not to a tensor; the number 0 skips the penalty.
     weight = torch.tensor(penalty_weight, device=device) if config.penalty_weight else 0.0
-    model, losses = run.model.data_parallel, []
+    model, profiler, losses = run.model.data_parallel, run.outputs.profiler, []
     for number, batch_BT in enumerate(batches_of_step, start=1):
-        input_ids_BT = batch_BT.to(device, non_blocking=True)
+        with profiler.phase("data"):
+            input_ids_BT = batch_BT.to(device, non_blocking=True)
         with _gradient_sync(model, is_last=number == len(batches_of_step)):
-            with run.setup.device.autocast():
+            with profiler.phase("forward"), run.setup.device.autocast():
                 output = model(
                     input_ids_BT, penalty_weight=weight, normalizer=normalizer, per_row=True
                 )
-            output.loss.backward()
+            with profiler.phase("backward"):
+                output.loss.backward()
         run.progress.window.add(output, penalty_weight)
         losses.append(output.loss.detach())
     return run.processes.all_reduce_sum(torch.stack(losses).sum()) / world_size
@@ -98,6 +102,7 @@ def clip_gradients(causal_lm: nn.Module, max_norm: float) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
+@phase("optimizer")
 def optimizer_step(run: Training, learning_rate: float) -> None:
     """Change the weights."""
     set_learning_rate(run.model.optimizers, learning_rate)

@@ -87,3 +87,23 @@ def test_a_checkpoint_that_does_not_fit(
     )
     assert re.match(pattern, printed.splitlines()[-1]), printed
     assert list((tmp_path / "disk").rglob("*step*")) == []
+
+
+def test_a_profile_that_does_not_fit_costs_the_profile_alone(
+    scenario: Callable[..., Scenario], mounts: Mounts, tmp_path: Path
+) -> None:
+    """The other files of the run folder fit, its trace does not."""
+    disk = tmp_path / "disk"
+    mounts.small(disk, 80 << 10)
+    small = scenario(
+        "small", max_steps=5, profile=2, output_dir=str(disk), checkpoint_dir=str(tmp_path / "c")
+    )
+    code, printed = small.run_here()
+    assert code == 0, printed
+    assert re.search(
+        r"NOTE: the profile could not be written: \S+/disk/run/profile/trace\.json\.gz: No space "
+        rf"left on device {FREE}; make room, .*\. Training continues\n",
+        printed,
+    ), printed
+    assert "Finished 5 steps" in printed
+    assert list(disk.glob("run/profile/*")) == []
