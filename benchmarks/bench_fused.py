@@ -3,9 +3,10 @@
     python benchmarks/bench_fused.py
 
 At N = 2048, D = 768, V = 50257 in float32: three matrix products in the same chunks (what any
-linear cross-entropy needs), PyTorch's F.linear_cross_entropy (no penalty), the dense loss with each
-penalty, ours with weight 0 and with each penalty. Then ours with the entropy penalty at other N, V.
-Forward and backward together. The peak of extra memory is measured in a separate process for each
+linear cross-entropy needs), PyTorch's F.linear_cross_entropy (no penalty) as it is called by
+default, which is not chunked, and chunked, with options; the dense loss with each penalty, ours
+with weight 0 and with each penalty. Then ours with the entropy penalty at other N, V. Forward and
+backward together. The peak of extra memory is measured in a separate process for each
 case: the resident set less the inputs and their gradients.
 
 Targets (medians): every penalty at most 1.15 times the three products, at most 0.55 times the dense
@@ -63,9 +64,12 @@ def loss_case(loss: Callable[..., Any], **how: Any) -> Callable[[Tensor, Tensor,
     return run
 
 
-def pytorch_linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> None:
-    hidden_ND.grad = weight_VD.grad = None
-    F.linear_cross_entropy(hidden_ND, weight_VD, target_N).backward()
+def pytorch_case(options: Any) -> Callable[[Tensor, Tensor, Tensor], None]:
+    def run(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> None:
+        hidden_ND.grad = weight_VD.grad = None
+        F.linear_cross_entropy(hidden_ND, weight_VD, target_N, options=options).backward()
+
+    return run
 
 
 CASES: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
@@ -75,7 +79,8 @@ CASES: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
         f"ours, {name}": loss_case(fused.linear_sharpness_loss, penalty=name, penalty_weight=WEIGHT)
         for name in PENALTIES
     },
-    "F.linear_cross_entropy": pytorch_linear_cross_entropy,
+    "F.linear_cross_entropy, no options: not chunked": pytorch_case(None),
+    "F.linear_cross_entropy, options: chunked": pytorch_case(torch.nn.LinearCrossEntropyOptions()),
     "dense, weight 0": loss_case(reference.linear_sharpness_loss),
     **{
         f"dense, {name}": loss_case(
