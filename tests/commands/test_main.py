@@ -14,6 +14,7 @@ import pytest
 
 from sharpgpt.commands import main as cli
 from sharpgpt.commands.main import main, train_command
+from tests.forked_python import ForkedPython
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY_COMMAND = (
@@ -193,9 +194,9 @@ def test_a_signal_saves_and_ends(
     command_environment: dict[str, str], tmp_path: Path, kind: signal.Signals
 ) -> None:
     run_folder = tmp_path / "o" / "stopped"
-    process = subprocess.Popen(
+    process = ForkedPython(
         [
-            sys.executable, "train.py", *TINY, "--max_steps", "1000000", "--log_interval", "1",
+            "train.py", *TINY, "--max_steps", "1000000", "--log_interval", "1",
             "--dataset", text_file(tmp_path), "--output_dir", str(tmp_path / "o"),
             "--run_name", "stopped",
         ],
@@ -221,9 +222,9 @@ def test_the_progress_bar_on_a_terminal(
     command_environment: dict[str, str], tmp_path: Path
 ) -> None:
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = ForkedPython(
         [
-            sys.executable, "train.py", *TINY, "--dataset", text_file(tmp_path),
+            "train.py", *TINY, "--dataset", text_file(tmp_path),
             "--output_dir", str(tmp_path / "o"), "--run_name", "bar", "--log_interval", "1",
         ],
         cwd=REPOSITORY, env=command_environment | {"COLUMNS": "150", "TERM": "xterm"},

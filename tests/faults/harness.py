@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpgpt.commands.main import train_command
+from tests.forked_python import ForkedPython, fresh_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN_NAME = "run"
@@ -95,7 +95,8 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
 class TrainingProcess:
     """`python train.py` with these settings; what it prints goes to the file `output`.
 
-    `launcher` is what stands between the two words, such as `-m torch.distributed.run`.
+    `launcher` is what stands between the two words, such as `-m torch.distributed.run`. `is_fresh`
+    is for a test of the start itself; the other processes have imported torch before they begin.
     """
 
     def __init__(
@@ -105,11 +106,13 @@ class TrainingProcess:
         environment: Mapping[str, str],
         output: Path,
         launcher: tuple[str, ...] = (),
+        is_fresh: bool = False,
     ) -> None:
         self.output = output
+        start = fresh_python if is_fresh else ForkedPython
         with open(output, "wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *launcher, "train.py", *flags(settings)],
+            self.process = start(
+                [*launcher, "train.py", *flags(settings)],
                 cwd=REPOSITORY, env=dict(environment), stdin=subprocess.DEVNULL,
                 stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -186,7 +189,12 @@ class Scenario:
         return self.run_folder / "checkpoints"
 
     def start(
-        self, faults: str = "", *, launcher: tuple[str, ...] = (), **changes: Any
+        self,
+        faults: str = "",
+        *,
+        launcher: tuple[str, ...] = (),
+        is_fresh: bool = False,
+        **changes: Any,
     ) -> TrainingProcess:
         """The next process; `faults` as injected.py reads them."""
         self.num_processes += 1
@@ -203,6 +211,7 @@ class Scenario:
             environment=environment,
             output=self.folder / f"process_{self.num_processes:03d}.txt",
             launcher=launcher,
+            is_fresh=is_fresh,
         )
 
     def is_held(self) -> bool:

@@ -62,7 +62,7 @@ def run_through(scenario: Scenario, moments: list[Moment]) -> Counter[str]:
     """
     hit: Counter[str] = Counter()
     for moment in moments:
-        with scenario.start() as process:
+        with scenario.start(is_fresh=moment.kind == "startup") as process:
             if not _wait(scenario, process, moment):
                 assert process.wait() == 0, process.printed()
                 raise AssertionError(f"the run was over before {moment}")

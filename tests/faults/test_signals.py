@@ -106,7 +106,7 @@ def test_a_signal_during_the_start_ends_at_once(
     scenario: MakeScenario, number: signal.Signals
 ) -> None:
     started = scenario("started")
-    with started.start() as process:
+    with started.start(is_fresh=True) as process:
         assert process.wait_for(lambda: "importing transformers" in process.printed())
         process.send(number)
         assert process.wait(timeout_s=30) == 128 + number, process.printed()

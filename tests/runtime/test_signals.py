@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from sharpgpt.runtime.signals import (
     explained_by,
 )
 from sharpgpt.training.train import train
+from tests.forked_python import ForkedPython, fresh_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (
@@ -41,16 +41,19 @@ def start(command_environment: dict[str, str], tmp_path: Path) -> Start:
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be: that is it.\n" * 4000, encoding="utf-8")
 
-    def make(*flags: str, code: str = "") -> "subprocess.Popen[str]":
+    def make(
+        *flags: str, code: str = "", python: Callable[..., Any] = ForkedPython
+    ) -> "subprocess.Popen[str]":
         script = ["-c", code] if code else ["train.py"]
-        return subprocess.Popen(
+        process: subprocess.Popen[str] = python(
             [
-                sys.executable, *script, *TINY.split(), "--dataset", str(text), "--output_dir",
+                *script, *TINY.split(), "--dataset", str(text), "--output_dir",
                 str(tmp_path / "o"), *flags,
             ],
             cwd=REPOSITORY, env=command_environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+        return process
 
     return make
 
@@ -76,7 +79,7 @@ def test_a_signal_while_it_starts_ends_it_at_once(
     start: Start, number: signal.Signals, delay_s: float
 ) -> None:
     """After 0.3 s it imports the settings, then torch and transformers, or already trains."""
-    process = start()
+    process = start(python=fresh_python)
     time.sleep(delay_s)
     sent = time.monotonic()
     process.send_signal(number)

@@ -2,7 +2,6 @@
 
 import copy
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from sharpgpt.training.agreement import (
 from sharpgpt.training.build import build_model, load_training_data
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.train import train
+from tests.forked_python import run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MakeConfig = Callable[..., TrainingConfig]
@@ -132,15 +132,15 @@ def test_the_ranks_of_a_real_launch_end_with_one_message(
         "sys.exit(code)\n"
     )
     (tmp_path / "ranks.py").write_text(code, encoding="utf-8")
-    done = subprocess.run(
+    done = run_forked(
         [
-            sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
+            "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
             "--nproc_per_node=2", "ranks.py", "--dataset", "text.txt", "--tokenizer", "char",
             "--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--max_seq_length", "16",
             "--max_steps", "3", "--no_wandb", "--device", "cpu", "--output_dir", ".",
         ],
         env=command_environment | {"PYTHONPATH": str(REPOSITORY)},
-        cwd=tmp_path, text=True, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout  # torchrun's own
     assert done.stdout.count("exit code 2\n") == 2, done.stdout

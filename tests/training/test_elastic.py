@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.training.build import check_world_size
+from tests.forked_python import run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = {
@@ -27,18 +27,15 @@ def train(
     folder: Path, environment: dict[str, str], num_processes: int, **changes: Any
 ) -> subprocess.CompletedProcess[str]:
     flags = FLAGS | {"output_dir": folder, "run_name": "run", "resume": "auto"} | changes
-    command = [sys.executable, "-W", "ignore"]
-    if num_processes > 1:
-        command += [
-            "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}",
-        ]  # fmt: skip
-    command += [
-        str(REPOSITORY / "train.py"),
-        *(f"--{name}={value}" for name, value in flags.items()),
-    ]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder
-    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+    return run_forked(
+        [
+            *("-W", "ignore", *(launcher if num_processes > 1 else ())),
+            str(REPOSITORY / "train.py"),
+            *(f"--{name}={value}" for name, value in flags.items()),
+        ],
+        env=environment, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -3,10 +3,11 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked_python import run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -91,13 +92,13 @@ class Launched:
 
     def run(self, fault: str, *flags: str, number: int = 2, returncode: int = 1) -> str:
         """What they print, to either stream."""
-        done = subprocess.run(
+        done = run_forked(
             [
-                sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
+                "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
                 f"--nproc_per_node={number}", "faulty.py", fault, *FLAGS.split(),
                 "--dataset", "text.txt", "--output_dir", ".", *flags,
             ],
-            env=self._environment, cwd=self.folder, text=True, timeout=240,
+            env=self._environment, cwd=self.folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert done.returncode == returncode, done.stdout  # torchrun's own
