@@ -8,6 +8,7 @@
 # make mutants         200 deliberate mistakes, each of which a test must notice
 # make test-ecosystem  lm-evaluation-harness on a checkpoint, relplot on calibration
 # make bench           the published numbers, into benchmarks/results/
+# make gpu             everything measured on a CUDA GPU, in minutes, into benchmarks/results/
 # make clean           delete .venv and the caches
 # Every target installs what it needs into .venv; PYTHON chooses the interpreter (3.11 or newer).
 
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults mutants test-ecosystem \
-	check format bench clean
+	check format bench gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -89,6 +90,12 @@ bench: setup-dev
 	$(BIN)/python benchmarks/bench_checkpoint.py
 	$(BIN)/python benchmarks/bench_verdict.py
 	$(BIN)/python benchmarks/bench_report.py
+
+# torch's CUDA build brings triton, the only other thing that Liger-Kernel needs.
+gpu: setup-dev
+	@$(BIN)/python benchmarks/bench_gpu.py --check
+	$(PIP) --no-deps -r requirements-gpu.txt
+	$(BIN)/python benchmarks/bench_gpu.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*

@@ -13,6 +13,7 @@ Targets (medians): every penalty at most 1.15 times the three products, at most 
 entropy loss, at most 0.15 GB extra, and within 5% of our own plain cross-entropy.
 """
 
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -35,19 +36,30 @@ WEIGHT = 0.1
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
-def inputs(num_rows: int, width: int, vocab_size: int) -> Inputs:
+def inputs(
+    num_rows: int,
+    width: int,
+    vocab_size: int,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Inputs:
     generator = torch.Generator().manual_seed(0)
-    hidden_ND = torch.randn(num_rows, width, generator=generator)
-    weight_VD = torch.randn(vocab_size, width, generator=generator) * 0.05
+    hidden_ND = torch.randn(num_rows, width, generator=generator).to(device, dtype)
+    weight_VD = (torch.randn(vocab_size, width, generator=generator) * 0.05).to(device, dtype)
     target_N = torch.randint(vocab_size, (num_rows,), generator=generator)
-    return hidden_ND.requires_grad_(), weight_VD.requires_grad_(), target_N
+    return (
+        hidden_ND.requires_grad_(),
+        weight_VD.requires_grad_(),
+        target_N.to(device),
+    )
 
 
 @torch.no_grad()
 def three_products(hidden_ND: Tensor, weight_VD: Tensor, _: Tensor) -> None:
     num_rows, vocab_size = len(hidden_ND), len(weight_VD)
-    chunk = fused.default_chunk_size(num_rows, vocab_size, "cpu")
-    logits_CV = torch.empty(chunk, vocab_size)
+    chunk = fused.default_chunk_size(num_rows, vocab_size, hidden_ND.device.type)
+    logits_CV = hidden_ND.new_empty(chunk, vocab_size)
     hidden_ND.grad, weight_VD.grad = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
     for start in range(0, num_rows, chunk):
         rows_CD = hidden_ND[start : start + chunk]
@@ -68,6 +80,21 @@ def pytorch_case(options: Any) -> Callable[[Tensor, Tensor, Tensor], None]:
     def run(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> None:
         hidden_ND.grad = weight_VD.grad = None
         F.linear_cross_entropy(hidden_ND, weight_VD, target_N, options=options).backward()
+
+    return run
+
+
+def liger_case(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], None] | None:
+    """Liger-Kernel's fused linear cross-entropy as it is published; None where it cannot run."""
+    if device.type != "cuda" or importlib.util.find_spec("liger_kernel") is None:
+        return None
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    liger = LigerFusedLinearCrossEntropyLoss()
+
+    def run(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> None:
+        hidden_ND.grad = weight_VD.grad = None
+        liger(weight_VD, hidden_ND, target_N).backward()
 
     return run
 

@@ -27,9 +27,15 @@ def spread(seconds: list[float]) -> dict[str, Any]:
 
 def write_result(name: str, command: str, results: dict[str, Any]) -> None:
     """Write results/NAME.json and print it."""
+    path = save_result(name, command, results)
+    json.dump(results, sys.stdout, indent=2)
+    print(f"\nwritten to {path.relative_to(REPOSITORY)}")
+
+
+def save_result(name: str, command: str, results: dict[str, Any]) -> Path:
+    """Write results/NAME.json; returns its path."""
     environment = describe_environment(choose_device(TrainingConfig()))
     environment["command"] = command
     path = RESULTS / f"{name}.json"
     write_text(path, json.dumps({"figures": results, "environment": environment}, indent=2) + "\n")
-    json.dump(results, sys.stdout, indent=2)
-    print(f"\nwritten to {path.relative_to(REPOSITORY)}")
+    return path
