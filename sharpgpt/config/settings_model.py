@@ -111,3 +111,7 @@ class ModelSettings(Options):
 
     penalty_final_ratio: Mathematics[NonNegative] = 0.0
     """Weight at the last step over penalty_weight, for the linear and cosine schedules."""
+
+    z_loss_weight: Mathematics[NonNegative] = 0.0
+    """Weight of the z-loss, (ln sum e^logits)^2 of every row, in the loss. It keeps logits from
+    drifting; 1e-4 in PaLM (Chowdhery et al. 2022, section 5), 0 for none."""

@@ -29,7 +29,7 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         usage="%(prog)s [--config FILE] [--dry_run] [--no_wandb] [--SETTING VALUE ...]",
         description="Train a GPT-2 from random weights with "
-        "loss = cross_entropy + penalty_weight * sharpness_penalty.",
+        "loss = cross_entropy + penalty_weight * sharpness_penalty + z_loss_weight * z_loss.",
         epilog=EPILOG,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")

@@ -76,7 +76,7 @@ class Metric:
 METRICS = (
     Metric(
         "loss", "Loss", "nats, penalty included",
-        "cross-entropy + penalty_weight * penalty, which training minimises",
+        "ce_loss + penalty_weight * penalty + z_loss_weight * z_loss, which training minimises",
         "Loss", statistic="loss", better="lower", shown=("last lines",),
     ),
     Metric(
@@ -132,6 +132,11 @@ METRICS = (
         "the share of positions where the most probable token is the next one",
         "Output distribution", statistic="accuracy", better="higher",
         shown=("model card", "runs table"),
+    ),
+    Metric(
+        "z_loss", "Z-loss", "unweighted",
+        "(ln sum e^logits)^2, the z-loss before its weight, logged for weight 0 too",
+        "Optimisation", statistic="z_loss",
     ),
     Metric(
         "learning_rate", "Learning rate", "", "of the step that was logged",

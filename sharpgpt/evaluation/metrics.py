@@ -20,6 +20,7 @@ def evaluate(
     batches_BT: Iterable[Tensor],
     *,
     penalty_weight: float,
+    z_loss_weight: float,
     device: Device,
     processes: Processes | None = None,
     num_counted: int | None = None,
@@ -36,6 +37,6 @@ def evaluate(
         with device.autocast():
             output = model(input_ids_BT.to(device.torch_device))
         if num_counted is None or number < num_counted:
-            totals.add(output, penalty_weight)
+            totals.add(output, penalty_weight, z_loss_weight)
     model.train(was_training)
     return (totals.over(processes.all_reduce_sum) if processes else totals).means("val/")

@@ -3,8 +3,8 @@
 `use_sharpness_loss(model)` gives one model another forward. Called with `labels`, it computes the
 loss from the hidden states and the weight of the output layer, in chunks, and returns
 `logits=None`; called without, it is the architecture's own, so generation does not change. The loss
-takes the arguments of HuggingFace's own (`num_items_in_batch`, `shift_labels`), and at penalty
-weight 0 it equals that loss, so a trainer or a loop around such a model needs no other change.
+takes the arguments of HuggingFace's own (`num_items_in_batch`, `shift_labels`), and with both
+weights 0 it equals that loss, so a trainer or a loop around such a model needs no other change.
 `SharpnessTrainer` (trainer.py) is HuggingFace's Trainer with the call made and statistics logged.
 
 The new forward is a method of a subclass, made on the fly, to which the instance is moved: unlike a
@@ -49,6 +49,9 @@ class SharpnessSettings:
     penalty_weight: float | Tensor = 0.01
     """The penalty's factor in the loss. A 0-d tensor changes without a new compilation."""
 
+    z_loss_weight: float | Tensor = 0.0
+    """The factor of the z-loss, (ln sum e^logits)^2, at every valid label; likewise. PaLM: 1e-4."""
+
     top_k: int = 5
     """k of the top-k mass, penalty and statistic, in 1..V."""
 
@@ -82,9 +85,10 @@ def use_sharpness_loss(model: Model, **settings: Any) -> Model:
 
     Args:
         model: a causal LM of transformers, or a PEFT model of one; changed in place.
-        settings: the fields of `SharpnessSettings` by name (penalty, penalty_weight, top_k,
-            penalty_positions, chunk_size, eval_logits, per_row). Those that are not given have
-            their default values; in a model that has the sharpness loss already, those it has.
+        settings: the fields of `SharpnessSettings` by name (penalty, penalty_weight,
+            z_loss_weight, top_k, penalty_positions, chunk_size, eval_logits, per_row). Those that
+            are not given have their default values; in a model that has the sharpness loss already,
+            those it has.
 
     Returns:
         The model itself. `restore(model)` undoes the change.
@@ -278,6 +282,7 @@ def _forward_with_labels(
         bias=head.bias,
         penalty=settings.penalty,
         penalty_weight=settings.penalty_weight,
+        z_loss_weight=settings.z_loss_weight,
         top_k=settings.top_k,
         penalty_mask=_penalty_mask(causal_lm, target_BS, length),
         ignore_index=ignore_index,

@@ -56,6 +56,7 @@ class SharpnessLM(nn.Module):
         input_ids_BT: Tensor,
         *,
         penalty_weight: float | Tensor = 0.0,
+        z_loss_weight: float | Tensor = 0.0,
         normalizer: float | None = None,
         per_row: bool = False,
     ) -> SharpnessOutput:
@@ -78,6 +79,7 @@ class SharpnessLM(nn.Module):
             bias=head.bias,
             penalty=self.penalty,
             penalty_weight=penalty_weight,
+            z_loss_weight=z_loss_weight,
             top_k=self.top_k,
             penalty_mask=penalty_mask(self.penalty_positions, target_BS, input_ids_BT.shape[1]),
             normalizer=normalizer,

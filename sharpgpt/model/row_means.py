@@ -26,9 +26,14 @@ class RowMeans:
         self._num_rows = torch.zeros_like(self._sums)
         self._histogram = torch.zeros(NUM_HISTOGRAM_BINS, device=device)
 
-    def add(self, output: SharpnessOutput, penalty_weight: float | Tensor) -> None:
+    def add(
+        self,
+        output: SharpnessOutput,
+        penalty_weight: float | Tensor,
+        z_loss_weight: float | Tensor = 0.0,
+    ) -> None:
         """Add one batch. Nothing here waits for the device."""
-        statistics = row_statistics(output, penalty_weight)
+        statistics = row_statistics(output, penalty_weight, z_loss_weight)
         means = torch.stack([statistics[str(metric.statistic)] for metric in ROW_MEANS])
         self._sums += means.to(self._sums.dtype) * output.num_rows
         self._num_rows += output.num_rows
@@ -78,10 +83,13 @@ class RowMeans:
         self._histogram.copy_(torch.tensor(histogram))
 
 
-def row_statistics(output: SharpnessOutput, penalty_weight: float | Tensor) -> dict[str, Tensor]:
+def row_statistics(
+    output: SharpnessOutput, penalty_weight: float | Tensor, z_loss_weight: float | Tensor
+) -> dict[str, Tensor]:
     """Means over the rows of one batch; `Metric.statistic` names one of them."""
     # `output.loss` is divided by the rows of the whole step, not by those of this batch.
-    return output._asdict() | {"loss": output.ce + penalty_weight * output.penalty}
+    loss = output.ce + penalty_weight * output.penalty + z_loss_weight * output.z_loss
+    return output._asdict() | {"loss": loss}
 
 
 def perplexity(ce_loss: float) -> float:

@@ -31,14 +31,14 @@ class SharpnessTrainer(Trainer):  # type: ignore[misc]
     Keyword arguments besides Trainer's own are those of `use_sharpness_loss`, except `eval_logits`,
     which each evaluation decides. A model that has the sharpness loss already keeps the settings
     that are not given, which is said. The lines of the training loss also have `ce_loss`,
-    `penalty`, `avg_max_prob`, `entropy` and `top_k_mass`, as means over all rows of all processes
-    since the line before, or since `train()` began; the metrics of an evaluation have them with its
-    prefix (`eval_ce_loss`), over each sample once: what a sampler repeats to give all processes
-    equal batches is left out. A window without a valid row has no statistics in its line. `loss`
-    and `eval_loss` contain the penalty: perplexity is exp of `eval_ce_loss`. `eval_loss` is the
-    mean over all rows too; Trainer's own, a mean of batch means, depends on batches and processes.
-    Under nn.DataParallel (several GPUs in one process) there are no statistics; start it with
-    torchrun.
+    `penalty`, `z_loss`, `avg_max_prob`, `entropy` and `top_k_mass`, as means over all rows of all
+    processes since the line before, or since `train()` began; the metrics of an evaluation have
+    them with its prefix (`eval_ce_loss`), over each sample once: what a sampler repeats to give all
+    processes equal batches is left out. A window without a valid row has no statistics in its line.
+    `loss` and `eval_loss` contain the penalty and the z-loss: perplexity is exp of `eval_ce_loss`.
+    `eval_loss` is the mean over all rows too; Trainer's own, a mean of batch means, depends on
+    batches and processes. Under nn.DataParallel (several GPUs in one process) there are no
+    statistics; start it with torchrun.
 
     Raises:
         ValueError: as `use_sharpness_loss`; or for what replaces the loss of the model: label
@@ -77,8 +77,8 @@ class SharpnessTrainer(Trainer):  # type: ignore[misc]
             if output.rows is not None:
                 output = _of_first(output, inputs, self._num_new_samples(inputs))
             rows = self._training_rows if model.training else self._evaluation_rows
-            weight = self._causal_lm.sharpness_settings.penalty_weight
-            rows.add(output, penalty_weight=weight)
+            settings = self._causal_lm.sharpness_settings
+            rows.add(output, settings.penalty_weight, settings.z_loss_weight)
         elif self.args.n_gpu <= 1:  # the replicas of nn.DataParallel have it
             raise ValueError(
                 "model: something has replaced its forward with the sharpness loss, such as "

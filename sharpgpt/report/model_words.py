@@ -41,12 +41,13 @@ def size_words(num_parameters: int) -> str:
 
 
 def loss_words(settings: Settings) -> str:
-    """`loss = cross-entropy + 0.1 × neg_entropy`."""
-    weight = number_of(settings, "penalty_weight")
-    if not weight:
-        return "loss = cross-entropy"
-    sign = "+" if weight > 0 else "−"
-    return typeset(f"loss = cross-entropy {sign} {abs(weight):g} × {settings.get('penalty_type')}")
+    """`loss = cross-entropy + 0.1 × neg_entropy + 0.0001 × z-loss`."""
+    words = "loss = cross-entropy"
+    terms = (("penalty_weight", settings.get("penalty_type")), ("z_loss_weight", "z-loss"))
+    for name, term in terms:
+        if weight := number_of(settings, name):
+            words += f" {'+' if weight > 0 else '−'} {abs(weight):g} × {term}"
+    return typeset(words)
 
 
 def validated_on(settings: Settings, environment: Mapping[str, Any]) -> str:

@@ -17,9 +17,10 @@ they compute the loss as the reference does, with all its logits.
 
 Not supported: logits of -inf.
 
-Shapes: N rows, C rows of a chunk, D width, V vocabulary, W buffer columns (rows.py).
+Shapes: N rows, C rows of a chunk, D width, V vocabulary, S statistics, W buffer columns (rows.py).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ def linear_sharpness_loss(
     bias: Tensor | None = None,
     penalty: str = "non_max_sum",
     penalty_weight: float | Tensor = 0.0,
+    z_loss_weight: float | Tensor = 0.0,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -74,15 +76,15 @@ def linear_sharpness_loss(
     per_row: bool = False,
     chunk_size: int | None = None,
 ) -> SharpnessOutput:
-    """Cross-entropy plus a weighted sharpness penalty of the logits `hidden @ weight.T + bias`.
+    """Cross-entropy plus weighted penalty and z-loss of the logits `hidden @ weight.T + bias`.
 
     Args:
         hidden_ND: inputs of the output layer; float32, float64, bfloat16 or float16.
         weight_VD: its weight; under autocast its dtype may differ from that of `hidden_ND`.
         bias: [V], or None.
         chunk_size: C; None takes `default_chunk_size`. It changes only the order of sums.
-        target_N, penalty, penalty_weight, top_k, penalty_mask, ignore_index, reduction, normalizer,
-            per_row: as in `reference.sharpness_loss`.
+        target_N, penalty, penalty_weight, z_loss_weight, top_k, penalty_mask, ignore_index,
+            reduction, normalizer, per_row: as in `reference.sharpness_loss`.
 
     Returns:
         `SharpnessOutput`; its statistics are means over the valid rows for every reduction.
@@ -92,7 +94,7 @@ def linear_sharpness_loss(
     """
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: given {chunk_size}, allowed is None or at least 1")
-    if is_transformed(hidden_ND, weight_VD, bias, penalty_weight, normalizer):
+    if is_transformed(hidden_ND, weight_VD, bias, penalty_weight, z_loss_weight, normalizer):
         return reference.linear_sharpness_loss(
             hidden_ND,
             weight_VD,
@@ -100,6 +102,7 @@ def linear_sharpness_loss(
             bias=bias,
             penalty=penalty,
             penalty_weight=penalty_weight,
+            z_loss_weight=z_loss_weight,
             top_k=top_k,
             penalty_mask=penalty_mask,
             ignore_index=ignore_index,
@@ -127,13 +130,14 @@ def linear_sharpness_loss(
         # Filled after the division: 0 / 0 is NaN.
         loss_factor_N = (loss_factor_N / divisor).masked_fill(~valid_N, 0)
     penalty_factor_N = loss_factor_N if penalty_mask is None else loss_factor_N * penalty_mask
-    penalty_factor_N = penalty_factor_N * penalty_weight
+    factors = [loss_factor_N, penalty_factor_N * penalty_weight]
+    if isinstance(z_loss_weight, Tensor) or z_loss_weight != 0:
+        factors.append(loss_factor_N * z_loss_weight)
     layer = [hidden_ND, weight_VD, *([] if bias is None else [bias])]
-    loss, statistics_6N, _ = linear_sharpness(
+    loss, statistics_SN, _ = linear_sharpness(
         layer,
         target_N,
-        loss_factor_N,
-        penalty_factor_N,
+        factors,
         penalty=penalty,
         top_k=top_k,
         product_dtype=product_dtype,
@@ -142,13 +146,13 @@ def linear_sharpness_loss(
         loss_per_row=reduction == "none",
     )
     with torch.no_grad():
-        counted_6N = statistics_6N.detach()
+        counted_SN = statistics_SN.detach()
         if penalty_mask is not None:
-            penalty_N = counted_6N[1].masked_fill(~penalty_mask, 0)
-            counted_6N = torch.stack([counted_6N[0], penalty_N, *counted_6N[2:]])
-        means_6 = counted_6N.sum(1) / num_rows.clamp(min=1)
-    rows = SharpnessRows(*counted_6N) if per_row else None
-    means = SharpnessRows(*means_6)._asdict()
+            penalty_N = counted_SN[1].masked_fill(~penalty_mask, 0)
+            counted_SN = torch.stack([counted_SN[0], penalty_N, *counted_SN[2:]])
+        means_S = counted_SN.sum(1) / num_rows.clamp(min=1)
+    rows = SharpnessRows(*counted_SN) if per_row else None
+    means = SharpnessRows(*means_S)._asdict()
     return SharpnessOutput(loss=loss, **means, num_rows=num_rows, rows=rows)
 
 
@@ -169,8 +173,7 @@ def _product_dtype(hidden_ND: Tensor, weight_VD: Tensor) -> torch.dtype:
 def linear_sharpness(
     layer: Sequence[Tensor],
     target_N: Tensor,
-    loss_factor_N: Tensor,
-    penalty_factor_N: Tensor,
+    factors: Sequence[Tensor],
     *,
     penalty: str,
     top_k: int,
@@ -179,13 +182,13 @@ def linear_sharpness(
     needs: Sequence[bool],
     loss_per_row: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """(loss, statistics [6, N], gradients of `layer`: empty where `needs` is false).
+    """(loss, statistics [S, N], gradients of `layer`: empty where `needs` is false).
 
     `layer` is hidden, weight and, if there is one, bias. The target of an ignored row is IGNORED;
-    its factors are 0, and so are its statistics. The loss of a row is
-    loss_factor * ce + penalty_factor * penalty. With `loss_per_row` the losses are returned, [N],
-    and the backward pass computes the gradients, else their sum. Gradients are contiguous, in the
-    dtype of sums; the backward pass casts them.
+    its factors are 0, and so are its statistics. The loss of a row is the sum of its `factors`,
+    those of `RowFactors`, times ce, penalty and, with three factors, z_loss. With `loss_per_row`
+    the losses are returned, [N], and the backward pass computes the gradients, else their sum.
+    Gradients are contiguous, in the dtype of sums; the backward pass casts them.
     """
     hidden_ND, weight_VD, *biases = layer
     need_hidden, need_weight, need_bias = (
@@ -193,8 +196,8 @@ def linear_sharpness(
     )
     device = hidden_ND.device
     num_rows, vocab_size = hidden_ND.shape[0], weight_VD.shape[0]
-    sum_dtype = loss_factor_N.dtype
-    statistics_6N = torch.empty(len(STATISTICS), num_rows, dtype=sum_dtype, device=device)
+    sum_dtype = factors[0].dtype
+    statistics_SN = torch.empty(len(STATISTICS), num_rows, dtype=sum_dtype, device=device)
     grad_hidden_ND, grad_weight_VD, grad_bias_V = gradients = [
         torch.zeros(shape if need else 0, dtype=sum_dtype, device=device)
         for shape, need in (
@@ -215,7 +218,8 @@ def linear_sharpness(
     cast_weight_VD = weight_VD.to(product_dtype)
     ignored_N = target_N == IGNORED
     column_N = target_N.masked_fill(ignored_N, 0)
-    unit = _unit(loss_factor_N, penalty_factor_N, product_dtype)
+    unit = _unit(layer, ignored_N, factors, product_dtype)
+    scaled = factors if unit is None else [factor_N / unit for factor_N in factors]
 
     with torch.autocast(device.type, enabled=False):
         for start in range(0, num_rows, chunk_size):
@@ -231,17 +235,15 @@ def linear_sharpness(
             for first in range(0, len(chunk_CW), num_tile_rows):
                 tile_TW = chunk_CW[first : first + num_tile_rows]
                 place = slice(start + first, start + first + len(tile_TW))
-                factors = RowFactors(loss_factor_N[place], penalty_factor_N[place])
-                if unit is not None:
-                    factors = RowFactors(factors.loss / unit, factors.penalty / unit)
-                statistics_6N[:, place] = mathematics(
+                of_tile = RowFactors(*(factor_N[place] for factor_N in scaled))
+                statistics_SN[:, place] = mathematics(
                     tile_TW,
                     None if scratch_2TW is None else scratch_2TW[:, : len(tile_TW)],
                     column_N[place],
                     penalty=penalty,
                     top_k=top_k,
                     vocab_size=vocab_size,
-                    factors=factors if need_hidden or need_weight or need_bias else None,
+                    factors=of_tile if need_hidden or need_weight or need_bias else None,
                 )
             if need_bias:
                 grad_bias_V += logits_CV.sum(0)
@@ -253,24 +255,37 @@ def linear_sharpness(
     if unit is not None:
         for gradient in gradients:
             gradient *= unit
-    statistics_6N.masked_fill_(ignored_N, 0)
-    ce_N, penalty_N = statistics_6N[0], statistics_6N[1]
-    if loss_per_row:
-        loss = loss_factor_N * ce_N + penalty_factor_N * penalty_N
-    else:
-        loss = torch.dot(loss_factor_N, ce_N) + torch.dot(penalty_factor_N, penalty_N)
-    return loss, statistics_6N, gradients[: len(layer)]
+    statistics_SN.masked_fill_(ignored_N, 0)
+    product = torch.mul if loss_per_row else torch.dot
+    loss, *others = map(product, factors, statistics_SN)
+    return sum(others, loss), statistics_SN, gradients[: len(layer)]
 
 
-def _unit(loss_factor_N: Tensor, penalty_factor_N: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _unit(
+    layer: Sequence[Tensor], ignored_N: Tensor, factors: Sequence[Tensor], dtype: torch.dtype
+) -> Tensor | None:
     """What float16 gradients of logits are divided by before the products, and multiplied by after.
 
     A factor of 1 / rows would push them below the smallest float16, a loss scale above the largest.
-    Divided by this, the largest factor is FLOAT16_FACTOR. None for other dtypes.
+    Divided by this, the largest factor is at most FLOAT16_FACTOR. None for other dtypes.
+
+    The z-loss has the factor 2 v L, and |L| is at most ln V and the largest logit, which the norms
+    of hidden state and weight bound.
     """
-    if dtype != torch.float16 or not len(loss_factor_N):
+    if dtype != torch.float16 or not len(ignored_N):
         return None
-    largest = torch.maximum(loss_factor_N.abs().amax(), penalty_factor_N.abs().amax())
+    loss_N, penalty_N, *z_loss = (factor_N.abs() for factor_N in factors)
+    for z_factor_N in z_loss:
+        hidden_ND, weight_VD, *biases = layer
+        norm_N, norm_V = (
+            torch.linalg.vector_norm(tensor, dim=1, dtype=loss_N.dtype)
+            for tensor in (hidden_ND, weight_VD)
+        )
+        bound_N = norm_N * norm_V.amax() + math.log(len(weight_VD))
+        for bias in biases:
+            bound_N += bias.abs().amax()
+        loss_N = loss_N + 2 * z_factor_N * bound_N.masked_fill(ignored_N, 0)
+    largest = torch.maximum(loss_N.amax(), penalty_N.amax())
     return largest.clamp(min=torch.finfo(largest.dtype).tiny * FLOAT16_FACTOR) / FLOAT16_FACTOR
 
 
@@ -299,15 +314,15 @@ def _add_product(out_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
 
 @linear_sharpness.register_fake
 def _(
-    layer: Sequence[Tensor], target_N: Tensor, loss_factor_N: Tensor, _: Tensor, **settings: Any
+    layer: Sequence[Tensor], target_N: Tensor, factors: Sequence[Tensor], **settings: Any
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     loss_per_row = settings["loss_per_row"]
     gradients = [
-        loss_factor_N.new_empty(tensor.shape if need and not loss_per_row else 0)
+        factors[0].new_empty(tensor.shape if need and not loss_per_row else 0)
         for tensor, need in zip(layer, settings["needs"], strict=True)
     ]
-    statistics_6N = loss_factor_N.new_empty(len(STATISTICS), len(target_N))
-    return loss_factor_N.new_empty(target_N.shape if loss_per_row else ()), statistics_6N, gradients
+    statistics_SN = factors[0].new_empty(len(STATISTICS), len(target_N))
+    return factors[0].new_empty(target_N.shape if loss_per_row else ()), statistics_SN, gradients
 
 
 linear_sharpness.register_autograd(backward, setup_context=save)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sharpgpt.sharpness.penalties import find_penalty
-from sharpgpt.sharpness.reference import exact_near_one
+from sharpgpt.sharpness.reference import exact_near_one, log_sum_exp
 from sharpgpt.sharpness.targets import IGNORED
 
 Gradients = list[Tensor | None]
@@ -46,38 +46,35 @@ def _is_transformed(tensor: Tensor) -> bool:
 
 def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
     """Keep what a backward pass may need: the inputs, the values of the rows, the gradients."""
-    layer, *rows = inputs
-    _, statistics_6N, gradients = output
-    ctx.settings = keyword_only_inputs
-    ctx.save_for_backward(*layer, *rows, statistics_6N, *gradients)
+    layer, target_N, factors = inputs
+    _, statistics_SN, gradients = output
+    ctx.settings, ctx.num_factors = keyword_only_inputs, len(factors)
+    ctx.save_for_backward(*layer, *factors, target_N, statistics_SN, *gradients)
     ctx.set_materialize_grads(False)
 
 
 def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    """Gradients of layer, target, loss_factor and penalty_factor."""
-    needs = ctx.settings["needs"]
+    """Gradients of layer, target and factors."""
+    needs, num_factors = ctx.settings["needs"], ctx.num_factors
     if grad_loss is None:
-        return [None] * len(needs), None, None, None
-    saved, size = ctx.saved_tensors, len(needs)
-    layer, (target_N, *factors, statistics_6N), gradients = (
-        saved[:size],
-        saved[size : size + 4],
-        saved[size + 4 :],
-    )
-    needs_factors = ctx.needs_input_grad[2:4]
+        return [None] * len(needs), None, [None] * num_factors
+    size = len(needs) + num_factors
+    inputs, rest = ctx.saved_tensors[:size], ctx.saved_tensors[size:]
+    (*layer,), factors = inputs[: len(needs)], inputs[len(needs) :]
+    target_N, statistics_SN, *gradients = rest
+    needs_factors = ctx.needs_input_grad[2]
     if torch.is_grad_enabled() or is_transformed(grad_loss):
-        *found, of_loss, of_penalty = dense_gradients(
-            [*layer, *factors], target_N, grad_loss,
-            wanted=[*needs, *needs_factors], settings=ctx.settings,
-        )  # fmt: skip
-        return found, None, of_loss, of_penalty
+        found = dense_gradients(
+            inputs, target_N, grad_loss, wanted=[*needs, *needs_factors], settings=ctx.settings
+        )
+        return found[: len(needs)], None, found[len(needs) :]
     # Saved outputs of the operator belong to its graph; what is returned must not.
-    statistics_6N, gradients = statistics_6N.detach(), [found.detach() for found in gradients]
+    statistics_SN, gradients = statistics_SN.detach(), [found.detach() for found in gradients]
     ignored_N = target_N == IGNORED
     if ctx.settings["loss_per_row"]:
         weighted = [(factor_N * grad_loss).masked_fill(ignored_N, 0) for factor_N in factors]
         _, _, gradients = torch.ops.sharpgpt.linear_sharpness(
-            list(layer), target_N, *weighted, **ctx.settings | {"loss_per_row": False}
+            list(layer), target_N, weighted, **ctx.settings | {"loss_per_row": False}
         )
     else:
         gradients = _scaled(gradients, grad_loss, ignored_N)
@@ -87,10 +84,10 @@ def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
             for gradient, tensor, need in zip(gradients, layer, needs, strict=True)
         ],
         None,
-        *(
+        [
             grad_loss * value_N if need else None
-            for value_N, need in zip(statistics_6N[:2], needs_factors, strict=True)
-        ),
+            for value_N, need in zip(statistics_SN[:num_factors], needs_factors, strict=True)
+        ],
     )
 
 
@@ -119,7 +116,7 @@ def dense_gradients(
     wanted: Sequence[bool],
     settings: dict[str, Any],
 ) -> Gradients:
-    """Gradients of hidden, weight, (bias,) loss_factor and penalty_factor, None if not `wanted`.
+    """Gradients of the inputs: of the layer and then the factors; None where not `wanted`.
 
     They can be differentiated again.
     """
@@ -129,15 +126,18 @@ def dense_gradients(
     with torch.enable_grad(), torch.autocast(device_type, enabled=False):
         # Views, so that a tied weight in the history of hidden is not counted here.
         inputs = [tensor.view_as(tensor) for tensor in inputs]
-        *layer, loss_factor_N, penalty_factor_N = inputs
+        num_layer = len(settings["needs"])
+        layer, factors = inputs[:num_layer], inputs[num_layer:]
         hidden_ND, weight_VD, *biases = (tensor.to(product_dtype) for tensor in layer)
         hidden_ND = hidden_ND.masked_fill(ignored_N[:, None], 0)
-        logits_NV = F.linear(hidden_ND, weight_VD, *biases).to(loss_factor_N.dtype)
+        logits_NV = F.linear(hidden_ND, weight_VD, *biases).to(factors[0].dtype)
         log_p_NV = exact_near_one(logits_NV.log_softmax(-1))
         ce_N = F.nll_loss(log_p_NV, target_N, ignore_index=IGNORED, reduction="none")
         penalty = find_penalty(settings["penalty"])
         penalty_N = penalty.value(log_p_NV.exp(), log_p_NV, settings["top_k"])
-        loss_N = loss_factor_N * ce_N + penalty_factor_N * penalty_N
+        loss_N = factors[0] * ce_N + factors[1] * penalty_N
+        if len(factors) > 2:
+            loss_N = loss_N + factors[2] * log_sum_exp(logits_NV).square()
         loss_N = loss_N.masked_fill(ignored_N, 0)
         chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
         found = iter(

@@ -12,6 +12,7 @@ class SharpnessRows(NamedTuple):
 
     ce: Tensor
     penalty: Tensor
+    z_loss: Tensor
     max_prob: Tensor
     entropy: Tensor
     top_k_mass: Tensor
@@ -21,15 +22,17 @@ class SharpnessRows(NamedTuple):
 class SharpnessOutput(NamedTuple):
     """`loss` has the gradient; the rest are means over the valid rows, detached.
 
-    loss = ce + penalty_weight * penalty, reduced ([N] for reduction "none"). A row outside
-    the penalty mask contributes 0 to `penalty`, so the identity holds for the means too. Losses and
-    entropy are in nats; `accuracy` is the share of rows whose most probable token is the target.
-    `rows` is None unless requested.
+    loss = ce + penalty_weight * penalty + z_loss_weight * z_loss, reduced ([N] for reduction
+    "none"). A row outside the penalty mask contributes 0 to `penalty`, so the identity holds for
+    the means too. `z_loss` is the square of ln sum e^z, of every valid row and for every weight.
+    Losses and entropy are in nats; `accuracy` is the share of rows whose most probable token is the
+    target. `rows` is None unless requested.
     """
 
     loss: Tensor
     ce: Tensor
     penalty: Tensor
+    z_loss: Tensor
     max_prob: Tensor
     entropy: Tensor
     top_k_mass: Tensor

@@ -3,7 +3,9 @@
 Every faster implementation is tested against this file. In plain torch, for valid rows:
 
     log_p = logits.log_softmax(-1)
-    loss  = (-log_p[target] + penalty_weight * mask * penalty(log_p.exp())).mean()
+    ce    = -log_p[target]
+    loss  = (ce + penalty_weight * mask * penalty(log_p.exp())
+             + z_loss_weight * logits.logsumexp(-1) ** 2).mean()
 
 Shapes: N rows, D width, V vocabulary.
 """
@@ -27,6 +29,7 @@ def sharpness_loss(
     *,
     penalty: str = "non_max_sum",
     penalty_weight: float | Tensor = 0.0,
+    z_loss_weight: float | Tensor = 0.0,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -44,6 +47,9 @@ def sharpness_loss(
         penalty: a name in `PENALTIES`, or the import path of a `Penalty`.
         penalty_weight: number, or 0-d tensor when it changes from step to step. The number 0.0
             leaves the penalty out of the graph: PyTorch's cross-entropy, bit for bit.
+        z_loss_weight: number, or 0-d tensor, of the z-loss (ln sum e^z)^2, which keeps the logits
+            near 0; 1e-4 in PaLM. Unlike the penalty it applies to every valid row. The number 0.0
+            leaves it out of the graph.
         top_k: k of the top-k mass, penalty and statistic, in 1..V.
         penalty_mask: boolean [N]; the penalty applies where it is true. None is everywhere.
         ignore_index: the target that marks a row as ignored.
@@ -68,6 +74,7 @@ def sharpness_loss(
         logits_NV.masked_fill((target_N == IGNORED)[:, None], 0),
         target_N,
         penalty_weight=penalty_weight,
+        z_loss_weight=z_loss_weight,
         penalty_mask=penalty_mask,
         normalizer=normalizer,
         per_row=per_row,
@@ -83,6 +90,7 @@ def linear_sharpness_loss(
     bias: Tensor | None = None,
     penalty: str = "non_max_sum",
     penalty_weight: float | Tensor = 0.0,
+    z_loss_weight: float | Tensor = 0.0,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -104,6 +112,7 @@ def linear_sharpness_loss(
         F.linear(hidden_ND, weight_VD, bias),
         target_N,
         penalty_weight=penalty_weight,
+        z_loss_weight=z_loss_weight,
         penalty_mask=penalty_mask,
         normalizer=normalizer,
         per_row=per_row,
@@ -117,6 +126,7 @@ def _loss_of_logits(
     *,
     penalty: str,
     penalty_weight: float | Tensor,
+    z_loss_weight: float | Tensor,
     top_k: int,
     penalty_mask: Tensor | None,
     reduction: str,
@@ -143,12 +153,18 @@ def _loss_of_logits(
         reduction="none",
     )
     loss_N = ce_N + penalty_weight * penalty_N if has_penalty else ce_N
+    has_z_loss = isinstance(z_loss_weight, Tensor) or z_loss_weight != 0
+    if has_z_loss:
+        loss_N = loss_N + z_loss_weight * torch.where(valid_N, log_sum_exp(logits_NV).square(), 0)
 
     with torch.no_grad():
         probs_NV = log_probs_NV.exp()
+        index_N1 = logits_NV.argmax(-1, keepdim=True)
+        log_sum_exp_N1 = logits_NV.gather(-1, index_N1) - log_probs_NV.gather(-1, index_N1)
         rows = SharpnessRows(
             ce=ce_N.detach(),
             penalty=penalty_N.detach(),
+            z_loss=log_sum_exp_N1.squeeze(-1).square() * valid_N,
             max_prob=penalties.max_prob(probs_NV) * valid_N,
             entropy=penalties.entropy(probs_NV, log_probs_NV) * valid_N,
             top_k_mass=penalties.top_k_mass(probs_NV, top_k) * valid_N,
@@ -181,6 +197,18 @@ def exact_near_one(log_probs_NV: Tensor) -> Tensor:
         rest_N1 < 0.5, (-rest_N1.clamp(max=0.5)).log1p(), log_probs_NV.gather(-1, index_N1)
     )
     return log_probs_NV.scatter(-1, index_N1, largest_N1)
+
+
+def log_sum_exp(logits_NV: Tensor) -> Tensor:
+    """ln sum e^z, [N], with the digits that it loses in logsumexp near 0; its gradient is p.
+
+    Both are computed from logits that are shifted to a maximum of 0. The entry at the maximum is
+    e^z - 1: 0 with a gradient of 1, so that log1p has the sum of the others alone.
+    """
+    max_N1, index_N1 = logits_NV.detach().max(-1, keepdim=True)
+    z_NV = logits_NV - max_N1
+    rest_N = z_NV.exp().scatter(-1, index_N1, z_NV.gather(-1, index_N1).expm1()).sum(-1)
+    return max_N1.squeeze(-1) + rest_N.log1p()
 
 
 def check_arguments(

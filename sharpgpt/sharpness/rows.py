@@ -19,6 +19,9 @@ entries, and only the entropy one more pass over the tile. These factors are the
 penalty (`penalties.FastPenalty`). A penalty without one, known by its value and g = d value / d p
 alone, takes the softmax Jacobian as it is: dz = r (p - e_y) + r w p (g - sum(p g)).
 
+The z-loss is L^2, with L = M + ln s the logarithm of the sum of e^z before the shift by the maximum
+M. Its gradient is 2 L p. So with the weight v it adds 2 r v L to a, whatever the penalty is.
+
 The largest entry of dz is written last, from the sum of the other probabilities: p - 1 and its like
 have no digits left where p rounds to 1.
 
@@ -42,14 +45,17 @@ BLOCK = 64
 PADDING = -1e30
 """A logit of probability 0; finite, since 0 * -inf would spoil the entropy."""
 
-STATISTICS = ("ce", "penalty", "max_prob", "entropy", "top_k_mass", "accuracy")
+STATISTICS = ("ce", "penalty", "z_loss", "max_prob", "entropy", "top_k_mass", "accuracy")
+"""In the order of `SharpnessRows`; the first ones are the terms of the loss, as in `RowFactors`."""
 
 
 class RowFactors(NamedTuple):
-    """Weights of the rows, [T] each. `loss` is r; `penalty` is r times the penalty's weight."""
+    """Weights of the rows, [T] each. `loss` is r; the others are r times the weight of the term."""
 
     loss: Tensor
     penalty: Tensor
+    z_loss: Tensor | None = None
+    """None: there is no z-loss."""
 
 
 def padded_width(vocab_size: int) -> int:
@@ -67,7 +73,7 @@ def tile_statistics(
     vocab_size: int,
     factors: RowFactors | None,
 ) -> Tensor:
-    """Statistics of a tile, [6, T] in the order of STATISTICS; the gradient replaces the logits.
+    """Statistics of a tile, [S, T] in the order of STATISTICS; the gradient replaces the logits.
 
     Args:
         logits_TW: float32 or float64, contiguous; overwritten, with d loss / d logits if `factors`.
@@ -81,7 +87,8 @@ def tile_statistics(
     """
     block_max_TB = in_blocks(logits_TW).amax(-1)
     top_index_Tk = top_k_indices(logits_TW, block_max_TB, top_k)
-    z_TW = logits_TW.sub_(block_max_TB.amax(-1, keepdim=True))
+    max_T1 = block_max_TB.amax(-1, keepdim=True)
+    z_TW = logits_TW.sub_(max_T1)
     e_TW = torch.exp(z_TW, out=None if scratch_2TW is None else scratch_2TW[0])
     top_e_Tk = e_TW.gather(1, top_index_Tk)
     # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
@@ -93,6 +100,7 @@ def tile_statistics(
     outside_max_T = outside_top_T + top_e_Tk.scatter(1, max_place_T1, 0).sum(-1)
     sum_T = 1 + outside_max_T
     log_sum_T = outside_max_T.log1p()
+    log_sum_exp_T = max_T1.flatten() + log_sum_T  # of the logits as they were
     ez_TW = torch.mul(e_TW, z_TW, out=None if scratch_2TW is None else scratch_2TW[1])
     mean_z_T = ez_TW.sum(-1) / sum_T
     entropy_T = log_sum_T - mean_z_T
@@ -102,13 +110,17 @@ def tile_statistics(
     hit_T1 = max_index_T1 == target_T1
     rest_T = outside_max_T / sum_T  # 1 - max p
     rest_top_T = outside_top_T / sum_T  # 1 - S
+    p_factors = factors
+    if factors is not None and factors.z_loss is not None:
+        z_factor_T = 2 * factors.z_loss * log_sum_exp_T
+        p_factors = factors._replace(loss=factors.loss + z_factor_T)
     functions = find_penalty(penalty)
     if functions.fast is None:
         value_T, penalty_at_max_T = _value_and_gradient(
             z_TW,
             e_TW,
             functions,
-            factors,
+            p_factors,
             top_k=top_k,
             vocab_size=vocab_size,
             sum_T=sum_T,
@@ -121,25 +133,38 @@ def tile_statistics(
         )
         fast = functions.fast(facts)
         value_T = fast.value
-        if factors is not None:
-            _write_gradient(z_TW, e_TW, factors, sum_T=sum_T, fast=fast)
+        if p_factors is not None:
+            _write_gradient(z_TW, e_TW, p_factors, sum_T=sum_T, fast=fast)
             at_max_T = fast.shift if fast.inside is None else fast.inside
-            penalty_at_max_T = factors.penalty * max_prob_T * at_max_T
+            penalty_at_max_T = p_factors.penalty * max_prob_T * at_max_T
     if factors is not None:
         z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
         # p - 1 would lose digits where the target is the largest entry and p is near 1.
         ce_at_max_T = torch.where(hit_T1.flatten(), -rest_T, max_prob_T)
         exact_T = factors.loss * ce_at_max_T + penalty_at_max_T
+        if factors.z_loss is not None:
+            exact_T += z_factor_T * max_prob_T
         z_TW.scatter_(1, max_index_T1, exact_T[:, None])
     return torch.stack(
-        [ce_T, value_T, max_prob_T, entropy_T, 1 - rest_top_T, hit_T1.flatten().to(ce_T.dtype)]
+        [
+            ce_T,
+            value_T,
+            log_sum_exp_T.square(),
+            max_prob_T,
+            entropy_T,
+            1 - rest_top_T,
+            hit_T1.flatten().to(ce_T.dtype),
+        ]
     )
 
 
 def _write_gradient(
     z_TW: Tensor, e_TW: Tensor, factors: RowFactors, *, sum_T: Tensor, fast: FastPenalty
 ) -> None:
-    """Write p * (r + r w (shift + slope z)) over z, and p * (r + r w inside) at the columns."""
+    """Write p * (r + r w (shift + slope z)) over z, and p * (r + r w inside) at the columns.
+
+    With a z-loss `factors.loss` is r (1 + 2 v L), here and below.
+    """
     a_T = (factors.loss + factors.penalty * fast.shift) / sum_T
     if fast.slope:
         c_T = factors.penalty * fast.slope / sum_T

@@ -142,6 +142,7 @@ def validate(run: Training, stop: StopSignal) -> None:
             run.model.loss_lm,
             _validation_batches(run, stop, num_batches),
             penalty_weight=weight,
+            z_loss_weight=run.config.z_loss_weight,
             device=run.setup.device,
             processes=processes,
             num_counted=len(range(processes.rank, num_batches, processes.world_size)),

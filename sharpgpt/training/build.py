@@ -277,4 +277,5 @@ def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
         f"{counted(len(data.train_tokens), 'training token')}; "
         f"{counted(plan.total_steps, 'step')} of {counted(plan.tokens_per_step, 'token')}; "
         f"penalty {config.penalty_weight:g} * {config.penalty_type}"
+        + (f"; z-loss weight {config.z_loss_weight:g}" if config.z_loss_weight else "")
     )

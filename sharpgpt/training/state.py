@@ -90,18 +90,18 @@ class Window:
         self.num_steps = 0
         self.num_skipped_steps = 0
         self.seconds = 0.0
-        self._of_this_step: list[tuple[SharpnessOutput, float]] = []
+        self._of_this_step: list[tuple[SharpnessOutput, float, float]] = []
 
-    def add(self, output: SharpnessOutput, penalty_weight: float) -> None:
+    def add(self, output: SharpnessOutput, penalty_weight: float, z_loss_weight: float) -> None:
         """The rows of one micro-batch. `end_step` counts them if its step is taken."""
         detached = output._replace(loss=output.loss.detach())
-        self._of_this_step.append((detached, penalty_weight))
+        self._of_this_step.append((detached, penalty_weight, z_loss_weight))
 
     def end_step(self, started: float, *, is_taken: bool) -> None:
         """Count the step that began at `started` (perf_counter), and its rows if it was taken."""
         if is_taken:
-            for output, penalty_weight in self._of_this_step:
-                self.rows.add(output, penalty_weight)
+            for output, *weights in self._of_this_step:
+                self.rows.add(output, *weights)
         else:
             self.num_skipped_steps += 1
         self.drop_step()

@@ -2,7 +2,8 @@
 
 The gradient of a step is that of
 
-    sum over all rows of the step (ce + weight * penalty) / number of those rows
+    sum over all rows of the step (ce + penalty_weight * penalty + z_loss_weight * z_loss)
+    / number of those rows
 
 for any number of micro-batches and ranks. Shapes: B batch, T positions in a block.
 """
@@ -80,11 +81,15 @@ def accumulate_gradients(
         with _gradient_sync(model, is_last=number == len(batches_of_step)):
             with profiler.phase("forward"), run.setup.device.autocast():
                 output = model(
-                    input_ids_BT, penalty_weight=weight, normalizer=normalizer, per_row=True
+                    input_ids_BT,
+                    penalty_weight=weight,
+                    z_loss_weight=config.z_loss_weight,
+                    normalizer=normalizer,
+                    per_row=True,
                 )
             with profiler.phase("backward"):
                 output.loss.backward()
-        run.progress.window.add(output, penalty_weight)
+        run.progress.window.add(output, penalty_weight, config.z_loss_weight)
         losses.append(output.loss.detach())
     return run.processes.all_reduce_sum(torch.stack(losses).sum()) / world_size
 

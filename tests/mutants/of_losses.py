@@ -16,7 +16,9 @@ GRADIENTS = [
     f"{_FUSED_FILE}::test_reductions_bias_masks_and_upstream_gradients",
     f"{_FUSED_FILE}::test_half_precision_is_no_worse_than_the_dense_path",
     f"{_FUSED_FILE}::test_autocast_leaves_gradients_in_the_dtype_of_the_inputs",
+    "tests/sharpness/test_z_loss.py::test_gradgradcheck",
 ]
+Z_LOSS = ["tests/sharpness/test_z_loss.py"]
 REFERENCE = [
     "tests/sharpness/test_reference.py",
     "tests/sharpness/test_targets.py",
@@ -139,18 +141,18 @@ LOSSES = [
         ),
         (
             "the penalty of a masked row is counted",
-            "counted_6N[1].masked_fill(~penalty_mask, 0)",
-            "counted_6N[1]",
+            "counted_SN[1].masked_fill(~penalty_mask, 0)",
+            "counted_SN[1]",
         ),
         (
             "means over all rows",
-            "counted_6N.sum(1) / num_rows.clamp(min=1)",
-            "counted_6N.mean(1)",
+            "counted_SN.sum(1) / num_rows.clamp(min=1)",
+            "counted_SN.mean(1)",
         ),
         (
             "the statistics of no row",
-            "counted_6N.sum(1) / num_rows.clamp(min=1)",
-            "counted_6N.sum(1) / num_rows",
+            "counted_SN.sum(1) / num_rows.clamp(min=1)",
+            "counted_SN.sum(1) / num_rows",
         ),
         (
             "half products on a CPU",
@@ -185,18 +187,13 @@ LOSSES = [
         ),
         (
             "statistics of ignored rows",
-            "    statistics_6N.masked_fill_(ignored_N, 0)\n",
+            "    statistics_SN.masked_fill_(ignored_N, 0)\n",
             "",
         ),
         (
             "the loss without its penalty",
-            " + torch.dot(penalty_factor_N, penalty_N)",
-            "",
-        ),
-        (
-            "the loss of a row without its penalty",
-            "loss_factor_N * ce_N + penalty_factor_N * penalty_N",
-            "loss_factor_N * ce_N",
+            "return sum(others, loss), ",
+            "return loss, ",
         ),
         (
             "no gradient if only the weight wants one",
@@ -219,6 +216,57 @@ LOSSES = [
             "return max(1, num_rows // max(1, num_chunks))",
         ),
         ("chunks of no row", "chunk_size < 1:", "chunk_size < 0:"),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/fused.py",
+        Z_LOSS,
+        (
+            "the z-loss has the mask of the penalty",
+            "factors.append(loss_factor_N * z_loss_weight)",
+            "factors.append(penalty_factor_N * z_loss_weight)",
+        ),
+        ("the loss without its z-loss", "sum(others, loss)", "sum(others[:1], loss)"),
+        (
+            "the weight of the z-loss is not transformed",
+            "penalty_weight, z_loss_weight, normalizer):",
+            "penalty_weight, normalizer):",
+        ),
+        (
+            "the scale of float16 without the z-loss",
+            "loss_N = loss_N + 2 * z_factor_N * bound_N",
+            "loss_N = loss_N + 0 * bound_N",
+        ),
+        (
+            "the scale of float16 without the bias",
+            "            bound_N += bias.abs().amax()",
+            "            pass",
+        ),
+        (
+            "a NaN of an ignored row in the scale of float16",
+            "* bound_N.masked_fill(ignored_N, 0)",
+            "* bound_N",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/reference.py",
+        Z_LOSS,
+        (
+            "0 * inf in the z-loss of an ignored row",
+            "torch.where(valid_N, log_sum_exp(logits_NV).square(), 0)",
+            "(log_sum_exp(logits_NV).square() * valid_N)",
+        ),
+        (
+            "the z-loss statistic of ignored rows",
+            "log_sum_exp_N1.squeeze(-1).square() * valid_N",
+            "log_sum_exp_N1.squeeze(-1).square()",
+        ),
+        (
+            "the largest logit has no gradient of logsumexp",
+            "z_NV.gather(-1, index_N1).expm1()",
+            "0 * index_N1.to(z_NV.dtype)",
+        ),
+        ("digits are lost in logsumexp", "+ rest_N.log1p()", "+ (1 + rest_N).log()"),
+        ("a z-loss of weight 0 is computed", "    if has_z_loss:", "    if True:"),
     ),
     *mutants(
         "sharpgpt/sharpness/gradients.py",
@@ -298,6 +346,11 @@ LOSSES = [
             "digits are lost in second order",
             "exact_near_one(logits_NV.log_softmax(-1))",
             "logits_NV.log_softmax(-1)",
+        ),
+        (
+            "no z-loss in second order",
+            "if len(factors) > 2:",
+            "if len(factors) > 3:",
         ),
         (
             "a tied weight is counted twice",

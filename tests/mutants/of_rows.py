@@ -1,7 +1,7 @@
 """Mistakes in the penalties and in the row mathematics of the fused loss."""
 
 from tests.mutants.mutant import mutants
-from tests.mutants.of_losses import FUSED
+from tests.mutants.of_losses import FUSED, Z_LOSS
 
 PENALTY = ["tests/sharpness/test_penalties.py", *FUSED]
 
@@ -97,7 +97,7 @@ ROWS = [
         ),
         (
             "shifted by the maximum of the first block",
-            "logits_TW.sub_(block_max_TB.amax(-1, keepdim=True))",
+            "logits_TW.sub_(max_T1)",
             "logits_TW.sub_(block_max_TB[:, :1])",
         ),
         (
@@ -197,8 +197,42 @@ ROWS = [
         ),
         (
             "the mass of the others",
-            "entropy_T, 1 - rest_top_T, hit_T1",
-            "entropy_T, rest_top_T, hit_T1",
+            "            1 - rest_top_T,\n",
+            "            rest_top_T,\n",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/rows.py",
+        Z_LOSS,
+        (
+            "logsumexp of the shifted logits",
+            "log_sum_exp_T = max_T1.flatten() + log_sum_T",
+            "log_sum_exp_T = log_sum_T",
+        ),
+        (
+            "logsumexp is not squared",
+            "            log_sum_exp_T.square(),\n",
+            "            log_sum_exp_T,\n",
+        ),
+        (
+            "the gradient of half the square",
+            "z_factor_T = 2 * factors.z_loss",
+            "z_factor_T = factors.z_loss",
+        ),
+        (
+            "the largest entry without the z-loss",
+            "            exact_T += z_factor_T * max_prob_T",
+            "            pass",
+        ),
+        (
+            "an own penalty without the z-loss",
+            "            p_factors,\n",
+            "            factors,\n",
+        ),
+        (
+            "a built-in penalty without the z-loss",
+            "_write_gradient(z_TW, e_TW, p_factors, ",
+            "_write_gradient(z_TW, e_TW, factors or p_factors, ",
         ),
     ),
 ]

@@ -39,6 +39,12 @@ def test_the_loss() -> None:
         "loss = cross-entropy − 0.1 × a"
     )
     assert loss_words({"penalty_weight": 0.0, "penalty_type": "a"}) == "loss = cross-entropy"
+    assert loss_words({"penalty_weight": 0.1, "penalty_type": "a", "z_loss_weight": 1e-4}) == (
+        "loss = cross-entropy + 0.1 × a + 0.0001 × z-loss"
+    )
+    assert loss_words({"penalty_weight": 0.0, "z_loss_weight": 1e-4}) == (
+        "loss = cross-entropy + 0.0001 × z-loss"
+    )
 
 
 @pytest.mark.parametrize(

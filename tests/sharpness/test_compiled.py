@@ -30,28 +30,32 @@ def test_the_compiled_rows_give_the_same_loss(
     """The path of a GPU on a CPU: compiled rows, no scratch, chunks of two sizes (5, 5 and 4).
 
     Weight 1 and logits of standard deviation 4, so that penalty and peaks weigh as much as the
-    cross-entropy; and without gradients, which is another compilation.
+    cross-entropy; and without gradients, which is another compilation. With a z-loss and without.
     """
+    how = {
+        "penalty": penalty,
+        "penalty_weight": 1.0,
+        "z_loss_weight": 0.0 if penalty == "non_max_sum" else 0.1,
+    }
     generator = torch.Generator().manual_seed(0)
     hidden_ND = torch.randn(14, 16, generator=generator)
     weight_VD = torch.randn(127, 16, generator=generator)
     target_N = torch.randint(127, (14,), generator=generator)
     target_N[3] = -100
 
-    def gradients(loss: Any, **how: Any) -> tuple[Any, list[Tensor]]:
+    def gradients(loss: Any, **more: Any) -> tuple[Any, list[Tensor]]:
         leaves = [hidden_ND.clone().requires_grad_(), weight_VD.clone().requires_grad_()]
-        output = loss(*leaves, target_N, penalty=penalty, penalty_weight=1.0, **how)
+        output = loss(*leaves, target_N, **how, **more)
         return output, list(torch.autograd.grad(output.loss, leaves))
 
     monkeypatch.setattr(fused, "row_mathematics", lambda *_: compiled_tile_statistics())
     ours, ours_gradients = gradients(linear_sharpness_loss, chunk_size=5)
     expected, expected_gradients = gradients(reference.linear_sharpness_loss)
-    for name in ("loss", "ce", "penalty", "max_prob", "entropy", "top_k_mass", "accuracy"):
+    for name in reference.SharpnessRows._fields:
         torch.testing.assert_close(getattr(ours, name), getattr(expected, name), rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours.loss, expected.loss, rtol=1e-5, atol=0)
     for gradient, truth in zip(ours_gradients, expected_gradients, strict=True):
         assert (gradient - truth).norm() <= 1e-5 * truth.norm()
     with torch.no_grad():
-        alone = linear_sharpness_loss(
-            hidden_ND, weight_VD, target_N, penalty=penalty, penalty_weight=1.0, chunk_size=5
-        )
+        alone = linear_sharpness_loss(hidden_ND, weight_VD, target_N, chunk_size=5, **how)
     torch.testing.assert_close(alone.loss, ours.loss.detach())

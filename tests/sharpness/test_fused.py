@@ -79,7 +79,7 @@ def assert_as_reference(
         reference.linear_sharpness_loss, hidden_ND.double(), weight_VD.double(), target_N, **double
     )
     assert relative_error(ours.loss.detach(), truth.loss.detach()) < limit
-    for name in ("ce", "penalty", "max_prob", "entropy", "top_k_mass"):
+    for name in ("ce", "penalty", "z_loss", "max_prob", "entropy", "top_k_mass"):
         assert relative_error(getattr(ours, name), getattr(truth, name)) < limit, name
     torch.testing.assert_close(ours.accuracy.double(), truth.accuracy, rtol=1e-6, atol=0)
     assert torch.equal(ours.num_rows, truth.num_rows)
@@ -454,8 +454,7 @@ def test_the_operator_is_registered_soundly(loss_per_row: bool) -> None:
     arguments = (
         [hidden_ND.requires_grad_(), weight_VD.requires_grad_()],
         target_N,
-        factor_N,
-        0.1 * factor_N,
+        [factor_N, 0.1 * factor_N, 0.01 * factor_N],
     )
     settings = {
         "penalty": "top_k_mass",

@@ -276,7 +276,7 @@ def test_real_and_fake_agree_on_every_layout(
         }  # fmt: skip
         torch.library.opcheck(
             linear_sharpness,
-            ([hidden, weight], target_N, factor_N, factor_N),
+            ([hidden, weight], target_N, [factor_N] * 2),
             settings,
             test_utils=("test_schema", "test_faketensor"),
         )
