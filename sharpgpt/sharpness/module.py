@@ -18,7 +18,7 @@ class LinearSharpnessLoss(nn.Module):
     """
 
     def __init__(self, **settings: Any) -> None:
-        """Keep the keyword arguments of `linear_sharpness_loss`: penalty, penalty_weight, ..."""
+        """Keep the keyword arguments of `linear_sharpness_loss`: penalty, z_loss_weight, ..."""
         super().__init__()
         self.settings = settings
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from sharpgpt.model.huggingface import restore, use_sharpness_loss
+from sharpgpt.sharpness import SharpnessRows
 from tests.model.causal_lms import (
     LENGTH,
     VOCABULARY,
@@ -33,14 +34,15 @@ from tests.model.causal_lms import (
 @pytest.mark.parametrize("penalty", ["non_max_sum", "neg_entropy"])
 def test_the_gradient_is_the_references(make: Callable[..., Any], penalty: str) -> None:
     model, inputs = make().double(), batch()
-    truth = dense_reference(model, inputs, penalty=penalty, penalty_weight=0.4, top_k=3)
+    how = {"penalty": penalty, "penalty_weight": 0.4, "z_loss_weight": 0.1, "top_k": 3}
+    truth = dense_reference(model, inputs, **how)
     expected = gradients(model, truth.loss)
-    use_sharpness_loss(model, penalty=penalty, penalty_weight=0.4, top_k=3, chunk_size=7)
+    use_sharpness_loss(model, chunk_size=7, **how)
     output = model(**inputs)
     assert output.logits is None
     assert output.loss.item() == pytest.approx(truth.loss.item(), rel=1e-10)
     assert relative(gradients(model, output.loss), expected) < 1e-9
-    for name in ("ce", "penalty", "max_prob", "entropy", "top_k_mass", "accuracy", "num_rows"):
+    for name in (*SharpnessRows._fields, "num_rows"):
         given = getattr(model.sharpness_output, name)
         assert given.item() == pytest.approx(getattr(truth, name).item(), rel=1e-10), name
         assert not given.requires_grad

@@ -94,12 +94,12 @@ def test_the_logs_have_the_means_over_all_rows_since_the_line_before(
 ) -> None:
     """At learning rate 0 every two steps of four sequences are the whole data set once."""
     model, penalty_weight = gpt2(), 0.3
-    truth = dense_reference(model, batch(), penalty="top_k_mass", penalty_weight=penalty_weight)
+    how = {"penalty": "top_k_mass", "penalty_weight": penalty_weight, "z_loss_weight": 0.1}
+    truth = dense_reference(model, batch(), **how)
     trainer = SharpnessTrainer(
         model, arguments(max_steps=4, logging_steps=2, learning_rate=0.0, eval_strategy="epoch",
                          per_device_eval_batch_size=3),
-        train_dataset=padded_examples(), eval_dataset=padded_examples(),
-        penalty="top_k_mass", penalty_weight=penalty_weight,
+        train_dataset=padded_examples(), eval_dataset=padded_examples(), **how,
     )  # fmt: skip
     lines = train(trainer)
     evaluations = [line for line in trainer.state.log_history if "eval_loss" in line]
@@ -107,6 +107,7 @@ def test_the_logs_have_the_means_over_all_rows_since_the_line_before(
     expected = {
         "ce_loss": truth.ce,
         "penalty": truth.penalty,
+        "z_loss": truth.z_loss,
         "avg_max_prob": truth.max_prob,
         "entropy": truth.entropy,
         "top_k_mass": truth.top_k_mass,

@@ -43,7 +43,7 @@ def same_tensors(first: Path, second: Path) -> bool:
 
 
 def test_a_run_leaves_a_folder_that_explains_itself(tiny_config: MakeConfig) -> None:
-    config = tiny_config(penalty_type="neg_entropy", penalty_weight=0.1)
+    config = tiny_config(penalty_type="neg_entropy", penalty_weight=0.1, z_loss_weight=0.01)
     result = train(config)
 
     names = {path.name for path in result.run_folder.iterdir()}
@@ -75,7 +75,9 @@ def test_a_run_leaves_a_folder_that_explains_itself(tiny_config: MakeConfig) -> 
     for event in logged:
         split = "train" if "train/loss" in event else "val"
         ce, penalty = event[f"{split}/ce_loss"], event[f"{split}/penalty"]
-        assert event[f"{split}/loss"] == pytest.approx(ce + 0.1 * penalty, rel=1e-6)
+        z_loss = event[f"{split}/z_loss"]
+        assert z_loss > 1
+        assert event[f"{split}/loss"] == pytest.approx(ce + 0.1 * penalty + 0.01 * z_loss, rel=1e-6)
         assert event[f"{split}/perplexity"] == pytest.approx(math.exp(ce))
         assert penalty == pytest.approx(event[f"{split}/entropy"], rel=1e-6)
     rows = [4 * 8 * 31 if event["step"] == 5 else 5 * 8 * 31 for event in train_events[1:]]
