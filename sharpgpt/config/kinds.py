@@ -13,6 +13,7 @@ class Kind(Enum):
 
     FIXED = "the shapes of the checkpoint's tensors: always refused"
     MATHEMATICS = "what is computed: refused unless allow_config_change"
+    SCHEDULE = "what later steps compute: as above, but accepted where no step taken would differ"
     ROUNDING = "the same mathematics in other floating-point operations: reported"
     POLICY = "how the run reacts to bad numbers: reported"
     RECORDS = "what is recorded, and when: reported"
@@ -22,6 +23,7 @@ class Kind(Enum):
 T = TypeVar("T")
 Fixed = Annotated[T, Kind.FIXED]
 Mathematics = Annotated[T, Kind.MATHEMATICS]
+Schedule = Annotated[T, Kind.SCHEDULE]
 Rounding = Annotated[T, Kind.ROUNDING]
 Policy = Annotated[T, Kind.POLICY]
 Records = Annotated[T, Kind.RECORDS]

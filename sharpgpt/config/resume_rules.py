@@ -2,7 +2,8 @@
 
 A resumed run is the same run. A setting that changes what is computed may differ only if the user
 allows it (`allow_config_change`), other changes that show in the results are reported, and the rest
-is ignored.
+is ignored. A schedule may differ where that changes only steps still to come: the run is then the
+one that was planned so from the beginning.
 """
 
 from collections.abc import Mapping
@@ -45,9 +46,19 @@ class Changes:
     """The same mathematics with different records or rounding."""
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Compare settings and facts, by name. A setting that `before` lacks counts as unchanged."""
-    kinds = KINDS | FACTS
+def changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, is_same_past: bool = False
+) -> Changes:
+    """Compare settings and facts, by name. A setting that `before` lacks counts as unchanged.
+
+    `is_same_past`: with the settings of `now`, no step that was taken would have been another, so
+    other schedules are only named.
+    """
+    of_schedules = Kind.ROUNDING if is_same_past else Kind.MATHEMATICS
+    kinds = {
+        name: of_schedules if kind is Kind.SCHEDULE else kind
+        for name, kind in (KINDS | FACTS).items()
+    }
     different = {
         name: f"{name} {shown(before[name])} -> {shown(value)}"
         for name, value in now.items()

@@ -1,5 +1,6 @@
 """The rules between the settings of a run, and the positions that are penalised."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -54,6 +55,33 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
             "document_boundaries: given respect with tokenizer char, which has no end-of-text "
             "token; allowed with it is ignore",
         )
+
+
+EFFECT_ONLY_WITH = {
+    "lr_decay_fraction": ("lr_schedule", "wsd"),
+    "lr_decay_steps": ("lr_schedule", "wsd"),
+    "muon_learning_rate": ("optimizer", "muon"),
+    "muon_momentum": ("optimizer", "muon"),
+    "muon_momentum_warmup_steps": ("optimizer", "muon"),
+    "muon_nesterov": ("optimizer", "muon"),
+    "muon_weight_decay": ("optimizer", "muon"),
+    "muon_normalization": ("optimizer", "muon"),
+    "muon_split_qkv": ("optimizer", "muon"),
+}
+"""Settings that another one must have a value for."""
+
+
+def settings_without_effect(config: Any) -> list[str]:
+    """A sentence for each setting that is not its default and that nothing reads.
+
+    No error: a sweep, or a study of two optimizers, gives all its runs the same settings.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return [
+        f"{name} {shown(getattr(config, name))} has no effect without {other} {value}"
+        for name, (other, value) in EFFECT_ONLY_WITH.items()
+        if getattr(config, name) != defaults[name] and getattr(config, other) != value
+    ]
 
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)

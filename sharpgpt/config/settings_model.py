@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from sharpgpt.config.architectures import MAX_LAYERS
-from sharpgpt.config.kinds import Fixed, Housekeeping, Mathematics, Rounding
+from sharpgpt.config.kinds import Fixed, Housekeeping, Mathematics, Rounding, Schedule
 from sharpgpt.config.options import Options, Text
 from sharpgpt.config.values import (
     MAX_COUNT,
@@ -102,14 +102,14 @@ class ModelSettings(Options):
     """Penalised positions of a block of N tokens, first:last, inclusive, each written as a number,
     N, N-2 or N/2. 0:N-2 is every position that predicts a token of the block."""
 
-    penalty_warmup_steps: Mathematics[CountOrNone] = 0
+    penalty_warmup_steps: Schedule[CountOrNone] = 0
     """Steps over which the penalty weight rises linearly from 0 to penalty_weight."""
 
-    penalty_schedule: Mathematics[Literal["constant", "linear", "cosine"]] = "constant"
+    penalty_schedule: Schedule[Literal["constant", "linear", "cosine"]] = "constant"
     """Penalty weight after its warm-up: constant, or a linear or cosine schedule to
     penalty_final_ratio * penalty_weight at the last step."""
 
-    penalty_final_ratio: Mathematics[NonNegative] = 0.0
+    penalty_final_ratio: Schedule[NonNegative] = 0.0
     """Weight at the last step over penalty_weight, for the linear and cosine schedules."""
 
     z_loss_weight: Mathematics[NonNegative] = 0.0

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sharpgpt.config.kinds import Fixed, Mathematics, Policy, Rounding
+from sharpgpt.config.kinds import Fixed, Mathematics, Policy, Rounding, Schedule
 from sharpgpt.config.options import Options
 from sharpgpt.config.values import (
     MAX_COUNT,
@@ -27,10 +27,10 @@ class OptimisationSettings(Options):
     gradient_accumulation_steps: Rounding[Count] = 4
     """Micro-batches in one optimizer step; their gradients equal those of one large batch."""
 
-    num_epochs: Mathematics[Annotated[float, Field(gt=0, le=MAX_COUNT)]] = 10
+    num_epochs: Schedule[Annotated[float, Field(gt=0, le=MAX_COUNT)]] = 10
     """Passes over the training text; max_steps overrides it."""
 
-    max_steps: Mathematics[Count | None] = None
+    max_steps: Schedule[Count | None] = None
     """Optimizer steps; null trains for num_epochs."""
 
     optimizer: Fixed[Literal["adamw", "muon"]] = "adamw"
@@ -39,11 +39,22 @@ class OptimisationSettings(Options):
     learning_rate: Mathematics[Positive] = 6e-4
     """Peak learning rate."""
 
-    warmup_steps: Mathematics[CountOrNone] = 500
+    warmup_steps: Schedule[CountOrNone] = 500
     """Steps of linear learning-rate warm-up."""
 
-    min_lr_ratio: Mathematics[Share] = 0.1
-    """Learning rate at the end of the cosine decay over learning_rate."""
+    lr_schedule: Schedule[Literal["cosine", "linear", "wsd"]] = "cosine"
+    """Learning rate after its warm-up: cosine or linear, to min_lr_ratio at the last step; or wsd
+    (warm-up, stable, decay): constant, then linear to there over the last steps, so a run can be
+    continued from before its decay with another max_steps (docs/recipe.md)."""
+
+    min_lr_ratio: Schedule[Share] = 0.1
+    """Learning rate at the last step over learning_rate; 0 decays to zero."""
+
+    lr_decay_fraction: Schedule[Share] = 0.2
+    """Share of the steps that are the decay of lr_schedule wsd."""
+
+    lr_decay_steps: Schedule[CountOrNone | None] = None
+    """Steps of the decay of lr_schedule wsd; null takes lr_decay_fraction of all."""
 
     weight_decay: Mathematics[NonNegative] = 0.1
     """Decoupled weight decay, on matrices and embeddings only."""
@@ -53,6 +64,28 @@ class OptimisationSettings(Options):
 
     eps: Mathematics[Positive] = 1e-8
     """Adam's epsilon."""
+
+    muon_learning_rate: Mathematics[Positive | None] = None
+    """Peak learning rate of Muon, on the same schedule; null takes learning_rate."""
+
+    muon_momentum: Mathematics[BelowOne] = 0.95
+    """Muon's momentum, in [0, 1)."""
+
+    muon_momentum_warmup_steps: Schedule[CountOrNone] = 0
+    """Steps over which Muon's momentum rises linearly from 0.85 (at most muon_momentum)."""
+
+    muon_nesterov: Mathematics[bool] = True
+    """Nesterov momentum in Muon."""
+
+    muon_weight_decay: Mathematics[NonNegative | None] = None
+    """Decoupled weight decay of Muon's matrices; null takes weight_decay."""
+
+    muon_normalization: Fixed[Literal["none", "neuron"]] = "none"
+    """neuron: NorMuon (Li et al. 2025), the update of each output neuron is divided by the root of
+    a running mean of its squares, and the whole scaled back to its norm."""
+
+    muon_split_qkv: Mathematics[bool] = False
+    """Let Muon orthogonalise the queries, keys and values of GPT-2's c_attn one by one."""
 
     max_grad_norm: Mathematics[NonNegative] = 1.0
     """Gradient clipping: gradients are scaled down to this global norm; 0 turns it off."""

@@ -60,6 +60,12 @@ def _gather(tokens: Tokens, starts: npt.NDArray[np.int64], length: int) -> torch
     return torch.from_numpy(rows.astype(np.int64))
 
 
+def num_training_blocks(num_tokens: int, block_length: int) -> int:
+    """Samples in an epoch: `max(1, (num_tokens - (T - 1)) // (T - 1))`."""
+    stride = block_length - 1
+    return max(1, (num_tokens - stride) // stride)
+
+
 class TrainingBlocks:
     """Shuffled blocks of T = `block_length` tokens, epoch after epoch; see the module docstring.
 
@@ -67,7 +73,7 @@ class TrainingBlocks:
     """
 
     num_blocks: int
-    """Samples in an epoch, the same in each: `max(1, (num_tokens - (T - 1)) // (T - 1))`."""
+    """Samples in an epoch, the same in each."""
 
     def __init__(self, tokens: Tokens, block_length: int, seed: int) -> None:
         _require_a_block(tokens, block_length, "training")
@@ -75,7 +81,7 @@ class TrainingBlocks:
         self.block_length = block_length
         self.seed = seed
         self._stride = block_length - 1
-        self.num_blocks = max(1, (len(tokens) - self._stride) // self._stride)
+        self.num_blocks = num_training_blocks(len(tokens), block_length)
         # Per object, since a cache of the class would keep every object alive.
         self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)
         self._page = functools.lru_cache(maxsize=2)(self._starts_of_page)

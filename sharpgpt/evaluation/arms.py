@@ -27,7 +27,7 @@ PENALTY_SETTINGS = (
 ARM_SETTINGS = tuple(
     name
     for name, kind in KINDS.items()
-    if name != "seed" and kind in (Kind.FIXED, Kind.MATHEMATICS)
+    if name != "seed" and kind in (Kind.FIXED, Kind.MATHEMATICS, Kind.SCHEDULE)
 )
 """Runs with the same values of these and the same facts (`ComparedRun.recipe`) are one arm: they
 differ in the seed alone."""

@@ -19,9 +19,11 @@ RECIPE = (
     "model_name", "n_layer", "n_head", "n_embd", "dropout", "tokenizer", "max_seq_length",
     "document_boundaries", "penalty_type", "penalty_weight", "top_k", "penalty_positions",
     "penalty_warmup_steps", "penalty_schedule", "penalty_final_ratio", "z_loss_weight",
-    "batch_size", "gradient_accumulation_steps", "num_epochs", "max_steps", "optimizer",
-    "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay", "betas", "eps",
-    "max_grad_norm", "seed",
+    "batch_size", "gradient_accumulation_steps",
+    "num_epochs", "max_steps", "optimizer", "learning_rate", "warmup_steps", "lr_schedule",
+    "min_lr_ratio", "lr_decay_fraction", "lr_decay_steps", "weight_decay", "betas", "eps",
+    "muon_learning_rate", "muon_momentum", "muon_momentum_warmup_steps", "muon_nesterov",
+    "muon_weight_decay", "muon_normalization", "muon_split_qkv", "max_grad_norm", "seed",
 )  # fmt: skip
 """The settings that make the model what it is; none of them is a path of a dataset or a run."""
 

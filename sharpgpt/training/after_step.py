@@ -29,7 +29,7 @@ from sharpgpt.runtime.device import random_states, set_random_states
 from sharpgpt.runtime.signals import Interrupted, StopSignal
 from sharpgpt.training.profiler import phase
 from sharpgpt.training.prompt import training_prompt
-from sharpgpt.training.schedule import penalty_weight_at
+from sharpgpt.training.schedule import StepValues, penalty_weight_at
 from sharpgpt.training.state import Training
 from sharpgpt.training.step import unreadable_text
 
@@ -91,9 +91,7 @@ def start_bar(run: Training) -> None:
 
 
 @phase("logging")
-def log_training(
-    run: Training, learning_rate: float, penalty_weight: float, grad_norm: Tensor
-) -> None:
+def log_training(run: Training, values: StepValues, grad_norm: Tensor) -> None:
     """Log the means over the window and begin the next one."""
     window, plan, step = run.progress.window, run.plan, run.progress.step
     has_rows = window.num_skipped_steps < window.num_steps
@@ -105,8 +103,8 @@ def log_training(
     tokens_per_s = window.num_steps * plan.tokens_per_step / window.seconds
     metrics = {
         **means,
-        "train/learning_rate": learning_rate,
-        "train/penalty_weight": penalty_weight,
+        "train/learning_rate": values.learning_rate,
+        "train/penalty_weight": values.penalty_weight,
         "train/grad_norm": grad_norm.item(),
         "train/tokens_per_s": tokens_per_s,
         "train/mfu": tokens_per_s * plan.flops_per_token / plan.peak_flops,

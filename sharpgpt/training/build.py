@@ -1,7 +1,6 @@
 """Builds the parts of a run from its settings; what a user can get wrong is found here."""
 
 import logging
-import math
 import shlex
 import tempfile
 from contextlib import ExitStack
@@ -37,6 +36,7 @@ from sharpgpt.training.anomalies import AnomalyDetector
 from sharpgpt.training.optimizer import create_optimizers, layer_matrices
 from sharpgpt.training.profiler import Profiler
 from sharpgpt.training.prompt import training_prompt
+from sharpgpt.training.schedule import total_steps
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 from sharpgpt.training.state import ModelParts, Outputs, Plan, Progress, Training, Window
@@ -135,14 +135,6 @@ def open_run_folder(
     resume_from = Checkpoint.verified(path) if path else None
     temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="sharpgpt-"))
     return RunFolder.of_follower(Path(temporary), resume_from)
-
-
-def total_steps(config: TrainingConfig, num_blocks: int) -> int:
-    """Optimizer steps of a run: `max_steps`, else those of `num_epochs`."""
-    if config.max_steps is not None:
-        return config.max_steps
-    blocks_per_step = config.batch_size * config.gradient_accumulation_steps
-    return max(1, math.ceil(config.num_epochs * num_blocks / blocks_per_step))
 
 
 def training_flops_per_token(causal_lm: nn.Module, config: TrainingConfig) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.config.rules import settings_without_effect
 from sharpgpt.core.numbers import counted
 from sharpgpt.data.blocks import TrainingBlocks, validation_blocks
 from sharpgpt.data.load import TextData
@@ -26,10 +27,11 @@ from sharpgpt.training.build import (
     check_world_size,
     load_training_data,
     open_run_folder,
-    total_steps,
 )
 from sharpgpt.training.memory import MemoryCheck
+from sharpgpt.training.muon import qkv_matrices
 from sharpgpt.training.optimizer import state_bytes
+from sharpgpt.training.schedule import total_steps
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 
@@ -154,6 +156,14 @@ def note_what_is_unusual(run: Prospect) -> None:
         logger.warning(
             f"warmup_steps {config.warmup_steps} is more than the run's "
             f"{counted(run.num_steps, 'step')}, so the learning rate never reaches its peak"
+        )
+    for note in settings_without_effect(config):
+        logger.warning("%s", note)
+    splits = config.optimizer == "muon" and config.muon_split_qkv
+    if splits and not qkv_matrices(run.causal_lm):
+        logger.warning(
+            "muon_split_qkv true has no effect: %s has no c_attn of queries, keys and values",
+            type(run.causal_lm).__name__,
         )
 
 

@@ -15,7 +15,7 @@ from sharpgpt.training.after_step import do_due_work, due_work, log_training, st
 from sharpgpt.training.anomalies import Verdict
 from sharpgpt.training.profiler import phase
 from sharpgpt.training.recovery import check_step
-from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
+from sharpgpt.training.schedule import step_values
 from sharpgpt.training.state import CannotContinueError, Training
 from sharpgpt.training.step import (
     accumulate_gradients,
@@ -90,9 +90,8 @@ def train_until(run: Training, stop: StopSignal) -> None:
         if run.must_stop(stop, problem):
             return
         random_before = random_states(device)
-        learning_rate = learning_rate_at(progress.step, total_steps, config)
-        penalty_weight = penalty_weight_at(progress.step, total_steps, config)
-        loss = accumulate_gradients(run, batches_of_step, penalty_weight)
+        values = step_values(progress.step, total_steps, config)
+        loss = accumulate_gradients(run, batches_of_step, values.penalty_weight)
         with profiler.phase("clip"):
             grad_norm = clip_gradients(run.setup.causal_lm, config.max_grad_norm)
         try:
@@ -104,11 +103,11 @@ def train_until(run: Training, stop: StopSignal) -> None:
             batches = micro_batches(run)
             continue
         if verdict is Verdict.TAKE:
-            optimizer_step(run, learning_rate)
+            optimizer_step(run, values)
         run.model.zero_gradients()
         run.end_step(started, is_taken=verdict is Verdict.TAKE)
         if run.is_due(config.log_interval) or progress.step == 1:
-            log_training(run, learning_rate, penalty_weight, grad_norm)
+            log_training(run, values, grad_norm)
         run.outputs.console.update_bar(completed=progress.step)
         progress.due = due_work(run)
         is_saved = run.is_due(config.save_interval) and progress.step < total_steps

@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sharpgpt.config import TrainingConfig
+from sharpgpt.training.muon import Muon, muon_groups
+from sharpgpt.training.schedule import StepValues
 
 
 def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Optimizer]:
@@ -19,7 +21,8 @@ def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Opti
     Muon orthogonalises the update of a matrix (Jordan et al. 2024). Embeddings and the output layer
     are tables of rows, not maps between spaces, and stay with AdamW. Its updates are scaled to
     AdamW's root mean square (Liu et al. 2025, eq. 4), so one learning rate serves both; that scale
-    is symmetric in rows and columns, so HuggingFace's transposed Conv1D weights need no care.
+    is symmetric in rows and columns, so HuggingFace's transposed Conv1D weights need no care. What
+    PyTorch's Muon does not have is in muon.py.
     """
     parameters = [p for p in causal_lm.parameters() if p.requires_grad]
     optimizers: list[Optimizer] = []
@@ -27,14 +30,7 @@ def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Opti
         matrices = [p for p in layer_matrices(causal_lm) if p.requires_grad]
         chosen = {id(p) for p in matrices}
         parameters = [p for p in parameters if id(p) not in chosen]
-        optimizers.append(
-            torch.optim.Muon(
-                matrices,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        optimizers.append(_muon(causal_lm, matrices, config))
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -51,11 +47,34 @@ def create_optimizers(causal_lm: nn.Module, config: TrainingConfig) -> list[Opti
     return optimizers
 
 
+def _muon(
+    causal_lm: nn.Module, matrices: list[nn.Parameter], config: TrainingConfig
+) -> torch.optim.Muon:
+    rate, decay = config.muon_learning_rate, config.muon_weight_decay
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate if rate is None else rate,
+        "weight_decay": config.weight_decay if decay is None else decay,
+        "momentum": config.muon_momentum,
+        "nesterov": config.muon_nesterov,
+        "adjust_lr_fn": "match_rms_adamw",
+    }
+    normalizes = config.muon_normalization == "neuron"
+    if not (normalizes or config.muon_split_qkv):
+        return torch.optim.Muon(matrices, **settings)
+    groups = muon_groups(causal_lm, matrices, split_qkv=config.muon_split_qkv)
+    return Muon(groups, normalizes=normalizes, **settings)
+
+
 def state_bytes(causal_lm: nn.Module, config: TrainingConfig) -> int:
-    """Of the optimizers' state: two float32 values for a parameter of AdamW, one for Muon's."""
+    """Of the optimizers' state: two float32 values for a parameter of AdamW, one for Muon's, and
+    one for each output neuron of Muon's if it normalises by them."""
     num_values = 2 * sum(p.numel() for p in causal_lm.parameters())
     if config.optimizer == "muon":
-        num_values -= sum(p.numel() for p in layer_matrices(causal_lm))
+        matrices = layer_matrices(causal_lm)
+        num_values -= sum(p.numel() for p in matrices)
+        if config.muon_normalization == "neuron":
+            for group in muon_groups(causal_lm, matrices, split_qkv=False):
+                num_values += sum(p.shape[group["out_dim"]] for p in group["params"])
     return 4 * num_values
 
 
@@ -66,8 +85,11 @@ def layer_matrices(causal_lm: nn.Module) -> list[nn.Parameter]:
     return [p for p in causal_lm.parameters() if p.ndim == 2 and id(p) not in tables]
 
 
-def set_learning_rate(optimizers: Iterable[Optimizer], learning_rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+def set_step_values(optimizers: Iterable[Optimizer], values: StepValues) -> None:
+    """Set what the schedules give to this step in every parameter group."""
     for optimizer in optimizers:
+        is_muon = isinstance(optimizer, torch.optim.Muon)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = values.muon_learning_rate if is_muon else values.learning_rate
+            if is_muon:
+                group["momentum"] = values.muon_momentum

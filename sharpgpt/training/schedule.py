@@ -1,20 +1,84 @@
-"""Learning rate and penalty weight of a step. Steps count from 0; both are pure functions of it."""
+"""What depends on the step. Steps count from 0; all of it is a pure function of step and settings.
+
+docs/recipe.md has the formulas and their sources.
+"""
 
 import math
+from typing import NamedTuple
 
 from sharpgpt.config import TrainingConfig
 
+FIRST_MUON_MOMENTUM = 0.85
 
-def learning_rate_at(step: int, total_steps: int, config: TrainingConfig) -> float:
-    """Linear warm-up to `learning_rate`, then a cosine to `min_lr_ratio` of it at the last step.
 
-    Warm-up step s gets (s + 1) / warmup_steps of the peak, so that the first step already learns.
+class StepValues(NamedTuple):
+    """What the schedules give to one step."""
+
+    learning_rate: float
+    penalty_weight: float
+    muon_learning_rate: float
+    muon_momentum: float
+
+
+def step_values(step: int, total_steps: int, config: TrainingConfig) -> StepValues:
+    """All schedules at one step."""
+    return StepValues(
+        learning_rate=learning_rate_at(step, total_steps, config),
+        penalty_weight=penalty_weight_at(step, total_steps, config),
+        muon_learning_rate=learning_rate_at(
+            step, total_steps, config, peak=config.muon_learning_rate
+        ),
+        muon_momentum=muon_momentum_at(step, config),
+    )
+
+
+def total_steps(config: TrainingConfig, num_blocks: int) -> int:
+    """Optimizer steps of a run: `max_steps`, else those of `num_epochs` of `num_blocks` each."""
+    if config.max_steps is not None:
+        return config.max_steps
+    blocks_per_step = config.batch_size * config.gradient_accumulation_steps
+    return max(1, math.ceil(config.num_epochs * num_blocks / blocks_per_step))
+
+
+def learning_rate_at(
+    step: int, total_steps: int, config: TrainingConfig, *, peak: float | None = None
+) -> float:
+    """Linear warm-up to the peak, then `lr_schedule` to `min_lr_ratio` of it.
+
+    The peak is `learning_rate` unless another one is given. Warm-up step s gets (s + 1) /
+    warmup_steps of it, so that the first step already learns. The last step has the minimum.
     """
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak = config.learning_rate if peak is None else peak
+    warmup = config.warmup_steps
     if step < warmup:
         return peak * (step + 1) / warmup
+    if config.lr_schedule == "wsd":
+        stable = decay_start(total_steps, config)
+        if step < stable:
+            return peak
+        left = max(0.0, 1 - (step - stable + 1) / max(1, total_steps - stable))
+    else:
+        progress = _progress(step, warmup, total_steps)
+        left = 1 - progress if config.lr_schedule == "linear" else _cosine(progress)
     ratio = config.min_lr_ratio
-    return peak * (ratio + (1 - ratio) * _cosine(_progress(step, warmup, total_steps)))
+    return peak * (ratio + (1 - ratio) * left)
+
+
+def decay_start(total_steps: int, config: TrainingConfig) -> int:
+    """Steps before the decay of lr_schedule wsd, which never begins within the warm-up."""
+    num_steps = config.lr_decay_steps
+    if num_steps is None:
+        num_steps = round(config.lr_decay_fraction * total_steps)
+    return min(total_steps, max(config.warmup_steps, total_steps - num_steps))
+
+
+def muon_momentum_at(step: int, config: TrainingConfig) -> float:
+    """Linear from 0.85, or from `muon_momentum` if that is less, to `muon_momentum`."""
+    momentum, warmup = config.muon_momentum, config.muon_momentum_warmup_steps
+    if step >= warmup:
+        return momentum
+    first = min(FIRST_MUON_MOMENTUM, momentum)
+    return first + (momentum - first) * step / warmup
 
 
 def penalty_weight_at(step: int, total_steps: int, config: TrainingConfig) -> float:

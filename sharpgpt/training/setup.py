@@ -5,13 +5,18 @@ from typing import Any
 
 from torch import nn
 
-from sharpgpt.config import TrainingConfig
+from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.resume_rules import changes
 from sharpgpt.core.errors import UserError
+from sharpgpt.data.blocks import num_training_blocks
 from sharpgpt.data.load import TextData
 from sharpgpt.runs.state import TrainingState
 from sharpgpt.runtime.device import Device
 from sharpgpt.runtime.distributed import Processes
+from sharpgpt.training.schedule import decay_start, step_values, total_steps
+
+MAX_COMPARED_STEPS = 2_000_000
+"""Of a checkpoint; comparing the schedules of so many takes some seconds."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Setup:
     def blocks_per_step(self) -> int:
         """Training blocks of an optimizer step, over all micro-batches and ranks."""
         return self.config.batch_size * self.config.gradient_accumulation_steps
+
+    @property
+    def num_blocks(self) -> int:
+        """Training blocks of an epoch."""
+        return num_training_blocks(len(self.data.train_tokens), self.config.max_seq_length)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must share with the run that continues it, beside the settings."""
@@ -48,9 +58,13 @@ class Setup:
         facts = self.facts()
         if state.text == self.data.source.get("sha256_of_ends"):  # of an earlier version
             facts["text"] = state.text
-        before = {name: _shown(getattr(state, name)) for name in facts}
-        now = {name: _shown(fact) for name, fact in facts.items()}
-        different = changes({**state.config, **before}, {**self.config.to_dict(), **now})
+        # A setting that did not exist then had what is now its default.
+        before = TrainingConfig().to_dict() | state.config
+        before |= {name: _shown(getattr(state, name)) for name in facts}
+        now = self.config.to_dict() | {name: _shown(fact) for name, fact in facts.items()}
+        different = changes(before, now)
+        if different.refused and self._had_same_steps(state):
+            different = changes(before, now, is_same_past=True)
         if different.fatal:
             raise UserError(
                 "resume: the checkpoint cannot be continued with these settings: "
@@ -59,10 +73,44 @@ class Setup:
         if different.refused and not self.config.allow_config_change:
             raise UserError(
                 "resume: these changes since the checkpoint would change the mathematics: "
-                f"{'; '.join(different.refused)}. Use the settings of the checkpoint, allow the "
-                "change with --allow_config_change, or start a new run"
+                f"{'; '.join(different.refused)}{self._decay_hint(state)}. Use the settings of the "
+                "checkpoint, allow the change with --allow_config_change, or start a new run"
             )
         return different.refused + different.named
+
+    def _had_same_steps(self, state: TrainingState) -> bool:
+        """Whether the schedules of these settings have the values of all steps that were taken."""
+        before, now = _config_of(state), self.config
+        if before is None or state.step > MAX_COMPARED_STEPS:
+            return False
+        total_before, total_now = (total_steps(each, self.num_blocks) for each in (before, now))
+        return all(
+            step_values(step, total_before, before) == step_values(step, total_now, now)
+            for step in reversed(range(state.step))
+        )
+
+    def _decay_hint(self, state: TrainingState) -> str:
+        """Why the decay of lr_schedule wsd cannot be moved at this checkpoint."""
+        before, now = _config_of(state), self.config
+        if before is None or {before.lr_schedule, now.lr_schedule} != {"wsd"}:
+            return ""
+        began, begins = (decay_start(total_steps(c, self.num_blocks), c) for c in (before, now))
+        if began < min(state.step, begins):
+            return f" (the decay began after step {began:,}: continue a checkpoint before it)"
+        if begins < min(state.step, began):
+            return (
+                f" (the decay would begin after step {begins:,}, and the checkpoint is of step "
+                f"{state.step:,}: give more max_steps or fewer lr_decay_steps)"
+            )
+        return ""
+
+
+def _config_of(state: TrainingState) -> TrainingConfig | None:
+    """The settings of a checkpoint; None if they are not this version's."""
+    try:
+        return TrainingConfig.from_dict(dict(state.config))
+    except ConfigError:
+        return None
 
 
 def _shown(fact: str | int) -> str | int:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import prefetched
-from sharpgpt.training.optimizer import set_learning_rate
+from sharpgpt.training.optimizer import set_step_values
 from sharpgpt.training.profiler import phase
+from sharpgpt.training.schedule import StepValues
 from sharpgpt.training.state import CannotContinueError, Training
 
 
@@ -108,8 +109,8 @@ def clip_gradients(causal_lm: nn.Module, max_norm: float) -> Tensor:
 
 
 @phase("optimizer")
-def optimizer_step(run: Training, learning_rate: float) -> None:
+def optimizer_step(run: Training, values: StepValues) -> None:
     """Change the weights."""
-    set_learning_rate(run.model.optimizers, learning_rate)
+    set_step_values(run.model.optimizers, values)
     for optimizer in run.model.optimizers:
         optimizer.step()

@@ -1,11 +1,13 @@
 """Learning rate and penalty weight as functions of the step."""
 
 import math
+from fractions import Fraction
+from typing import Any
 
 import pytest
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.training.schedule import learning_rate_at, penalty_weight_at
+from sharpgpt.training.schedule import learning_rate_at, muon_momentum_at, penalty_weight_at
 
 
 def test_learning_rate_warms_up_and_decays_to_its_minimum() -> None:
@@ -48,3 +50,67 @@ def test_penalty_schedules(schedule: str, middle: float, last: float) -> None:
 def test_a_final_ratio_above_one_grows() -> None:
     config = TrainingConfig(penalty_weight=-0.1, penalty_schedule="linear", penalty_final_ratio=3.0)
     assert penalty_weight_at(99, 100, config) == pytest.approx(-0.3)
+
+
+def plain_schedule(kind: str, *, warmup: int, total: int, ratio: float, decay: int) -> list[float]:
+    """The learning rates of a peak of 1 as docs/recipe.md writes them, in fractions."""
+    rates = []
+    for s in range(total):
+        if s < warmup:
+            rates.append(Fraction(s + 1, warmup))
+            continue
+        if kind == "linear":
+            left = 1 - Fraction(s - warmup, total - 1 - warmup)
+        else:
+            stable = max(warmup, total - decay)
+            left = Fraction(1) if s < stable else Fraction(total - 1 - s, total - stable)
+        r = Fraction(ratio)
+        rates.append(r + (1 - r) * left)
+    return [float(rate) for rate in rates]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("kind", "settings", "decay"),
+    [
+        ("linear", {}, 0),
+        ("wsd", {}, 20),
+        ("wsd", {"lr_decay_fraction": 0.5}, 50),
+        ("wsd", {"lr_decay_fraction": 0.0}, 0),
+        ("wsd", {"lr_decay_steps": 7, "lr_decay_fraction": 0.5}, 7),
+        ("wsd", {"lr_decay_steps": 1}, 1),
+        ("wsd", {"lr_decay_fraction": 1.0}, 100),
+    ],
+)
+def test_linear_and_wsd_learning_rates(
+    kind: str, settings: dict[str, Any], decay: int, ratio: float
+) -> None:
+    config = TrainingConfig.from_dict(
+        {"learning_rate": 1.0, "warmup_steps": 10, "lr_schedule": kind, "min_lr_ratio": ratio}
+        | settings
+    )
+    rates = [learning_rate_at(step, 100, config) for step in range(100)]
+    expected = plain_schedule(kind, warmup=10, total=100, ratio=ratio, decay=decay)
+    assert rates == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert rates[99] == (1.0 if kind == "wsd" and decay == 0 else ratio)
+
+
+def test_the_stable_phase_is_the_peak_to_the_bit_whatever_comes_after_it() -> None:
+    """A rate a bit below it would make a branch another run than one that was planned so."""
+    for ratio in (0.0, 0.1, 0.3, 0.7):
+        config = TrainingConfig(
+            learning_rate=6e-4, warmup_steps=10, lr_schedule="wsd", min_lr_ratio=ratio
+        )
+        assert {learning_rate_at(step, 100, config) for step in range(10, 80)} == {6e-4}
+    short = TrainingConfig(learning_rate=1.0, warmup_steps=500, lr_schedule="wsd")
+    assert learning_rate_at(91, 92, short) == pytest.approx(92 / 500)
+
+
+def test_the_momentum_of_muon_warms_up() -> None:
+    config = TrainingConfig(muon_momentum=0.95, muon_momentum_warmup_steps=100)
+    assert muon_momentum_at(0, config) == 0.85
+    assert muon_momentum_at(25, config) == pytest.approx(0.875)
+    assert muon_momentum_at(100, config) == muon_momentum_at(10**6, config) == 0.95
+    assert muon_momentum_at(0, TrainingConfig()) == 0.95
+    low = TrainingConfig(muon_momentum=0.5, muon_momentum_warmup_steps=100)
+    assert muon_momentum_at(0, low) == muon_momentum_at(99, low) == 0.5
