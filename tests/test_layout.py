@@ -18,6 +18,7 @@ SEVERAL_MODULES = {
     "training/test_faults.py": "faults around a run: disk, memory, files",
     "training/test_python_api.py": "train() in a notebook, a loop, a thread",
     "training/test_penalty_effect.py": "what the penalties do to a trained model",
+    "training/test_recipe.py": "each setting of docs/recipe.md trains",
     "training/test_several_processes.py": "torchrun",
 }
 """Test files that cover more than one module, and what they test."""

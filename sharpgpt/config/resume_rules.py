@@ -29,6 +29,7 @@ FACTS: dict[str, Kind] = {
     "text": Kind.MATHEMATICS,
     "arithmetic": Kind.MATHEMATICS,
     "blocks_per_step": Kind.MATHEMATICS,
+    "blocks_in_first_step": Kind.SCHEDULE,
 }
 """What follows from settings, data and device and is compared too. A step of the same number of
 blocks, divided differently into micro-batches, is the same step."""

@@ -1,6 +1,7 @@
 """The rules between the settings of a run, and the positions that are penalised."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -49,6 +50,13 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
             "resume: given 'auto' without run_name; auto finds the run by its name, so set "
             "run_name too",
         )
+    whole, first = config.gradient_accumulation_steps, config.batch_warmup_start
+    if config.batch_warmup_steps and whole % first:
+        yield (
+            ("batch_warmup_start", "batch_warmup_steps", "gradient_accumulation_steps"),
+            f"batch_warmup_start: given {first} with gradient_accumulation_steps {whole}, allowed "
+            f"is a divisor of it, such as {math.gcd(first, whole)}",
+        )
     if config.document_boundaries == "respect" and config.tokenizer == "char":
         yield (
             ("document_boundaries", "tokenizer"),
@@ -77,7 +85,13 @@ def settings_without_effect(config: Any) -> list[str]:
     No error: a sweep, or a study of two optimizers, gives all its runs the same settings.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return [
+    without = (
+        ["batch_warmup_start has no effect without batch_warmup_steps"]
+        if config.batch_warmup_start != defaults["batch_warmup_start"]
+        and not config.batch_warmup_steps
+        else []
+    )
+    return without + [
         f"{name} {shown(getattr(config, name))} has no effect without {other} {value}"
         for name, (other, value) in EFFECT_ONLY_WITH.items()
         if getattr(config, name) != defaults[name] and getattr(config, other) != value

@@ -17,6 +17,9 @@ from sharpgpt.config.values import (
     Share,
 )
 
+MAX_BATCH_WARMUP = 100_000
+"""Steps of a batch-size warm-up, whose tokens are counted one step at a time."""
+
 
 class OptimisationSettings(Options):
     """How it is trained: batches, schedule, optimizer, and what happens to bad numbers."""
@@ -26,6 +29,14 @@ class OptimisationSettings(Options):
 
     gradient_accumulation_steps: Rounding[Count] = 4
     """Micro-batches in one optimizer step; their gradients equal those of one large batch."""
+
+    batch_warmup_steps: Schedule[Annotated[int, Field(ge=0, le=MAX_BATCH_WARMUP)]] = 0
+    """Steps over which the number of micro-batches rises from batch_warmup_start to
+    gradient_accumulation_steps; 0 has all of them in every step (docs/recipe.md)."""
+
+    batch_warmup_start: Schedule[Count] = 1
+    """Micro-batches in the first step of the batch-size warm-up; later steps have multiples of it.
+    Must divide gradient_accumulation_steps, and be a multiple of the number of processes."""
 
     num_epochs: Schedule[Annotated[float, Field(gt=0, le=MAX_COUNT)]] = 10
     """Passes over the training text; max_steps overrides it."""

@@ -19,7 +19,7 @@ RECIPE = (
     "model_name", "n_layer", "n_head", "n_embd", "dropout", "tokenizer", "max_seq_length",
     "document_boundaries", "penalty_type", "penalty_weight", "top_k", "penalty_positions",
     "penalty_warmup_steps", "penalty_schedule", "penalty_final_ratio", "z_loss_weight",
-    "batch_size", "gradient_accumulation_steps",
+    "batch_size", "gradient_accumulation_steps", "batch_warmup_steps", "batch_warmup_start",
     "num_epochs", "max_steps", "optimizer", "learning_rate", "warmup_steps", "lr_schedule",
     "min_lr_ratio", "lr_decay_fraction", "lr_decay_steps", "weight_decay", "betas", "eps",
     "muon_learning_rate", "muon_momentum", "muon_momentum_warmup_steps", "muon_nesterov",

@@ -100,7 +100,7 @@ def log_training(run: Training, values: StepValues, grad_norm: Tensor) -> None:
     rows = window.rows.over(run.processes.all_reduce_sum)
     means = rows.means("train/") if has_rows else {}
     window.seconds += time.perf_counter() - started
-    tokens_per_s = window.num_steps * plan.tokens_per_step / window.seconds
+    tokens_per_s = run.tokens_between(step - window.num_steps, step) / window.seconds
     metrics = {
         **means,
         "train/learning_rate": values.learning_rate,
@@ -114,7 +114,7 @@ def log_training(run: Training, values: StepValues, grad_norm: Tensor) -> None:
     run.outputs.log.log(step, metrics, histograms)
     if has_rows:
         line = console_line(metrics, "train")
-        left = clock((plan.total_steps - step) * window.seconds / window.num_steps)
+        left = clock(run.tokens_between(step, plan.total_steps) / tokens_per_s)
         in_bar = {"log_file_only": run.outputs.console.has_bar}
         logger.info("step %d/%d  %s  %s left", step, plan.total_steps, line, left, extra=in_bar)
         run.outputs.console.update_bar(metrics=line)

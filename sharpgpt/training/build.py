@@ -51,6 +51,11 @@ def check_world_size(config: TrainingConfig, world_size: int) -> None:
         ConfigError: they cannot share the micro-batches of a step, or a setting allows only one.
     """
     problems = []
+    if config.batch_warmup_steps and config.batch_warmup_start % world_size:
+        problems.append(
+            f"batch_warmup_start: given {config.batch_warmup_start}, allowed with {world_size} "
+            f"processes, which share the micro-batches, is a multiple of {world_size}"
+        )
     if config.gradient_accumulation_steps % world_size:
         fewer = config.gradient_accumulation_steps // world_size * world_size
         problems.append(
@@ -267,7 +272,8 @@ def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
         f"{model['class']} with {counted(model['num_parameters'], 'parameter')} on "
         f"{hardware['device']} ({hardware['dtype']}); {data.name}: "
         f"{counted(len(data.train_tokens), 'training token')}; "
-        f"{counted(plan.total_steps, 'step')} of {counted(plan.tokens_per_step, 'token')}; "
+        f"{counted(plan.total_steps, 'step')} of "
+        f"{'up to ' if config.batch_warmup_steps else ''}{counted(plan.tokens_per_step, 'token')}; "
         f"penalty {config.penalty_weight:g} * {config.penalty_type}"
         + (f"; z-loss weight {config.z_loss_weight:g}" if config.z_loss_weight else "")
     )

@@ -157,6 +157,11 @@ def note_what_is_unusual(run: Prospect) -> None:
             f"warmup_steps {config.warmup_steps} is more than the run's "
             f"{counted(run.num_steps, 'step')}, so the learning rate never reaches its peak"
         )
+    if config.batch_warmup_steps > run.num_steps:
+        logger.warning(
+            f"batch_warmup_steps {config.batch_warmup_steps} is more than the run's "
+            f"{counted(run.num_steps, 'step')}, so no step has the whole batch"
+        )
     for note in settings_without_effect(config):
         logger.warning("%s", note)
     splits = config.optimizer == "muon" and config.muon_split_qkv

@@ -10,6 +10,7 @@ from sharpgpt.runtime.device import torch_settings_kept
 from sharpgpt.training.build import training_flops_per_token
 from sharpgpt.training.checks import Prospect
 from sharpgpt.training.memory import estimate_text, explain_out_of_memory, memory_estimate
+from sharpgpt.training.schedule import blocks_between
 
 
 def describe(config: TrainingConfig) -> str:
@@ -21,8 +22,10 @@ def describe(config: TrainingConfig) -> str:
         run.check()
     device, data, causal_lm, steps = run.device, run.data, run.causal_lm, run.num_steps
     tokens_per_step = config.batch_size * config.gradient_accumulation_steps * config.max_seq_length
-    num_epochs = steps * run.setup.blocks_per_step / run.num_blocks
-    flops = training_flops_per_token(causal_lm, config) * tokens_per_step
+    num_blocks = blocks_between(0, steps, config)
+    num_tokens, num_epochs = num_blocks * config.max_seq_length, num_blocks / run.num_blocks
+    first_tokens = blocks_between(0, 1, config) * config.max_seq_length
+    flops = training_flops_per_token(causal_lm, config)
     memory = memory_estimate(causal_lm, config, device)
     settings = "\n".join(
         line for line in commented_yaml(config).splitlines() if line and not line.startswith("#")
@@ -37,10 +40,12 @@ def describe(config: TrainingConfig) -> str:
             f"model             {type(causal_lm).__name__}, "
             f"{counted(sum(p.numel() for p in causal_lm.parameters()), 'parameter')}",
             f"device            {device.name()}, {device.dtype_name}",
-            f"tokens per step   {tokens_per_step:,}",
-            f"steps             {steps:,} ({counted(steps * tokens_per_step, 'token')}, "
+            f"tokens per step   {tokens_per_step:,}"
+            + (f" ({first_tokens:,} in the first)" if first_tokens < tokens_per_step else ""),
+            f"steps             {steps:,} ({counted(num_tokens, 'token')}, "
             f"{num_epochs:.2f} epochs)",
-            f"FLOPs             {flops:.3g} a step, {flops * steps:.3g} in all",
+            f"FLOPs             {flops * tokens_per_step:.3g} a step, "
+            f"{flops * num_tokens:.3g} in all",
             f"memory, estimate  {estimate_text(memory)}",
             "Nothing was trained.",
         ]

@@ -69,7 +69,7 @@ def roll_back(run: Training) -> bool:
         name = checkpoint.path.name
         logger.warning("no rollback, since there were %d to %s already", MAX_ROLLBACKS, name)
         return False
-    next_block = progress.next_block + run.setup.blocks_per_step
+    next_block = progress.next_block + run.num_blocks_of_step
     setup, model = run.setup, run.model
     load_tensors(checkpoint.path, setup.causal_lm, model.optimizers, setup.device.torch_device)
     model.zero_gradients()

@@ -3,6 +3,7 @@
 docs/recipe.md has the formulas and their sources.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ class StepValues(NamedTuple):
     penalty_weight: float
     muon_learning_rate: float
     muon_momentum: float
+    num_blocks: int
+    """Training blocks, over all micro-batches and ranks."""
 
 
 def step_values(step: int, total_steps: int, config: TrainingConfig) -> StepValues:
@@ -29,6 +32,7 @@ def step_values(step: int, total_steps: int, config: TrainingConfig) -> StepValu
             step, total_steps, config, peak=config.muon_learning_rate
         ),
         muon_momentum=muon_momentum_at(step, config),
+        num_blocks=num_micro_batches_at(step, config) * config.batch_size,
     )
 
 
@@ -36,8 +40,32 @@ def total_steps(config: TrainingConfig, num_blocks: int) -> int:
     """Optimizer steps of a run: `max_steps`, else those of `num_epochs` of `num_blocks` each."""
     if config.max_steps is not None:
         return config.max_steps
-    blocks_per_step = config.batch_size * config.gradient_accumulation_steps
-    return max(1, math.ceil(config.num_epochs * num_blocks / blocks_per_step))
+    wanted, warmup = config.num_epochs * num_blocks, config.batch_warmup_steps
+    whole = config.batch_size * config.gradient_accumulation_steps
+    missing = warmup * whole - blocks_between(0, warmup, config)
+    num_steps = max(1, math.ceil((wanted + missing) / whole))
+    if num_steps > warmup:
+        return num_steps
+    in_warmup = (num_micro_batches_at(step, config) * config.batch_size for step in range(warmup))
+    read = itertools.accumulate(in_warmup)
+    return next(step for step, blocks in enumerate(read, 1) if blocks >= wanted)
+
+
+def num_micro_batches_at(step: int, config: TrainingConfig) -> int:
+    """Micro-batches of a step over all ranks, a multiple of `batch_warmup_start` in its warm-up."""
+    whole, warmup = config.gradient_accumulation_steps, config.batch_warmup_steps
+    if step >= warmup:
+        return whole
+    first = config.batch_warmup_start
+    return first * (1 + step * (whole // first - 1) // warmup)
+
+
+def blocks_between(first_step: int, end_step: int, config: TrainingConfig) -> int:
+    """Training blocks of the steps from `first_step` on, before `end_step`."""
+    in_warmup = range(first_step, min(end_step, config.batch_warmup_steps))
+    num_micro_batches = sum(num_micro_batches_at(step, config) for step in in_warmup)
+    num_whole = end_step - first_step - len(in_warmup)
+    return config.batch_size * (num_micro_batches + num_whole * config.gradient_accumulation_steps)
 
 
 def learning_rate_at(

@@ -31,7 +31,8 @@ class Setup:
 
     @property
     def blocks_per_step(self) -> int:
-        """Training blocks of an optimizer step, over all micro-batches and ranks."""
+        """Training blocks of an optimizer step, over all micro-batches and ranks, once a batch-size
+        warm-up is over."""
         return self.config.batch_size * self.config.gradient_accumulation_steps
 
     @property
@@ -62,6 +63,9 @@ class Setup:
         before = TrainingConfig().to_dict() | state.config
         before |= {name: _shown(getattr(state, name)) for name in facts}
         now = self.config.to_dict() | {name: _shown(fact) for name, fact in facts.items()}
+        if config := _config_of(state):
+            before["blocks_in_first_step"] = _first_blocks(config)
+            now["blocks_in_first_step"] = _first_blocks(self.config)
         different = changes(before, now)
         if different.refused and self._had_same_steps(state):
             different = changes(before, now, is_same_past=True)
@@ -111,6 +115,11 @@ def _config_of(state: TrainingState) -> TrainingConfig | None:
         return TrainingConfig.from_dict(dict(state.config))
     except ConfigError:
         return None
+
+
+def _first_blocks(config: TrainingConfig) -> int | None:
+    """What batch_warmup_start stands for; None without a batch-size warm-up."""
+    return config.batch_warmup_start * config.batch_size if config.batch_warmup_steps else None
 
 
 def _shown(fact: str | int) -> str | int:

@@ -22,6 +22,7 @@ from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.sharpness import SharpnessOutput
 from sharpgpt.training.anomalies import AnomalyDetector
 from sharpgpt.training.profiler import Profiler
+from sharpgpt.training.schedule import blocks_between, num_micro_batches_at
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.startup import Startup
 
@@ -44,6 +45,7 @@ class Plan:
 
     total_steps: int
     tokens_per_step: int
+    """Once a batch-size warm-up is over."""
     flops_per_token: float
     peak_flops: float
     """Of the devices of all processes."""
@@ -201,6 +203,20 @@ class Training:
         """All processes of the run."""
         return self.setup.processes
 
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of the next step, over all ranks."""
+        return num_micro_batches_at(self.progress.step, self.config)
+
+    @property
+    def num_blocks_of_step(self) -> int:
+        """Training blocks of the next step, over all micro-batches and ranks."""
+        return self.num_micro_batches * self.config.batch_size
+
+    def tokens_between(self, first_step: int, end_step: int) -> int:
+        """Training tokens of the steps from `first_step` on, before `end_step`."""
+        return blocks_between(first_step, end_step, self.config) * self.config.max_seq_length
+
     def state(self) -> TrainingState:
         """What a checkpoint keeps beside the tensors; every rank calls it."""
         progress = self.progress
@@ -215,8 +231,8 @@ class Training:
 
     def end_step(self, started: float, *, is_taken: bool) -> None:
         """Count the step that began at `started`, a time of `perf_counter`."""
+        self.progress.next_block += self.num_blocks_of_step
         self.progress.step += 1
-        self.progress.next_block += self.setup.blocks_per_step
         self.progress.window.end_step(started, is_taken=is_taken)
         self.outputs.startup.first_step_done()
 

@@ -9,6 +9,7 @@ for any number of micro-batches and ranks. Shapes: B batch, T positions in a blo
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -20,7 +21,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.data.blocks import prefetched
 from sharpgpt.training.optimizer import set_step_values
 from sharpgpt.training.profiler import phase
-from sharpgpt.training.schedule import StepValues
+from sharpgpt.training.schedule import StepValues, num_micro_batches_at
 from sharpgpt.training.state import CannotContinueError, Training
 
 
@@ -31,9 +32,11 @@ def micro_batches(run: Training) -> Iterator[Tensor]:
 
 def _micro_batches(run: Training) -> Iterator[Tensor]:
     config, first_block, processes = run.config, run.progress.next_block, run.processes
-    num_steps = run.plan.total_steps - run.progress.step
+    steps = range(run.progress.step, run.plan.total_steps)
+    counts = (num_micro_batches_at(step, config) // processes.world_size for step in steps)
     pin = run.setup.device.torch_device.type == "cuda"
-    for number in range(num_steps * config.gradient_accumulation_steps // processes.world_size):
+    # The blocks of a step follow on from those of the step before.
+    for number, _ in enumerate(itertools.chain.from_iterable(map(range, counts))):
         batch_BT = run.train_blocks.micro_batch(
             first_block,
             number,
@@ -49,7 +52,7 @@ def read_batches(
     run: Training, batches: Iterator[Tensor]
 ) -> tuple[list[Tensor], CannotContinueError | None]:
     """This rank's micro-batches of the next step, or why the text cannot be read."""
-    num_batches = run.config.gradient_accumulation_steps // run.processes.world_size
+    num_batches = run.num_micro_batches // run.processes.world_size
     try:
         return [next(batches) for _ in range(num_batches)], None
     except (OSError, UserError) as error:
@@ -69,11 +72,12 @@ def accumulate_gradients(
 ) -> Tensor:
     """Run the backward passes of one step's micro-batches; returns the step's loss, detached."""
     config, device, world_size = run.config, run.setup.device.torch_device, run.processes.world_size
-    num_micro_batches = config.gradient_accumulation_steps
-    rows_per_step = num_micro_batches * config.batch_size * (config.max_seq_length - 1)
+    rows_of_step = run.num_blocks_of_step * (config.max_seq_length - 1)
     # The wrapper averages gradients over the ranks, so each divides by its share of the rows.
-    normalizer = rows_per_step / world_size
+    normalizer: float | Tensor = rows_of_step / world_size
     # Compiled code is specialised to numbers, not to a tensor; the number 0 skips the penalty.
+    if config.compile and config.batch_warmup_steps:
+        normalizer = torch.tensor(normalizer, device=device)
     weight = torch.tensor(penalty_weight, device=device) if config.penalty_weight else 0.0
     model, profiler, losses = run.model.data_parallel, run.outputs.profiler, []
     for number, batch_BT in enumerate(batches_of_step, start=1):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sharpgpt.config import ConfigError, TrainingConfig, penalised_positions
+from sharpgpt.config.rules import settings_without_effect
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,11 @@ from sharpgpt.config import ConfigError, TrainingConfig, penalised_positions
         ),
         ({"max_seq_length": 2048}, "allowed for gpt2 is at most 1024"),
         ({"top_k": 50258}, "at most the vocabulary size, 50257"),
+        (
+            {"batch_warmup_steps": 9, "batch_warmup_start": 6},
+            "batch_warmup_start: given 6 with gradient_accumulation_steps 4, allowed is a divisor "
+            "of it, such as 2",
+        ),
         ({"penalty_positions": "0:N-1"}, "penalty_positions"),
         ({"run_name": "../elsewhere"}, "plain folder name"),
         ({"resume": "auto"}, "set run_name too"),
@@ -46,6 +52,18 @@ def test_a_run_name_is_a_folder_that_every_system_can_open(name: str) -> None:
 )
 def test_names_like_those_are_allowed(name: str) -> None:
     assert TrainingConfig(run_name=name).run_name == name
+
+
+def test_settings_that_nothing_reads_are_named() -> None:
+    assert settings_without_effect(TrainingConfig()) == []
+    idle = TrainingConfig(muon_momentum=0.9, lr_decay_steps=5, batch_warmup_start=2)
+    assert settings_without_effect(idle) == [
+        "batch_warmup_start has no effect without batch_warmup_steps",
+        "lr_decay_steps 5 has no effect without lr_schedule wsd",
+        "muon_momentum 0.9 has no effect without optimizer muon",
+    ]
+    idle.optimizer, idle.lr_schedule, idle.batch_warmup_steps = "muon", "wsd", 9
+    assert settings_without_effect(idle) == []
 
 
 def test_settings_may_disagree_while_they_are_being_assigned() -> None:

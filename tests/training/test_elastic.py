@@ -20,6 +20,7 @@ FLAGS = {
     "eval_interval": 4, "eval_max_blocks": 5, "generate_interval": 4, "num_generate_samples": 1,
     "generate_max_length": 12, "save_interval": 4, "use_wandb": "false", "device": "cpu",
     "num_workers": 2, "max_steps": 12, "keep_checkpoints": 9, "allow_config_change": "true",
+    "batch_warmup_steps": 6, "batch_warmup_start": 2,
 }  # fmt: skip
 
 
@@ -81,11 +82,14 @@ def test_two_processes_give_the_run_of_one_and_checkpoints_go_both_ways(
 
 
 def test_micro_batches_that_processes_cannot_share_are_refused() -> None:
-    config = TrainingConfig(gradient_accumulation_steps=3, on_spike="rollback")
+    config = TrainingConfig(
+        gradient_accumulation_steps=3, on_spike="rollback", batch_warmup_steps=5
+    )
     with pytest.raises(
         ConfigError, match="allowed with 2 processes, which share them, is a"
     ) as error:
         check_world_size(config, 2)
     assert "multiple of 2, such as 2" in str(error.value)
+    assert "batch_warmup_start: given 1, allowed with 2 processes" in str(error.value)
     assert "on_spike: given rollback, allowed with several processes is log" in str(error.value)
     check_world_size(config, 1)

@@ -12,7 +12,7 @@ import torch
 from sharpgpt.config import TrainingConfig
 from sharpgpt.training import after_step, loop
 from sharpgpt.training.train import run_training, train
-from tests.run_reading import assert_same_run
+from tests.run_reading import assert_same_run, checkpoint_state, checkpoint_tensors
 
 MakeConfig = Callable[..., TrainingConfig]
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -70,6 +70,30 @@ def test_stopped_after_every_single_step(
     result = train(tiny_config(run_name="parts", resume="auto", **settings))
     assert result.interrupted_by is None
     assert_same_run(whole, result)
+
+
+def test_all_of_the_recipe_stopped_and_continued(
+    tiny_config: MakeConfig, stop_in: Callable[..., None]
+) -> None:
+    """Muon with second moments, its momentum and the batch still rising, a decay under way."""
+    settings = SETTINGS | {
+        "optimizer": "muon", "muon_normalization": "neuron", "muon_split_qkv": True,
+        "muon_momentum_warmup_steps": 5, "muon_learning_rate": 0.02, "muon_weight_decay": 0.01,
+        "lr_schedule": "wsd", "lr_decay_steps": 3, "min_lr_ratio": 0.0,
+        "gradient_accumulation_steps": 4, "batch_warmup_steps": 5,
+    }  # fmt: skip
+    whole = train(tiny_config(run_name="whole", **settings))
+    stop_in(loop, "clip_gradients", lambda call: call in (2, 4, 8))
+    for step in (2, 4, 8):
+        parts = run_training(tiny_config(run_name="parts", resume="auto", **settings))
+        assert parts.step == step
+    result = train(tiny_config(run_name="parts", resume="auto", **settings))
+    assert_same_run(whole, result)
+    assert whole.checkpoint is not None
+    names = checkpoint_tensors(whole.checkpoint)
+    assert "optimizer/transformer.h.0.attn.c_attn.weight/second_moment" in names
+    # 2 blocks a micro-batch; 1, 1, 2, 2, 3 of them in the warm-up, then 4.
+    assert checkpoint_state(whole.checkpoint)["next_block"] == 2 * (9 + 4 * 4)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from sharpgpt.config import TrainingConfig
-from sharpgpt.training.schedule import learning_rate_at, muon_momentum_at, penalty_weight_at
+from sharpgpt.training.schedule import (
+    blocks_between,
+    learning_rate_at,
+    muon_momentum_at,
+    num_micro_batches_at,
+    penalty_weight_at,
+    total_steps,
+)
 
 
 def test_learning_rate_warms_up_and_decays_to_its_minimum() -> None:
@@ -114,3 +121,32 @@ def test_the_momentum_of_muon_warms_up() -> None:
     assert muon_momentum_at(0, TrainingConfig()) == 0.95
     low = TrainingConfig(muon_momentum=0.5, muon_momentum_warmup_steps=100)
     assert muon_momentum_at(0, low) == muon_momentum_at(99, low) == 0.5
+
+
+def test_the_batch_warms_up_in_multiples_of_its_start() -> None:
+    config = TrainingConfig(
+        batch_size=3, gradient_accumulation_steps=8, batch_warmup_steps=9, batch_warmup_start=2
+    )
+    counts = [num_micro_batches_at(step, config) for step in range(12)]
+    assert counts == [2, 2, 2, 4, 4, 4, 6, 6, 6, 8, 8, 8]
+    for first in range(12):
+        for end in range(first, 12):
+            assert blocks_between(first, end, config) == 3 * sum(counts[first:end])
+    assert num_micro_batches_at(0, TrainingConfig(gradient_accumulation_steps=8)) == 8
+    already_whole = TrainingConfig(
+        gradient_accumulation_steps=4, batch_warmup_steps=9, batch_warmup_start=4
+    )
+    assert num_micro_batches_at(0, already_whole) == 4
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 7, 40])
+def test_epochs_are_of_the_tokens_that_are_read(warmup: int) -> None:
+    """The first total of steps that reads them all, as counted one by one."""
+    config = TrainingConfig(batch_size=3, gradient_accumulation_steps=8, batch_warmup_steps=warmup)
+    for num_blocks in range(1, 700, 3):
+        config.num_epochs = 1.5
+        read = step = 0
+        while read < 1.5 * num_blocks:
+            read += 3 * num_micro_batches_at(step, config)
+            step += 1
+        assert total_steps(config, num_blocks) == step, num_blocks

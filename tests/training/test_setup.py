@@ -69,22 +69,44 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert checkpoint_state(one) == checkpoint_state(other)
 
 
-def test_a_setting_that_did_not_exist_had_its_default() -> None:
-    """An old checkpoint was continued with a new schedule as if nothing had changed."""
-    config = TrainingConfig(lr_schedule="linear", max_steps=1000)
+def setup_of(config: TrainingConfig) -> Setup:
     tokenizer = SimpleNamespace(fingerprint="vocabulary")
     data = SimpleNamespace(source={"sha256": "text"}, tokenizer=tokenizer, train_tokens=range(9999))
     device = SimpleNamespace(dtype_name="float32")
-    ours = Setup(config, device, None, data=data, causal_lm=None)  # type: ignore[arg-type]
-    old = config.to_dict()
-    del old["lr_schedule"]
-    state: Any = SimpleNamespace(
+    return Setup(config, device, None, data=data, causal_lm=None)  # type: ignore[arg-type]
+
+
+def state_of(step: int, settings: dict[str, Any]) -> Any:
+    return SimpleNamespace(
         text="text", vocabulary="vocabulary", arithmetic="float32", blocks_per_step=32,
-        step=5, config=old,
+        step=step, config=settings,
     )  # fmt: skip
-    assert ours.accepted_changes(state) == ["lr_schedule 'cosine' -> 'linear'"], "in the warm-up"
-    state.step = 502
+
+
+def test_a_setting_that_did_not_exist_had_its_default() -> None:
+    """An old checkpoint was continued with a new schedule as if nothing had changed."""
+    config = TrainingConfig(lr_schedule="linear", max_steps=1000)
+    ours, old = setup_of(config), config.to_dict()
+    del old["lr_schedule"]
+    in_warmup = ours.accepted_changes(state_of(5, old))
+    assert in_warmup == ["lr_schedule 'cosine' -> 'linear'"], "no step taken had another rate"
     with pytest.raises(UserError, match=r"lr_schedule 'cosine' -> 'linear'\. Use the settings"):
-        ours.accepted_changes(state)
-    state.config = config.to_dict()
-    assert ours.accepted_changes(state) == []
+        ours.accepted_changes(state_of(502, old))
+    assert ours.accepted_changes(state_of(502, config.to_dict())) == []
+
+
+def test_a_batch_warmup_may_be_divided_otherwise_and_not_be_another() -> None:
+    """What fits into the memory may change; the blocks of a step may not."""
+    warmup: dict[str, Any] = {"batch_warmup_steps": 9, "max_steps": 1000}
+    old = TrainingConfig(**warmup, batch_size=8, gradient_accumulation_steps=4).to_dict()
+    half: dict[str, Any] = {**warmup, "batch_size": 4, "gradient_accumulation_steps": 8}
+    same = setup_of(TrainingConfig(**half, batch_warmup_start=2))
+    for step in (0, 5, 500):
+        changed = same.accepted_changes(state_of(step, old))
+        assert "batch_warmup_start 1 -> 2" in changed
+    with pytest.raises(UserError, match="mathematics: blocks_in_first_step 8 -> 4"):
+        setup_of(TrainingConfig(**half)).accepted_changes(state_of(5, old))
+    longer = setup_of(TrainingConfig(**warmup | {"batch_warmup_steps": 12}))
+    assert longer.accepted_changes(state_of(3, old)) == ["batch_warmup_steps 9 -> 12"]
+    with pytest.raises(UserError, match="mathematics: batch_warmup_steps 9 -> 12"):
+        longer.accepted_changes(state_of(4, old))
