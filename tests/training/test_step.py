@@ -1,5 +1,6 @@
 """Which micro-batches a step has, and how many rows its gradient is a mean of."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -38,6 +39,9 @@ def test_steps_of_a_batch_warmup_follow_on_from_each_other(world_size: int) -> N
             plan=SimpleNamespace(total_steps=9),
             setup=SimpleNamespace(device=SimpleNamespace(torch_device=SimpleNamespace(type="cpu"))),
             train_blocks=SimpleNamespace(micro_batch=blocks),
+            outputs=SimpleNamespace(
+                profiler=SimpleNamespace(phase=lambda _: contextlib.nullcontext())
+            ),
         )
         batches, found = micro_batches(run), []
         for run.progress.step in range(first_step, 9):
