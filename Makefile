@@ -90,6 +90,7 @@ bench: setup-dev
 	$(BIN)/python benchmarks/bench_checkpoint.py
 	$(BIN)/python benchmarks/bench_verdict.py
 	$(BIN)/python benchmarks/bench_report.py
+	$(BIN)/python benchmarks/bench_scaling.py
 
 # torch's CUDA build brings triton, the only other thing that Liger-Kernel needs.
 gpu: setup-dev

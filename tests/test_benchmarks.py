@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 from tests.conftest import REPOSITORY
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+@pytest.fixture(autouse=True)
+def _benchmarks_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+
+
+@pytest.fixture
+def gpu() -> ModuleType:
     return importlib.import_module("bench_gpu")
 
 
@@ -83,3 +88,20 @@ def test_targets_are_met_or_missed_by_their_figures(gpu: ModuleType) -> None:
     ]  # fmt: skip
     assert {row["met"] for row in gpu.targets({}).values()} == {None}
     assert gpu.result_name("NVIDIA H100 80GB HBM3") == "gpu-nvidia-h100-80gb-hbm3"
+
+
+def test_exponents_are_those_of_the_power_law(tmp_path: Path) -> None:
+    growing = importlib.import_module("growth")
+    sizes = [64, 128, 512, 1024]
+    points = {x: {"median_s": 3e-7 * x**2, "peak_mb": 50.0 * (x > 64) + 50} for x in sizes}
+    found = growing.growth("width", dict(reversed(points.items())))
+    assert found["exponents"]["time"] == {"of all sizes": 2, "of the two largest": 2}
+    assert 0 < found["exponents"]["memory"]["of all sizes"] < 0.3
+    assert found["exponents"]["memory"]["of the two largest"] == 0
+    assert [point["size"] for point in found["points"]] == sizes
+    assert growing.exponent([10], [3]) is None
+    without_memory = growing.growth("tokens", {10: {"median_s": 1.0}})
+    assert without_memory["exponents"].keys() == {"time"}
+    growing.plot({"step/width": found, "evaluate": without_memory}, tmp_path / "plot.svg")
+    picture = (tmp_path / "plot.svg").read_text("utf-8")
+    assert picture.count('<g id="axes_') == 2
