@@ -86,6 +86,7 @@ def plain_schedule(kind: str, *, warmup: int, total: int, ratio: float, decay: i
         ("wsd", {"lr_decay_fraction": 0.0}, 0),
         ("wsd", {"lr_decay_steps": 7, "lr_decay_fraction": 0.5}, 7),
         ("wsd", {"lr_decay_steps": 1}, 1),
+        ("wsd", {"lr_decay_steps": 0}, 0),
         ("wsd", {"lr_decay_fraction": 1.0}, 100),
     ],
 )
@@ -143,7 +144,7 @@ def test_the_batch_warms_up_in_multiples_of_its_start() -> None:
 def test_epochs_are_of_the_tokens_that_are_read(warmup: int) -> None:
     """The first total of steps that reads them all, as counted one by one."""
     config = TrainingConfig(batch_size=3, gradient_accumulation_steps=8, batch_warmup_steps=warmup)
-    for num_blocks in range(1, 700, 3):
+    for num_blocks in range(1, 400):
         config.num_epochs = 1.5
         read = step = 0
         while read < 1.5 * num_blocks:

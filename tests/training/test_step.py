@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -64,8 +65,15 @@ def test_steps_of_a_batch_warmup_follow_on_from_each_other(world_size: int) -> N
 
 
 @pytest.mark.usefixtures("quick_runs")
-def test_a_step_is_the_mean_over_its_own_rows(tiny_config: MakeConfig) -> None:
-    """The first steps of a warm-up have one micro-batch of four: the run of one is the same."""
+def test_a_step_is_the_mean_over_its_own_rows(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first steps of a warm-up have one micro-batch of four: the run of one is the same.
+
+    With a clock that ticks when it is read, so are its tokens in a second.
+    """
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     settings = {"max_steps": 3, "batch_size": 2, "dropout": 0.1, "num_generate_samples": 0}
     alone = train(tiny_config(**settings, run_name="alone"))
     warming = {"gradient_accumulation_steps": 4, "batch_warmup_steps": 1000}
@@ -76,3 +84,4 @@ def test_a_step_is_the_mean_over_its_own_rows(tiny_config: MakeConfig) -> None:
     for name, tensor in checkpoint_tensors(ours.checkpoint).items():
         assert tensor.equal(expected[name]), name
     assert ours.metrics["train/loss"] == alone.metrics["train/loss"]
+    assert ours.metrics["train/tokens_per_s"] == alone.metrics["train/tokens_per_s"]
