@@ -157,6 +157,12 @@ def note_what_is_unusual(run: Prospect) -> None:
             f"warmup_steps {config.warmup_steps} is more than the run's "
             f"{counted(run.num_steps, 'step')}, so the learning rate never reaches its peak"
         )
+    num_left = max(0, run.num_steps - config.warmup_steps)
+    if config.lr_schedule == "wsd" and (config.lr_decay_steps or 0) > num_left:
+        logger.warning(
+            f"lr_decay_steps {config.lr_decay_steps} is more than the {counted(num_left, 'step')} "
+            "after the warm-up, so there is no stable phase"
+        )
     if config.batch_warmup_steps > run.num_steps:
         logger.warning(
             f"batch_warmup_steps {config.batch_warmup_steps} is more than the run's "

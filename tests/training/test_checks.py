@@ -6,9 +6,11 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
@@ -244,6 +246,27 @@ def test_a_dry_run_says_what_the_run_says(here: Path, capsys: pytest.CaptureFixt
     assert notes[0] == notes[1]
     assert "warmup_steps 9 is more than the run's 3 steps" in notes[0][-1]
     assert "warmup_steps 1 -> 9" in notes[0][0]
+
+
+def test_settings_that_do_less_than_they_say_are_noted(caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(
+        optimizer="muon", muon_split_qkv=True, batch_warmup_steps=9, lr_schedule="wsd",
+        lr_decay_steps=5, penalty_warmup_steps=1, lr_decay_fraction=0.5,
+    )  # fmt: skip
+    run: Any = SimpleNamespace(
+        config=config, num_steps=4, causal_lm=nn.Linear(2, 2),
+        folder=SimpleNamespace(resume_from=None),
+    )  # fmt: skip
+    checks.note_what_is_unusual(run)
+    config.optimizer = "adamw"
+    run.num_steps = 9
+    checks.note_what_is_unusual(run)
+    assert [record.getMessage() for record in caplog.records] == [
+        "lr_decay_steps 5 is more than the 3 steps after the warm-up, so there is no stable phase",
+        "batch_warmup_steps 9 is more than the run's 4 steps, so no step has the whole batch",
+        "muon_split_qkv true has no effect: Linear has no c_attn of queries, keys and values",
+        "muon_split_qkv true has no effect without optimizer muon",
+    ]
 
 
 def test_a_dry_run_of_a_run_that_goes_on_and_of_a_new_one(here: Path) -> None:
