@@ -278,7 +278,9 @@ def _unit(
     for z_factor_N in z_loss:
         hidden_ND, weight_VD, *biases = layer
         norm_N, norm_V = (
-            torch.linalg.vector_norm(tensor, dim=1, dtype=loss_N.dtype)
+            torch.linalg.vector_norm(
+                tensor, dim=1, dtype=torch.promote_types(tensor.dtype, loss_N.dtype)
+            )
             for tensor in (hidden_ND, weight_VD)
         )
         bound_N = norm_N * norm_V.amax() + math.log(len(weight_VD))

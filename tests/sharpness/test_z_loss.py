@@ -316,6 +316,17 @@ def test_products_in_float16_stay_in_its_range(
         assert relative_error(ours, truth) < 2e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_scale_of_float16_products_takes_inputs_of_any_dtype(dtype: torch.dtype) -> None:
+    """Under autocast the inputs keep theirs. The square of 300 is infinite in float16."""
+    layer = [torch.full((2, 1), value, dtype=dtype) for value in (300.0, 2.0)]
+    factors = [torch.ones(2), torch.zeros(2), torch.full((2,), 0.5)]
+    unit = fused._unit(layer, torch.tensor([False, True]), factors, torch.float16)
+    assert unit is not None
+    largest = 1 + 2 * 0.5 * (600 + math.log(2))
+    assert unit.item() == pytest.approx(largest / fused.FLOAT16_FACTOR, rel=1e-5)
+
+
 def test_modules_and_dense_logits_take_it() -> None:
     hidden_ND, weight_VD, target_N = problem(9, 8, 65)
     settings = {"penalty": "top_k_mass", "penalty_weight": 0.5, "z_loss_weight": 0.2}
