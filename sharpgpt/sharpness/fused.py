@@ -31,6 +31,7 @@ from sharpgpt.sharpness import reference
 from sharpgpt.sharpness.compiled import row_mathematics
 from sharpgpt.sharpness.gradients import backward, is_transformed, save
 from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
+from sharpgpt.sharpness.products import make_products, product_dtype
 from sharpgpt.sharpness.reference import IGNORE_INDEX, check_arguments
 from sharpgpt.sharpness.rows import PADDING, STATISTICS, RowFactors, padded_width, tile_statistics
 from sharpgpt.sharpness.targets import IGNORED, checked_target
@@ -45,16 +46,26 @@ kernels. Estimated, not measured."""
 TILE_BYTES = 2**20
 """Size of a tile: logits that stay in the cache of a CPU during the row mathematics."""
 
+ROUNDED_TILE_BYTES = 2**21
+"""With bfloat16 products, where a tile is copied from the buffer. Measured, as the one above."""
+
 
 FLOAT16_FACTOR = 1024.0
 """The largest factor of a row in float16 products. Entries of its gradient are at most a few times
 this, below 65504; the smallest one that float16 keeps, 6e-8, is a probability of 6e-11."""
 
 
-def default_chunk_size(num_rows: int, vocab_size: int, device_type: str) -> int:
-    """C, the rows of a chunk: as many as fill the buffer, in chunks of nearly equal size."""
-    limit = BUFFER_BYTES if device_type == "cpu" else GPU_BUFFER_BYTES
-    most = max(1, limit // (4 * padded_width(vocab_size)))
+def default_chunk_size(
+    num_rows: int, vocab_size: int, device_type: str, dtype: torch.dtype = torch.float32
+) -> int:
+    """C, the rows of a chunk: as many as fill the buffer, in chunks of nearly equal size.
+
+    `dtype` is that of the products; on a CPU the buffer holds it, elsewhere float32.
+    """
+    limit, item_bytes = GPU_BUFFER_BYTES, 4
+    if device_type == "cpu":
+        limit, item_bytes = BUFFER_BYTES, min(4, dtype.itemsize)
+    most = max(1, limit // (item_bytes * padded_width(vocab_size)))
     num_chunks = -(-num_rows // most)
     return max(1, -(-num_rows // max(1, num_chunks)))
 
@@ -122,8 +133,8 @@ def linear_sharpness_loss(
     target_N = checked_target(target_N, weight_VD.shape[0], ignore_index)
     valid_N = target_N != IGNORED
     num_rows = valid_N.sum()
-    product_dtype = _product_dtype(hidden_ND, weight_VD)
-    sum_dtype = torch.float64 if product_dtype == torch.float64 else torch.float32
+    dtype = product_dtype(hidden_ND, weight_VD)
+    sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     loss_factor_N = valid_N.to(sum_dtype)
     if reduction == "mean":
         divisor = num_rows.clamp(min=1) if normalizer is None else normalizer
@@ -140,8 +151,8 @@ def linear_sharpness_loss(
         factors,
         penalty=penalty,
         top_k=top_k,
-        product_dtype=product_dtype,
-        chunk_size=chunk_size or default_chunk_size(*shape, hidden_ND.device.type),
+        product_dtype=dtype,
+        chunk_size=chunk_size or default_chunk_size(*shape, hidden_ND.device.type, dtype),
         needs=[torch.is_grad_enabled() and tensor.requires_grad for tensor in layer],
         loss_per_row=reduction == "none",
     )
@@ -154,19 +165,6 @@ def linear_sharpness_loss(
     rows = SharpnessRows(*counted_SN) if per_row else None
     means = SharpnessRows(*means_S)._asdict()
     return SharpnessOutput(loss=loss, **means, num_rows=num_rows, rows=rows)
-
-
-def _product_dtype(hidden_ND: Tensor, weight_VD: Tensor) -> torch.dtype:
-    """The dtype of the matrix products: autocast's, else that of the inputs; float32 on a CPU.
-
-    CPUs multiply half precision no faster without special units, and would round the logits.
-    """
-    device_type = hidden_ND.device.type
-    if torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
-    else:
-        dtype = torch.promote_types(hidden_ND.dtype, weight_VD.dtype)
-    return torch.promote_types(dtype, torch.float32) if device_type == "cpu" else dtype
 
 
 @torch.library.custom_op("sharpgpt::linear_sharpness", mutates_args=())
@@ -198,43 +196,46 @@ def linear_sharpness(
     num_rows, vocab_size = hidden_ND.shape[0], weight_VD.shape[0]
     sum_dtype = factors[0].dtype
     statistics_SN = torch.empty(len(STATISTICS), num_rows, dtype=sum_dtype, device=device)
+    chunk_size = min(chunk_size, max(1, num_rows))
+    products = make_products(weight_VD, product_dtype, sum_dtype, chunk_size=chunk_size)
+    width = padded_width(vocab_size)
+    is_rounded = products.logits_dtype != sum_dtype
+    make = torch.empty if is_rounded and num_rows else torch.zeros
     grad_hidden_ND, grad_weight_VD, grad_bias_V = gradients = [
-        torch.zeros(shape if need else 0, dtype=sum_dtype, device=device)
-        for shape, need in (
-            (hidden_ND.shape, need_hidden),
-            (weight_VD.shape, need_weight),
-            (vocab_size, need_bias),
+        allocate(shape if need else 0, dtype=sum_dtype, device=device)
+        for allocate, shape, need in (
+            (make, hidden_ND.shape, need_hidden),
+            (make, weight_VD.shape, need_weight),
+            (torch.zeros, vocab_size, need_bias),
         )
     ]
-    width = padded_width(vocab_size)
-    buffer_CW = torch.empty(min(chunk_size, num_rows), width, dtype=sum_dtype, device=device)
-    num_tile_rows = tile_rows(len(buffer_CW), width, device.type)
+    num_tile_rows = tile_rows(chunk_size, width, device.type, is_rounded=is_rounded)
     mathematics = row_mathematics(device.type, penalty)
     scratch_2TW = (
         torch.empty(2, num_tile_rows, width, dtype=sum_dtype, device=device)
         if mathematics is tile_statistics
         else None
     )
-    cast_weight_VD = weight_VD.to(product_dtype)
+    copy_TW = torch.empty(num_tile_rows if is_rounded else 0, width, dtype=sum_dtype, device=device)
     ignored_N = target_N == IGNORED
     column_N = target_N.masked_fill(ignored_N, 0)
     unit = _unit(layer, ignored_N, factors, product_dtype)
     scaled = factors if unit is None else [factor_N / unit for factor_N in factors]
+    needs_gradient = need_hidden or need_weight or need_bias
 
     with torch.autocast(device.type, enabled=False):
         for start in range(0, num_rows, chunk_size):
             rows = slice(start, start + chunk_size)
             # A NaN in an ignored row would reach the gradient of the weight: 0 * NaN is NaN.
             hidden_CD = hidden_ND[rows].masked_fill(ignored_N[rows, None], 0).to(product_dtype)
-            chunk_CW = buffer_CW[: len(hidden_CD)]
-            logits_CV = chunk_CW[:, :vocab_size]
-            chunk_CW[:, vocab_size:] = PADDING
-            _multiply_into(logits_CV, hidden_CD, cast_weight_VD.T)
-            for bias in biases:
-                logits_CV += bias
+            chunk_CW = products.logits(hidden_CD)
             for first in range(0, len(chunk_CW), num_tile_rows):
-                tile_TW = chunk_CW[first : first + num_tile_rows]
-                place = slice(start + first, start + first + len(tile_TW))
+                part_TW = chunk_CW[first : first + num_tile_rows]
+                place = slice(start + first, start + first + len(part_TW))
+                tile_TW = copy_TW[: len(part_TW)].copy_(part_TW) if is_rounded else part_TW
+                for bias in biases:
+                    tile_TW[:, :vocab_size] += bias
+                tile_TW[:, vocab_size:] = PADDING
                 of_tile = RowFactors(*(factor_N[place] for factor_N in scaled))
                 statistics_SN[:, place] = mathematics(
                     tile_TW,
@@ -243,15 +244,19 @@ def linear_sharpness(
                     penalty=penalty,
                     top_k=top_k,
                     vocab_size=vocab_size,
-                    factors=of_tile if need_hidden or need_weight or need_bias else None,
+                    factors=of_tile if needs_gradient else None,
+                    is_rounded=is_rounded,
                 )
+                if is_rounded and needs_gradient:
+                    part_TW.copy_(tile_TW)
             if need_bias:
-                grad_bias_V += logits_CV.sum(0)
-            gradient_CV = logits_CV.to(product_dtype)
-            if need_hidden:
-                _multiply_into(grad_hidden_ND[rows], gradient_CV, cast_weight_VD)
-            if need_weight:
-                _add_product(grad_weight_VD, gradient_CV.T, hidden_CD)
+                grad_bias_V += chunk_CW[:, :vocab_size].sum(0, dtype=sum_dtype)
+            products.write_gradients(
+                chunk_CW,
+                hidden_CD,
+                grad_hidden_CD=grad_hidden_ND[rows] if need_hidden else None,
+                grad_weight_VD=grad_weight_VD if need_weight else None,
+            )
     if unit is not None:
         for gradient in gradients:
             gradient *= unit
@@ -291,27 +296,12 @@ def _unit(
     return largest.clamp(min=torch.finfo(largest.dtype).tiny * FLOAT16_FACTOR) / FLOAT16_FACTOR
 
 
-def tile_rows(chunk_rows: int, width: int, device_type: str) -> int:
+def tile_rows(chunk_rows: int, width: int, device_type: str, *, is_rounded: bool = False) -> int:
     """Rows of a tile: on a CPU what the cache holds, elsewhere the whole chunk."""
     if device_type != "cpu":
         return max(1, chunk_rows)
-    return max(1, min(chunk_rows, TILE_BYTES // (4 * width)))
-
-
-def _multiply_into(out_CV: Tensor, a_CD: Tensor, b_DV: Tensor) -> None:
-    """out = a @ b, whatever the dtype of the products."""
-    if a_CD.dtype == out_CV.dtype:
-        torch.mm(a_CD, b_DV, out=out_CV)
-    else:
-        out_CV.copy_(torch.mm(a_CD, b_DV, out_dtype=out_CV.dtype))
-
-
-def _add_product(out_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
-    """out += a @ b, summed in the dtype of out."""
-    if a_VC.dtype == out_VD.dtype:
-        out_VD.addmm_(a_VC, b_CD)
-    else:
-        out_VD += torch.mm(a_VC, b_CD, out_dtype=out_VD.dtype)
+    tile_bytes = ROUNDED_TILE_BYTES if is_rounded else TILE_BYTES
+    return max(1, min(chunk_rows, tile_bytes // (4 * width)))
 
 
 @linear_sharpness.register_fake

@@ -34,6 +34,7 @@ Shapes: T rows of a tile, V vocabulary, W columns of the buffer: V rounded up to
 columns from V on filled with PADDING.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -72,6 +73,7 @@ def tile_statistics(
     top_k: int,
     vocab_size: int,
     factors: RowFactors | None,
+    is_rounded: bool = False,
 ) -> Tensor:
     """Statistics of a tile, [S, T] in the order of STATISTICS; the gradient replaces the logits.
 
@@ -84,12 +86,14 @@ def tile_statistics(
         top_k: k, in 1..V.
         vocab_size: V.
         factors: weights of the rows, or None for no gradient.
+        is_rounded: the logits were rounded to half precision, so faster operations of a CPU may
+            take the place of the most exact ones; they err by 1e-5, the rounding by 4e-3.
     """
     block_max_TB = in_blocks(logits_TW).amax(-1)
     top_index_Tk = top_k_indices(logits_TW, block_max_TB, top_k)
     max_T1 = block_max_TB.amax(-1, keepdim=True)
     z_TW = logits_TW.sub_(max_T1)
-    e_TW = torch.exp(z_TW, out=None if scratch_2TW is None else scratch_2TW[0])
+    e_TW = _exp(z_TW, None if scratch_2TW is None else scratch_2TW[0], is_rounded=is_rounded)
     top_e_Tk = e_TW.gather(1, top_index_Tk)
     # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
     max_place_T1 = top_e_Tk.argmax(-1, keepdim=True)
@@ -134,7 +138,7 @@ def tile_statistics(
         fast = functions.fast(facts)
         value_T = fast.value
         if p_factors is not None:
-            _write_gradient(z_TW, e_TW, p_factors, sum_T=sum_T, fast=fast)
+            _write_gradient(z_TW, e_TW, p_factors, sum_T=sum_T, fast=fast, is_rounded=is_rounded)
             at_max_T = fast.shift if fast.inside is None else fast.inside
             penalty_at_max_T = p_factors.penalty * max_prob_T * at_max_T
     if factors is not None:
@@ -158,8 +162,21 @@ def tile_statistics(
     )
 
 
+def _exp(z_TW: Tensor, out_TW: Tensor | None, *, is_rounded: bool) -> Tensor:
+    """exp(z). As 2^(z log2 e) it takes a third of the time on a CPU."""
+    if not is_rounded:
+        return torch.exp(z_TW, out=out_TW)
+    return torch.mul(z_TW, math.log2(math.e), out=out_TW).exp2_()
+
+
 def _write_gradient(
-    z_TW: Tensor, e_TW: Tensor, factors: RowFactors, *, sum_T: Tensor, fast: FastPenalty
+    z_TW: Tensor,
+    e_TW: Tensor,
+    factors: RowFactors,
+    *,
+    sum_T: Tensor,
+    fast: FastPenalty,
+    is_rounded: bool,
 ) -> None:
     """Write p * (r + r w (shift + slope z)) over z, and p * (r + r w inside) at the columns.
 
@@ -168,7 +185,10 @@ def _write_gradient(
     a_T = (factors.loss + factors.penalty * fast.shift) / sum_T
     if fast.slope:
         c_T = factors.penalty * fast.slope / sum_T
-        torch.addcmul(a_T[:, None], z_TW, c_T[:, None], out=z_TW).mul_(e_TW)
+        if is_rounded:
+            z_TW.mul_(c_T[:, None]).add_(a_T[:, None]).mul_(e_TW)
+        else:
+            torch.addcmul(a_T[:, None], z_TW, c_T[:, None], out=z_TW).mul_(e_TW)
     else:
         torch.mul(e_TW, a_T[:, None], out=z_TW)
     if fast.columns is not None and fast.inside is not None:
