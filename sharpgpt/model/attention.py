@@ -38,7 +38,7 @@ def short_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    *masks: Tensor | None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """softmax(query @ key.T * scaling, causal) @ value: [B, H, T, K] in, [B, T, H, K] out.
@@ -51,14 +51,15 @@ def short_attention(
         query.device.type == "cpu"
         and query.dtype == key.dtype == torch.bfloat16
         and query.shape == key.shape
-        and attention_mask is None
+        and all(mask is None for mask in (*masks, settings.get("attention_mask")))
         and 1 < length <= LONGEST_BLOCK
         and not settings.get("dropout")
     )
     if not is_ours:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        forward = cast(Any, sdpa_attention_forward)
+        return cast(tuple[Tensor, None], forward(module, query, key, value, *masks, **settings))
     scaling = settings.get("scaling") or width**-0.5
     score_BHTT = (query * scaling) @ key.transpose(-1, -2)
     score_BHTT += _later_positions(length, query.dtype)

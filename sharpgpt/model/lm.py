@@ -7,6 +7,7 @@ Shapes: B batch, T positions in a block, S = T - 1 predicted ones, D width, V vo
 rows.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -29,8 +30,9 @@ class SharpnessLM(nn.Module):
     """A causal LM whose forward returns the sharpness loss of a batch of blocks.
 
     `causal_lm` is the HuggingFace model itself, with `base_model` (tokens to hidden states) and an
-    output layer that is one `nn.Linear`. With `boundary_id`, the end-of-text token, positions
-    attend only to their own document.
+    output layer that is one `nn.Linear`. The fused loss multiplies in `output_dtype`; None takes
+    `products.default_product_dtype`. With `boundary_id`, the end-of-text token, positions attend
+    only to their own document.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class SharpnessLM(nn.Module):
         top_k: int,
         penalty_positions: str = EVERY_POSITION,
         loss: str = "fused",
+        output_dtype: torch.dtype | None = None,
         boundary_id: int | None = None,
     ) -> None:
         super().__init__()
@@ -49,6 +52,8 @@ class SharpnessLM(nn.Module):
         self.top_k = top_k
         self.penalty_positions = penalty_positions
         self.linear_loss = LINEAR_LOSSES[loss]
+        if loss == "fused":
+            self.linear_loss = functools.partial(self.linear_loss, product_dtype=output_dtype)
         self.boundary_id = boundary_id
 
     def forward(

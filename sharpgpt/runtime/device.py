@@ -1,4 +1,4 @@
-"""The device of a run, the dtype of its forward pass, and its peak FLOP/s."""
+"""The device of a run, its arithmetic, and its peak FLOP/s."""
 
 import contextlib
 import re
@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from sharpgpt.config import ConfigError, TrainingConfig
+from sharpgpt.config.architectures import GPT2_SIZES
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.numbers import counted
+from sharpgpt.runtime.cpu_dtype import faster_cpu_dtype
+from sharpgpt.sharpness.products import cpu_multiplies_bfloat16
 
 PEAK_FLOPS_BFLOAT16 = {
     "H200": 989e12,
@@ -30,12 +33,26 @@ PEAK_FLOPS_BFLOAT16 = {
 """Dense bfloat16 FLOP/s from NVIDIA's data sheets; the first key in the device's name counts."""
 
 
+ALL_BFLOAT16 = "bfloat16, output layer too"
+ARITHMETICS = {
+    "float32": (torch.float32, torch.float32),
+    "bfloat16": (torch.bfloat16, torch.float32),
+    ALL_BFLOAT16: (torch.bfloat16, torch.bfloat16),
+}
+"""Name -> dtypes of the forward pass and, on a CPU, of the products of the output layer. Earlier
+versions kept the latter in float32 on every CPU, and what they began is continued so."""
+
+
 @dataclass(frozen=True)
 class Device:
-    """A device and the dtype of the forward pass on it."""
+    """A device and the dtypes of the forward pass on it."""
 
     torch_device: torch.device
     dtype: torch.dtype
+    output_dtype: torch.dtype | None = None
+    """Of the matrix products of the output layer; None leaves it to the loss."""
+    reason: str = ""
+    """Why `dtype: auto` chose this dtype, for the reader of a log."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass; weights stay float32 outside it."""
@@ -47,6 +64,26 @@ class Device:
     def dtype_name(self) -> str:
         """Such as float32."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def arithmetic(self) -> str:
+        """What a run must keep when it is continued: a key of `ARITHMETICS`."""
+        if self.torch_device.type == "cpu" and self.dtype == self.output_dtype == torch.bfloat16:
+            return ALL_BFLOAT16
+        return self.dtype_name
+
+    def with_arithmetic(self, arithmetic: str) -> "Device":
+        """The device with the arithmetic of another, a key of `ARITHMETICS`."""
+        dtype, output_dtype = ARITHMETICS[arithmetic]
+        if self.torch_device.type != "cpu":
+            return replace(self, dtype=dtype)
+        return replace(self, dtype=dtype, output_dtype=output_dtype)
+
+    def can_continue(self, arithmetic: str) -> bool:
+        """Whether this is an arithmetic that the device has. A CPU has all, some of them slow."""
+        if self.torch_device.type != "cuda" or arithmetic == "float32":
+            return arithmetic in ARITHMETICS
+        return arithmetic in ARITHMETICS and has_bfloat16(self.torch_device)
 
     def for_rank(self, local_rank: int) -> "Device":
         """With CUDA, the GPU of one of several processes on this machine."""
@@ -100,9 +137,30 @@ def choose_device(config: TrainingConfig) -> Device:
     if device.type == "cuda":
         # TF32. The newer per-backend switches break torch.compile, which reads this one (2.13).
         torch.set_float32_matmul_precision("high")
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    wanted = config.dtype if config.dtype != "auto" else "bfloat16" if has_bfloat16 else "float32"
-    return Device(device, getattr(torch, wanted))
+    name: str = config.dtype
+    reason = ""
+    if name == "auto" and device.type == "cpu":
+        name, reason = faster_cpu_dtype(
+            config.batch_size * config.max_seq_length, width=_width(config)
+        )
+    elif name == "auto":
+        name = "bfloat16" if has_bfloat16(device) else "float32"
+    if device.type != "cpu":
+        return Device(device, getattr(torch, name))
+    is_fast = name == "bfloat16" and cpu_multiplies_bfloat16()
+    return Device(
+        device, getattr(torch, name), getattr(torch, name if is_fast else "float32"), reason
+    )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 at full speed."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _width(config: TrainingConfig) -> int:
+    size = GPT2_SIZES.get(config.model_name)
+    return config.n_embd or (size.n_embd if size else GPT2_SIZES["gpt2"].n_embd)
 
 
 def peak_flops(device: Device) -> tuple[float, str]:

@@ -29,6 +29,8 @@ def describe_environment(device: Device) -> dict[str, Any]:
         "hardware": {
             "device": device.name(),
             "dtype": device.dtype_name,
+            "arithmetic": device.arithmetic,
+            "dtype_reason": device.reason or None,
             "cpu": cpu_name(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "num_cpus": os.cpu_count(),

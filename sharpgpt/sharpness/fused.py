@@ -31,7 +31,7 @@ from sharpgpt.sharpness import reference
 from sharpgpt.sharpness.compiled import row_mathematics
 from sharpgpt.sharpness.gradients import backward, is_transformed, save
 from sharpgpt.sharpness.output import Reduction, SharpnessOutput, SharpnessRows
-from sharpgpt.sharpness.products import make_products, product_dtype
+from sharpgpt.sharpness.products import default_product_dtype, make_products
 from sharpgpt.sharpness.reference import IGNORE_INDEX, check_arguments
 from sharpgpt.sharpness.rows import PADDING, STATISTICS, RowFactors, padded_width, tile_statistics
 from sharpgpt.sharpness.targets import IGNORED, checked_target
@@ -86,6 +86,7 @@ def linear_sharpness_loss(
     normalizer: float | Tensor | None = None,
     per_row: bool = False,
     chunk_size: int | None = None,
+    product_dtype: torch.dtype | None = None,
 ) -> SharpnessOutput:
     """Cross-entropy plus weighted penalty and z-loss of the logits `hidden @ weight.T + bias`.
 
@@ -94,6 +95,7 @@ def linear_sharpness_loss(
         weight_VD: its weight; under autocast its dtype may differ from that of `hidden_ND`.
         bias: [V], or None.
         chunk_size: C; None takes `default_chunk_size`. It changes only the order of sums.
+        product_dtype: of the matrix products; None takes `products.default_product_dtype`.
         target_N, penalty, penalty_weight, z_loss_weight, top_k, penalty_mask, ignore_index,
             reduction, normalizer, per_row: as in `reference.sharpness_loss`.
 
@@ -133,7 +135,7 @@ def linear_sharpness_loss(
     target_N = checked_target(target_N, weight_VD.shape[0], ignore_index)
     valid_N = target_N != IGNORED
     num_rows = valid_N.sum()
-    dtype = product_dtype(hidden_ND, weight_VD)
+    dtype = product_dtype or default_product_dtype(hidden_ND, weight_VD)
     sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     loss_factor_N = valid_N.to(sum_dtype)
     if reduction == "mean":

@@ -26,7 +26,7 @@ BLOCK_COLUMNS = 4096
 at width 768, which the cache holds."""
 
 
-def product_dtype(hidden_ND: Tensor, weight_VD: Tensor) -> torch.dtype:
+def default_product_dtype(hidden_ND: Tensor, weight_VD: Tensor) -> torch.dtype:
     """The dtype of the matrix products: autocast's, else that of the inputs.
 
     On a CPU half precision becomes float32, but for bfloat16 where the processor multiplies it.

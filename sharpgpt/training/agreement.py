@@ -86,12 +86,14 @@ def _names(ranks: list[int]) -> str:
 def given_facts(config: TrainingConfig, device: Device) -> dict[str, Fact]:
     """What a rank was given: settings, code, versions, kind of device."""
     kind, versions = device.torch_device.type, package_versions()
+    # On a CPU auto measures, each rank for itself; rank 0's choice is taken (checks.py).
+    dtype = "auto" if kind == "cpu" and config.dtype == "auto" else device.dtype_name
     settings = {k: value for k, value in config.to_dict().items() if k not in MAY_DIFFER}
     sources = _hash_of_sources(Path(sharpgpt.__file__).parent)
     return {
         **{name: Fact(repr(value), shown(value)) for name, value in settings.items()},
         "device": Fact(kind, f"{config.device} ({kind})"),
-        "dtype": Fact(device.dtype_name, f"{config.dtype} ({device.dtype_name})"),
+        "dtype": Fact(dtype, f"{config.dtype} ({device.dtype_name})"),
         "code of sharpgpt": Fact(sources, f"{sharpgpt.__version__} (SHA-256 {sources[:12]})"),
         **{
             f"version of {name}": Fact(version, version)

@@ -19,6 +19,7 @@ from sharpgpt.core.numbers import counted
 from sharpgpt.data.blocks import TrainingBlocks, validation_blocks
 from sharpgpt.data.load import TextData, load_data
 from sharpgpt.data.prepare.automatic import ready_dataset
+from sharpgpt.model.attention import use_short_attention
 from sharpgpt.model.build import create_model
 from sharpgpt.model.flops import flops_per_token
 from sharpgpt.model.lm import SharpnessLM
@@ -28,7 +29,7 @@ from sharpgpt.runs.folder import RunFolder
 from sharpgpt.runs.saver import CheckpointSaver
 from sharpgpt.runs.tracker import RunLog, Tracker, start_trackers
 from sharpgpt.runtime.console import Console
-from sharpgpt.runtime.device import peak_flops
+from sharpgpt.runtime.device import ALL_BFLOAT16, peak_flops
 from sharpgpt.runtime.environment import describe_environment
 from sharpgpt.sharpness import find_penalty
 from sharpgpt.training.agreement import checkpoint_fact, require_same
@@ -230,6 +231,8 @@ def _build_model_parts(setup: Setup, source: Checkpoint | None) -> ModelParts:
     causal_lm.to(device)
     if config.gradient_checkpointing:
         cast(Any, causal_lm).activation_checkpointing_enable()
+    if setup.device.arithmetic == ALL_BFLOAT16:
+        use_short_attention(causal_lm, config.max_seq_length)
     optimizers = create_optimizers(causal_lm, config)
     if source:
         load_tensors(source.path, causal_lm, optimizers, device)
@@ -242,6 +245,7 @@ def _build_model_parts(setup: Setup, source: Checkpoint | None) -> ModelParts:
         top_k=config.top_k,
         penalty_positions=config.penalty_positions,
         loss=config.loss,
+        output_dtype=setup.device.output_dtype,
         boundary_id=setup.data.tokenizer.end_of_text_id if respects_documents else None,
     )
     if config.compile:

@@ -7,7 +7,7 @@ codes. A dry run prepares no dataset, gives the model no weights, and writes not
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -19,8 +19,9 @@ from sharpgpt.data.blocks import TrainingBlocks, validation_blocks
 from sharpgpt.data.load import TextData
 from sharpgpt.runs.checkpoint_files import check_shapes
 from sharpgpt.runs.folder import RunFolder
-from sharpgpt.runtime.device import Device, choose_device
+from sharpgpt.runtime.device import ALL_BFLOAT16, Device, choose_device
 from sharpgpt.runtime.distributed import Processes, process_group, ranks_from_environment
+from sharpgpt.sharpness.products import cpu_multiplies_bfloat16
 from sharpgpt.training.agreement import found_facts, given_facts, require_same
 from sharpgpt.training.build import (
     build_model,
@@ -87,6 +88,7 @@ def check_processes(run: Prospect) -> None:
         require_same(run.processes, given_facts(run.config, run.device))
         with run.processes.raise_together():
             check_world_size(run.config, world_size)
+        run.device = run.device.with_arithmetic(run.processes.broadcast(run.device.arithmetic))
 
 
 def check_data(run: Prospect) -> None:
@@ -133,11 +135,20 @@ def check_folder(run: Prospect) -> None:
     )
     if source := run.folder.resume_from:
         check_shapes(source.path, run.causal_lm)
+        run.device = run.setup.device_to_continue(source.state)
+        run.setup = replace(run.setup, device=run.device)
 
 
 def note_what_is_unusual(run: Prospect) -> None:
     """Say what is no error and rarely meant."""
     config, source = run.config, run.folder.resume_from
+    if run.device.reason and not source:
+        logger.info("dtype %s: %s", run.device.dtype_name, run.device.reason)
+    if run.device.arithmetic == ALL_BFLOAT16 and not cpu_multiplies_bfloat16():
+        logger.warning(
+            "the run began in bfloat16 and is continued so, but this CPU has no instructions for "
+            "it and is slow; --dtype float32 --allow_config_change continues in float32"
+        )
     if config.resume == "auto" and source is None:
         logger.warning(
             "there is no checkpoint in %s, so the run starts at step 0; earlier metrics and "

@@ -36,8 +36,10 @@ def memory_estimate(
     if config.loss == "reference":
         loss = 10 * 4 * positions * shape.vocab_size
     else:
-        chunk = default_chunk_size(positions, shape.vocab_size, device.torch_device.type)
-        loss = 4 * (chunk * padded_width(shape.vocab_size) + shape.vocab_size * shape.hidden_size)
+        kind, dtype = device.torch_device.type, device.output_dtype or torch.float32
+        chunk = default_chunk_size(positions, shape.vocab_size, kind, dtype)
+        loss = dtype.itemsize * chunk * padded_width(shape.vocab_size)
+        loss += 4 * shape.vocab_size * shape.hidden_size
     return {
         "weights": 4.0 * num_parameters,
         "gradients": 4.0 * num_parameters,

@@ -45,9 +45,17 @@ class Setup:
         return {
             "text": self.data.source["sha256"],
             "vocabulary": self.data.tokenizer.fingerprint,
-            "arithmetic": self.device.dtype_name,
+            "arithmetic": self.device.arithmetic,
             "blocks_per_step": self.blocks_per_step,
         }
+
+    def device_to_continue(self, state: TrainingState) -> Device:
+        """The device, with the arithmetic that the run began with where `dtype` allows it."""
+        device, arithmetic = self.device, state.arithmetic
+        is_allowed = self.config.dtype == "auto" or _dtype(arithmetic) == device.dtype_name
+        if not is_allowed or not device.can_continue(arithmetic):
+            return device
+        return device.with_arithmetic(arithmetic)
 
     def accepted_changes(self, state: TrainingState) -> list[str]:
         """The differences between a checkpoint and this run, for the user to read.
@@ -62,6 +70,8 @@ class Setup:
         # A setting that did not exist then had what is now its default.
         before = TrainingConfig().to_dict() | state.config
         before |= {name: _shown(getattr(state, name)) for name in facts}
+        before["arithmetic"] = _dtype(state.arithmetic)
+        facts["arithmetic"] = self.device_to_continue(state).dtype_name
         now = self.config.to_dict() | {name: _shown(fact) for name, fact in facts.items()}
         if config := _config_of(state):
             before["blocks_in_first_step"] = _first_blocks(config)
@@ -120,6 +130,11 @@ def _config_of(state: TrainingState) -> TrainingConfig | None:
 def _first_blocks(config: TrainingConfig) -> int | None:
     """What batch_warmup_start stands for; None without a batch-size warm-up."""
     return config.batch_warmup_start * config.batch_size if config.batch_warmup_steps else None
+
+
+def _dtype(arithmetic: str) -> str:
+    """Of the forward pass; that of the output layer is always kept, so it is not compared."""
+    return arithmetic.partition(",")[0]
 
 
 def _shown(fact: str | int) -> str | int:

@@ -290,9 +290,18 @@ def test_tied_weights_get_both_gradients(name: str) -> None:
     assert relative_error(gradients[0], gradients[1]) < 1e-10
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "product_dtype"),
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ],
+)
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_half_precision_is_no_worse_than_the_dense_path(name: str, dtype: torch.dtype) -> None:
+def test_half_precision_is_no_worse_than_the_dense_path(
+    name: str, dtype: torch.dtype, product_dtype: torch.dtype
+) -> None:
     """Also at p near 0.999, where a bfloat16 gradient buffer would lose 1 - p."""
     for sharpness in (1.0, 4.0):
         hidden_ND, weight_VD, target_N = problem(64, 64, 1000, dtype=dtype)
@@ -305,8 +314,9 @@ def test_half_precision_is_no_worse_than_the_dense_path(name: str, dtype: torch.
             reference.linear_sharpness_loss, hidden_ND, weight_VD, target_N, **how
         )
         ours, our_gradients = losses_and_gradients(
-            linear_sharpness_loss, hidden_ND, weight_VD, target_N, **how
-        )
+            linear_sharpness_loss, hidden_ND, weight_VD, target_N, product_dtype=product_dtype,
+            chunk_size=27, **how,
+        )  # fmt: skip
         assert ours.loss.dtype == torch.float32
         for a, b, t in zip(
             [ours.loss, *our_gradients], [dense.loss, *dense_gradients],
@@ -320,9 +330,10 @@ def test_half_precision_is_no_worse_than_the_dense_path(name: str, dtype: torch.
 
 def test_autocast_leaves_gradients_in_the_dtype_of_the_inputs() -> None:
     hidden_ND, weight_VD, target_N = problem(9, 8, 65, dtype=torch.float32)
+    how = {"penalty_weight": 0.5, "product_dtype": torch.float32}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, gradients = losses_and_gradients(
-            linear_sharpness_loss, hidden_ND.bfloat16(), weight_VD, target_N, penalty_weight=0.5
+            linear_sharpness_loss, hidden_ND.bfloat16(), weight_VD, target_N, **how
         )
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32]
     _, exact = losses_and_gradients(
