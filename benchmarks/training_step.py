@@ -1,13 +1,14 @@
 """One step of training on random tokens, for benchmarks: the same calls as in training/step.py."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.model.build import create_model
-from sharpgpt.model.lm import SharpnessLM
 from sharpgpt.runtime.device import Device
+from sharpgpt.training.build import loss_model
 from sharpgpt.training.optimizer import create_optimizers
 from sharpgpt.training.step import clip_gradients
 
@@ -26,10 +27,9 @@ class TrainingStep:
         self.config, self.device = config, device
         self.causal_lm = create_model(config, vocab_size, None).to(device.torch_device)
         self.optimizers = create_optimizers(self.causal_lm, config)
-        model: Any = SharpnessLM(
-            self.causal_lm, penalty=config.penalty_type, top_k=config.top_k, loss=config.loss
-        )
-        self.model = torch.compile(model, backend=backend) if config.compile else model
+        eager = replace(config, compile=False)
+        model = loss_model(self.causal_lm, eager, device, end_of_text_id=None)
+        self.model: Any = torch.compile(model, backend=backend) if config.compile else model
         weight = torch.tensor(config.penalty_weight, device=device.torch_device)
         self.weight = weight if config.penalty_weight else 0.0
         generator = torch.Generator().manual_seed(0)

@@ -14,6 +14,7 @@ SEVERAL_MODULES = {
     "data/sources/test_user_defined_source.py": "the example source in docs/examples",
     "sharpness/test_distributed.py": "the loss under DDP and FSDP2",
     "sharpness/test_z_loss.py": "the z-loss in the fused, the reference and the compiled loss",
+    "training/test_arithmetic.py": "a continued run keeps the dtypes that it began with",
     "training/test_elastic.py": "one process against several, from one checkpoint",
     "training/test_exactness.py": "a resumed run is bit-identical to an uninterrupted one",
     "training/test_faults.py": "faults around a run: disk, memory, files",

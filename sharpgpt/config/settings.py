@@ -54,7 +54,8 @@ class TrainingConfig(OptimisationSettings, ModelSettings):
 
     dtype: Housekeeping[Literal["auto", "float32", "bfloat16"]] = "auto"
     """Arithmetic of the forward and backward pass; weights stay float32. auto is bfloat16 on CUDA
-    devices that have it, else float32."""
+    devices that have it, and on a CPU that has it and measures it faster for this model; else
+    float32. A run that is continued keeps the arithmetic that it began with."""
 
     compile: Rounding[bool] = False
     """Compile the model with torch.compile: a slow first step, faster ones after it."""

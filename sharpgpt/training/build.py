@@ -29,7 +29,7 @@ from sharpgpt.runs.folder import RunFolder
 from sharpgpt.runs.saver import CheckpointSaver
 from sharpgpt.runs.tracker import RunLog, Tracker, start_trackers
 from sharpgpt.runtime.console import Console
-from sharpgpt.runtime.device import ALL_BFLOAT16, peak_flops
+from sharpgpt.runtime.device import ALL_BFLOAT16, Device, peak_flops
 from sharpgpt.runtime.environment import describe_environment
 from sharpgpt.sharpness import find_penalty
 from sharpgpt.training.agreement import checkpoint_fact, require_same
@@ -231,26 +231,33 @@ def _build_model_parts(setup: Setup, source: Checkpoint | None) -> ModelParts:
     causal_lm.to(device)
     if config.gradient_checkpointing:
         cast(Any, causal_lm).activation_checkpointing_enable()
-    if setup.device.arithmetic == ALL_BFLOAT16:
-        use_short_attention(causal_lm, config.max_seq_length)
     optimizers = create_optimizers(causal_lm, config)
     if source:
         load_tensors(source.path, causal_lm, optimizers, device)
         logger.info("Continuing %s at step %d", source.path, source.state.step)
     setup.processes.seed_dropout(config.seed, source.state.step if source else 0)
-    respects_documents = config.document_boundaries == "respect"
-    loss_lm = SharpnessLM(
+    loss_lm = loss_model(
+        causal_lm, config, setup.device, end_of_text_id=setup.data.tokenizer.end_of_text_id
+    )
+    return ModelParts(loss_lm, setup.processes.data_parallel(loss_lm), optimizers)
+
+
+def loss_model(
+    causal_lm: nn.Module, config: TrainingConfig, device: Device, *, end_of_text_id: int | None
+) -> SharpnessLM:
+    """The model with the loss in its forward, as these settings and this device compute it."""
+    if device.arithmetic == ALL_BFLOAT16:
+        use_short_attention(causal_lm, config.max_seq_length)
+    model = SharpnessLM(
         causal_lm,
         penalty=config.penalty_type,
         top_k=config.top_k,
         penalty_positions=config.penalty_positions,
         loss=config.loss,
-        output_dtype=setup.device.output_dtype,
-        boundary_id=setup.data.tokenizer.end_of_text_id if respects_documents else None,
+        output_dtype=device.output_dtype,
+        boundary_id=end_of_text_id if config.document_boundaries == "respect" else None,
     )
-    if config.compile:
-        loss_lm = cast(SharpnessLM, torch.compile(loss_lm))
-    return ModelParts(loss_lm, setup.processes.data_parallel(loss_lm), optimizers)
+    return cast(SharpnessLM, torch.compile(model)) if config.compile else model
 
 
 def _start_log(
