@@ -18,6 +18,7 @@ GRADIENTS = [
     f"{_FUSED_FILE}::test_autocast_leaves_gradients_in_the_dtype_of_the_inputs",
     "tests/sharpness/test_z_loss.py::test_gradients_of_gradients_and_transforms_are_exact",
 ]
+PRODUCTS = ["tests/sharpness/test_products.py"]
 Z_LOSS = ["tests/sharpness/test_z_loss.py"]
 REFERENCE = [
     "tests/sharpness/test_reference.py",
@@ -155,35 +156,25 @@ LOSSES = [
             "counted_SN.sum(1) / num_rows",
         ),
         (
-            "half products on a CPU",
-            'torch.promote_types(dtype, torch.float32) if device_type == "cpu" else dtype',
-            "dtype",
-        ),
-        (
             "a NaN in an ignored row",
             "hidden_ND[rows].masked_fill(ignored_N[rows, None], 0).to",
             "hidden_ND[rows].to",
         ),
         (
             "the padding is stale",
-            "            chunk_CW[:, vocab_size:] = PADDING\n",
+            "                tile_TW[:, vocab_size:] = PADDING\n",
             "",
         ),
-        ("the bias is left out", "                logits_CV += bias", "                pass"),
+        ("the bias is left out", "tile_TW[:, :vocab_size] += bias", "pass"),
         (
             "the gradient of the bias is that of the last chunk",
-            "grad_bias_V += logits_CV.sum(0)",
-            "grad_bias_V.copy_(logits_CV.sum(0))",
-        ),
-        (
-            "the gradient of the weight is that of the last chunk",
-            "out_VD.addmm_(a_VC, b_CD)",
-            "torch.mm(a_VC, b_CD, out=out_VD)",
+            "grad_bias_V += chunk_CW[:, :vocab_size].sum(0, dtype=sum_dtype)",
+            "grad_bias_V.copy_(chunk_CW[:, :vocab_size].sum(0, dtype=sum_dtype))",
         ),
         (
             "the factors of the first chunk",
-            "place = slice(start + first, start + first + len(tile_TW))",
-            "place = slice(first, first + len(tile_TW))",
+            "place = slice(start + first, start + first + len(part_TW))",
+            "place = slice(first, first + len(part_TW))",
         ),
         (
             "statistics of ignored rows",
@@ -197,8 +188,8 @@ LOSSES = [
         ),
         (
             "no gradient if only the weight wants one",
-            "factors=of_tile if need_hidden or need_weight or need_bias else None",
-            "factors=of_tile if need_hidden else None",
+            "needs_gradient = need_hidden or need_weight or need_bias",
+            "needs_gradient = need_hidden",
         ),
         (
             "the fake has gradients for losses of rows",
@@ -216,6 +207,48 @@ LOSSES = [
             "return max(1, num_rows // max(1, num_chunks))",
         ),
         ("chunks of no row", "chunk_size < 1:", "chunk_size < 0:"),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/products.py",
+        FUSED,
+        (
+            "the gradient of the weight is that of the last chunk",
+            "out_VD.addmm_(a_VC, b_CD)",
+            "torch.mm(a_VC, b_CD, out=out_VD)",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/products.py",
+        PRODUCTS,
+        (
+            "bfloat16 products without the instructions",
+            "(dtype == torch.bfloat16 and cpu_multiplies_bfloat16())",
+            "dtype == torch.bfloat16",
+        ),
+        (
+            "float16 products on a CPU",
+            "(dtype == torch.bfloat16 and cpu_multiplies_bfloat16())",
+            "cpu_multiplies_bfloat16()",
+        ),
+        (
+            "the bfloat16 gradient of the weight is that of the last chunk",
+            "            if self._is_first:\n",
+            "            if True:\n",
+        ),
+        (
+            "blocks of the weight's gradient overlap",
+            "gradient_CW[:, start : start + len(block_BD)]",
+            "gradient_CW[:, : len(block_BD)]",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/fused.py",
+        PRODUCTS,
+        (
+            "bfloat16 logits keep their place",
+            "                    part_TW.copy_(tile_TW)\n",
+            "                    pass\n",
+        ),
     ),
     *mutants(
         "sharpgpt/sharpness/fused.py",

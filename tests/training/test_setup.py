@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
+from sharpgpt.runtime.device import Device
 from sharpgpt.training import setup
 from sharpgpt.training.setup import Setup
 from sharpgpt.training.train import train
@@ -72,7 +74,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 def setup_of(config: TrainingConfig) -> Setup:
     tokenizer = SimpleNamespace(fingerprint="vocabulary")
     data = SimpleNamespace(source={"sha256": "text"}, tokenizer=tokenizer, train_tokens=range(9999))
-    device = SimpleNamespace(dtype_name="float32")
+    device = Device(torch.device("cpu"), torch.float32)
     return Setup(config, device, None, data=data, causal_lm=None)  # type: ignore[arg-type]
 
 
