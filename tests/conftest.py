@@ -81,8 +81,25 @@ def command_environment(text_cache: Path) -> dict[str, str]:
     }
 
 
+def make_runs_quick(patch: pytest.MonkeyPatch) -> None:
+    """Plots, and measuring the machine, are most of a tiny run's time; no run fails by them."""
+
+    def blank_page(run_folder: Path) -> Path:
+        page = run_folder / "report.html"
+        page.write_text("", encoding="utf-8")
+        return page
+
+    patch.setattr("sharpgpt.training.result.write_report", blank_page)
+    patch.setattr("sharpgpt.training.build.peak_flops", lambda _: (1e12, "none"))
+
+
 @pytest.fixture
 def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots, and measuring the machine, are most of the time of a tiny run."""
-    monkeypatch.setattr("sharpgpt.training.result.write_report", lambda _: None)
-    monkeypatch.setattr("sharpgpt.training.build.peak_flops", lambda _: (1e12, "none"))
+    make_runs_quick(monkeypatch)
+
+
+@pytest.fixture
+def no_picture_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures as files, beside those on the page, are most of the time of a page over models."""
+    for page in ("comparison", "evaluation"):
+        monkeypatch.setattr(f"sharpgpt.report.{page}.save_all", lambda *_: None)

@@ -11,6 +11,7 @@ from sharpgpt.commands.sample import parse, run
 from sharpgpt.config import TrainingConfig
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
+from tests.conftest import make_runs_quick
 
 PROMPT = "the queen"
 
@@ -26,7 +27,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         "use_wandb": False, "device": "cpu", "num_workers": 0, "num_generate_samples": 0,
         "eval_max_blocks": 2, "output_dir": str(folder), "run_name": "tiny",
     }  # fmt: skip
-    return resolve_model(train(TrainingConfig.from_dict(settings)).run_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        make_runs_quick(patch)
+        return resolve_model(train(TrainingConfig.from_dict(settings)).run_folder)
 
 
 def sampled(checkpoint: Path, *words: Any) -> str:

@@ -14,6 +14,7 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
 from sharpgpt.training.train import train
 from tests.bigram_models import BLOCK, save_model, save_text, table, wte_of
+from tests.conftest import make_runs_quick
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def compared(folder: Path, output: Path, baseline: str, *others: str) -> dict[st
     return content
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_a_rescaling_and_a_harm(
     planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +56,7 @@ def test_a_rescaling_and_a_harm(
     assert "rescaled: Not distinguishable from sharpening afterwards" in shown
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_an_improvement(planted: Path, tmp_path: Path) -> None:
     [truth] = compared(planted, tmp_path, "noisy", "truth")["models"]
     assert truth["verdict"] == "better"
@@ -74,6 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHARPGPT_OFFLINE", "1")
         patch.setenv("SHARPGPT_CACHE", str(folder / "cache"))
+        make_runs_quick(patch)
         for weight, seed in ((0.0, 1), (0.0, 2), (0.5, 1), (0.5, 2), (0.5, 3), (0.25, 1)):
             name = f"w{weight:g}_seed{seed}"
             penalty = "top_k_mass" if weight == 0.25 else "neg_entropy"
@@ -138,6 +142,7 @@ def test_two_checkpoints_of_one_run_are_no_two_seeds(
     assert "runs of the same settings with the same seed, 1" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_picture_files", "quick_runs")
 def test_a_model_that_was_trained_on_another_text_gets_a_note(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

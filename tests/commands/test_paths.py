@@ -6,6 +6,7 @@ import pytest
 
 from sharpgpt.commands.main import main
 from sharpgpt.config import TrainingConfig
+from tests.conftest import make_runs_quick
 
 TINY = {
     "dataset": "~/text.txt", "tokenizer": "char", "n_layer": 1, "n_head": 1, "n_embd": 16,
@@ -23,6 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "text.txt").write_text("to be or not to be\n" * 50)
     with pytest.MonkeyPatch.context() as patch:
         _in_home(home, patch)
+        make_runs_quick(patch)
         TrainingConfig.from_dict(TINY).to_yaml("~/run.yaml")
         assert main(["train", "--config", "~/run.yaml"]) == 0
         prepare = "prepare --dataset ~/text.txt --tokenizer char --num_workers 0"

@@ -28,6 +28,7 @@ from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, read_facts
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
+from tests.conftest import make_runs_quick
 from tests.faults.broken_checkpoints import sealer
 from tests.faults.broken_folders import Files
 from tests.system_calls import SystemCalls
@@ -51,6 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHARPGPT_OFFLINE", "1")
         patch.setenv("SHARPGPT_CACHE", str(folder / "cache"))
+        make_runs_quick(patch)
         return resolve_model(train(TrainingConfig.from_dict(settings)).run_folder)
 
 

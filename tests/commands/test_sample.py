@@ -16,6 +16,7 @@ from sharpgpt.evaluation.saved_model import load_model
 from sharpgpt.runs.manifest import MANIFEST
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.training.train import train
+from tests.conftest import make_runs_quick
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHARPGPT_OFFLINE", "1")
         patch.setenv("SHARPGPT_CACHE", str(folder / "cache"))
+        make_runs_quick(patch)
         return train(TrainingConfig.from_dict(settings)).run_folder
 
 

@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sharpgpt.commands.main import train_command
+from tests.conftest import make_runs_quick
 from tests.forked_python import ForkedPython, fresh_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -233,8 +236,11 @@ class Scenario:
         return printed
 
     def run_here(self, **changes: Any) -> tuple[int, str]:
-        """The training command in this process: its exit code, and what it printed."""
-        return command_here(train_command, flags(self.settings | changes))
+        """The training command in this process: its exit code, and what it printed. The report is
+        a blank page."""
+        with pytest.MonkeyPatch.context() as patch:
+            make_runs_quick(patch)
+            return command_here(train_command, flags(self.settings | changes))
 
     def work_in_progress(self) -> list[Path]:
         """Folders beside the checkpoints: one that is being written or removed."""

@@ -124,6 +124,7 @@ def written(folder: Path, content: dict[str, Any] | None = None) -> tuple[str, P
     return html, Page(html)
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_the_verdict_stands_on_top_with_its_numbers(tmp_path: Path) -> None:
     html, page = written(tmp_path)
     for words in ("1 better", "1 worse", "1 not distinguishable", "+0.0200, +0.0160 to +0.0240"):
@@ -153,6 +154,7 @@ def test_one_model_is_shown_over_many_temperatures(tmp_path: Path) -> None:
     assert "Best temperature 1.020, the square" in html
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -> None:
     """The baseline of the one seed is 0.02 nats above the mean, and so is all that it is paired
     with: the distance from the curve is that of the pair."""
@@ -172,6 +174,7 @@ def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -
     assert "has entropy 1.9000 and cross-entropy 2.0000." in html
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_what_could_not_be_compared_has_a_reason_and_no_bar(tmp_path: Path) -> None:
     content = comparison()
     model = content["models"][0]
@@ -220,6 +223,7 @@ def test_every_picture_has_a_text_and_is_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "cross_entropy_against_entropy.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_loss_curves_have_bands_where_the_runs_are_here(tmp_path: Path) -> None:
     folders = []
     for seed in (0, 1):
@@ -239,6 +243,7 @@ def test_loss_curves_have_bands_where_the_runs_are_here(tmp_path: Path) -> None:
     assert "baseline ends at 2.5100." in label
 
 
+@pytest.mark.usefixtures("no_picture_files")
 @pytest.mark.parametrize(
     "without",
     ["models", "baseline", "data", "margin", "settings", "curves", "error_rate"],
@@ -251,6 +256,7 @@ def test_what_is_missing_is_left_out(tmp_path: Path, without: str) -> None:
     assert "How it was measured" in page.words
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_figures_that_are_null_are_left_out(tmp_path: Path) -> None:
     content = comparison()
     content["models"] = content["models"][:1]
@@ -282,6 +288,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert "\x1b" not in html
 
 
+@pytest.mark.usefixtures("no_picture_files")
 def test_an_evaluation_of_one_and_of_several(tmp_path: Path) -> None:
     content = {"data": {"name": "a text", "num_rows": 6300, "is_stand_in": True, "note": "Nine."}}
     one = {**content, "evaluations": [evaluation("first")]}

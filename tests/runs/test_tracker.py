@@ -18,6 +18,7 @@ from sharpgpt.training.train import train
 from tests.wandb_reading import read_wandb
 
 MakeConfig = Callable[..., TrainingConfig]
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 def test_an_offline_wandb_run_holds_every_metric_of_the_run(tiny_config: MakeConfig) -> None:

@@ -27,6 +27,7 @@ from tests.forked_python import run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MakeConfig = Callable[..., TrainingConfig]
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 CHANGED: dict[str, Any] = {
     "seed": 43, "learning_rate": 1e-3, "penalty_weight": 0.5, "penalty_type": "neg_entropy",

@@ -9,6 +9,7 @@ from sharpgpt.sharpness import PENALTIES
 from sharpgpt.training.train import train
 
 MakeConfig = Callable[..., TrainingConfig]
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 PLAIN: list[tuple[float, float]] = []

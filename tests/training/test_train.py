@@ -14,10 +14,13 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.metrics import METRICS
 from sharpgpt.data.load import load_text
+from sharpgpt.report.page import write_report
+from sharpgpt.runtime.device import peak_flops
 from sharpgpt.training import loop
 from sharpgpt.training.train import run_training, train
 
 MakeConfig = Callable[..., TrainingConfig]
+pytestmark = pytest.mark.usefixtures("quick_runs")
 TIMES = ("time_s", "train/tokens_per_s", "train/mfu")
 
 
@@ -42,7 +45,11 @@ def same_tensors(first: Path, second: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_run_leaves_a_folder_that_explains_itself(tiny_config: MakeConfig) -> None:
+def test_a_run_leaves_a_folder_that_explains_itself(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpgpt.training.result.write_report", write_report)
+    monkeypatch.setattr("sharpgpt.training.build.peak_flops", peak_flops)
     config = tiny_config(penalty_type="neg_entropy", penalty_weight=0.1, z_loss_weight=0.01)
     result = train(config)
 
@@ -375,18 +382,15 @@ def test_gradient_checkpointing_and_compile_are_the_same_mathematics(
     plain = train(tiny_config(run_name="plain", max_steps=5, penalty_weight=0.1))
     from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
-    passes = []
+    passes: list[int] = []
     original = GPT2MLP.forward
-    monkeypatch.setattr(
-        GPT2MLP, "forward", lambda self, x: (passes.append(1), original(self, x))[1]
-    )
-    train(tiny_config(run_name="counted", max_steps=1, eval_interval=0, eval_max_blocks=1))
-    once, _ = len(passes), passes.clear()
-    train(
-        tiny_config(run_name="twice", max_steps=1, eval_max_blocks=1, gradient_checkpointing=True)
-    )
+    short = {"max_steps": 1, "eval_interval": 0, "eval_max_blocks": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(GPT2MLP, "forward", lambda self, x: (passes.append(1), original(self, x))[1])
+        train(tiny_config(run_name="counted", **short))
+        once, _ = len(passes), passes.clear()
+        train(tiny_config(run_name="twice", gradient_checkpointing=True, **short))
     assert len(passes) == once + 2  # two layers, entered again in the backward pass
-    monkeypatch.undo()
     for setting in ("gradient_checkpointing", "compile"):
         other = train(
             tiny_config(run_name=setting, max_steps=5, penalty_weight=0.1, **{setting: True})
