@@ -72,7 +72,7 @@ TRIAL = Sizes(
     model=(("batch_size", 2), ("max_seq_length", 16), ("n_layer", 1), ("n_embd", 16),
            ("n_head", 1)),
     vocab_size=300,
-    backend="aot_eager",
+    backend="eager",
     recipe=(("max_steps", 3), ("tokenizer", "char"), ("n_layer", 1), ("n_embd", 16),
             ("n_head", 1), ("max_seq_length", 16), ("batch_size", 2), ("eval_max_blocks", 2),
             ("num_generate_samples", 0)),

@@ -25,7 +25,9 @@ PHASES = (
 
 STEP = re.compile(r"step \d+")
 FUSED_LOSS = "sharpgpt::linear_sharpness"
-LOSS, DATA, OPTIMIZER, REST = "loss", "data", "optimizer and clipping", "the rest"
+LOSS, DATA, OPTIMIZER, AFTER, REST = (
+    "loss", "data", "optimizer and clipping", "after the step", "the rest",
+)  # fmt: skip
 BETWEEN = "between the phases"
 PYTHON = "Python, between operations"
 IDLE = "GPU idle"
@@ -44,7 +46,7 @@ GROUPS = {
 """Of operations in the forward and backward pass: the first pattern that is in the name."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Span:
     """One event of a thread of the CPU; times in microseconds."""
 
@@ -216,8 +218,10 @@ def group_of(names: Sequence[str], phase: str) -> str:
         return LOSS
     if phase == "data":
         return DATA
-    if phase in ("clip", "optimizer"):
+    if phase in ("clip", "optimizer") or any(name.startswith("Optimizer.") for name in names):
         return OPTIMIZER
+    if phase in ("logging", "validation", "samples", "checkpoint"):
+        return AFTER
     if phase not in ("forward", "backward"):
         return REST
     if any(ATTENTION.search(name) for name in names):

@@ -61,7 +61,7 @@ class Profiler:
     def __init__(
         self, num_steps: int, *, folder: Path, device: Device, steps_left: int, loss_lm: Any
     ) -> None:
-        self.folder = folder / "profile"
+        self._folder = folder / "profile"
         self._num_steps = num_steps
         self._device = device
         self._loss_lm = loss_lm
@@ -172,9 +172,11 @@ class Profiler:
         """Both files, and a line in the log; a failure is a line too."""
         assert self._profile is not None
         count = sum(self._is_complete)
-        trace, operations = self.folder / "trace.json.gz", self.folder / "operations.txt"
+        trace, operations = self._folder / "trace.json.gz", self._folder / "operations.txt"
         try:
             self._stop()
+            if self._folder.is_symlink():
+                raise ValueError(f"{self._folder} is a link, and nothing is written through one")
             with tempfile.TemporaryDirectory(prefix="sharpgpt-") as folder:
                 plain = Path(folder) / "trace.json"
                 self._profile.export_chrome_trace(str(plain))
@@ -188,7 +190,7 @@ class Profiler:
                     shutil.copyfileobj(source, target, 1 << 20)
             times = step_times(events, self._is_complete)
             title = (
-                f"Profile of {self.folder.parent.name} on {self._device.name()} "
+                f"Profile of {self._folder.parent.name} on {self._device.name()} "
                 f"({self._device.dtype_name}), from step {self._first_step:,} to "
                 f"{self._last_step:,}."
             )
@@ -214,8 +216,21 @@ def _events(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8", errors="replace")
     if '"traceName"' not in text[-4096:]:
         raise OSError(ENOSPC, os.strerror(ENOSPC), str(path))
-    events: list[dict[str, Any]] = json.loads(text)["traceEvents"]
+    events: list[dict[str, Any]] = json.loads(text, object_hook=_without_details)["traceEvents"]
     return events
+
+
+_KEPT = ("ph", "cat", "name", "ts", "dur", "pid", "tid", "args")
+_EMPTY: dict[str, Any] = {}
+
+
+def _without_details(content: dict[str, Any]) -> dict[str, Any]:
+    """Of an event what operations.py reads; there may be millions of them."""
+    if "traceEvents" in content:
+        return content
+    if "cat" in content:
+        return {name: content[name] for name in _KEPT if name in content}
+    return {"correlation": content["correlation"]} if "correlation" in content else _EMPTY
 
 
 def _reason(error: Exception) -> str:

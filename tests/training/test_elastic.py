@@ -65,9 +65,13 @@ def test_two_processes_give_the_run_of_one_and_checkpoints_go_both_ways(
     done = train(alone, command_environment, 1)
     assert done.returncode == 0, done.stderr
     for num_processes, max_steps in ((2, 4), (1, 8), (2, 12)):
-        done = train(mixed, command_environment, num_processes, max_steps=max_steps)
+        last = {"profile": 1} if max_steps == 12 else {}
+        done = train(mixed, command_environment, num_processes, max_steps=max_steps, **last)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Finished") == 1
+    profile = (mixed / "run" / "profile" / "operations.txt").read_text()  # of rank 0
+    assert "from step 12 to 12." in profile
+    assert "\ncommunication " in profile
     facts = json.loads((mixed / "run" / "environment.json").read_text())
     assert facts["num_processes"] == 2
     assert len(events(alone)) >= 9

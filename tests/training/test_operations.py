@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sharpgpt.training.operations import shares, step_times, table
+from sharpgpt.training.operations import group_of, shares, step_times, table
 
 MAIN, AUTOGRAD = 1, 2
 
@@ -57,6 +57,8 @@ def test_self_times_add_up_to_the_steps() -> None:
     assert times.operations["matrix products", "aten::mm"] == [170, 1]
     assert times.operations["loss", "aten::mm"] == [140, 1], "the fused loss has its own products"
     assert times.operations["attention", "aten::bmm"] == [40, 1]
+    assert group_of(["Optimizer.zero_grad#AdamW.zero_grad"], "between") == "optimizer and clipping"
+    assert group_of(["aten::addmm", "validation"], "validation") == "after the step"
     assert shares(times).startswith("forward 30%, backward 30%, loss 20%, data 10%")
 
 

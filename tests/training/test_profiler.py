@@ -151,6 +151,19 @@ def test_no_failure_of_the_profile_ends_the_run(
         assert not list(result.run_folder.glob("profile/*"))
 
 
+def test_nothing_is_written_through_a_link(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(tiny_config(max_steps=1, eval_max_blocks=1, num_generate_samples=0))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (first.run_folder / "profile").symlink_to(elsewhere)
+    more = {"max_steps": 3, "eval_max_blocks": 1, "num_generate_samples": 0, "profile": 1}
+    train(tiny_config(resume="auto", allow_config_change=True, **more))
+    assert "profile is a link, and nothing is written through one" in capsys.readouterr().out
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_step_that_is_begun_again_is_one_step(tmp_path: Path) -> None:
     """After a rollback the loop begins a step without having ended the one before."""
     profiler = Profiler(

@@ -393,10 +393,15 @@ def test_gradient_checkpointing_and_compile_are_the_same_mathematics(
     assert len(passes) == once + 2  # two layers, entered again in the backward pass
     for setting in ("gradient_checkpointing", "compile"):
         other = train(
-            tiny_config(run_name=setting, max_steps=5, penalty_weight=0.1, **{setting: True})
+            tiny_config(
+                run_name=setting, max_steps=5, penalty_weight=0.1, profile=1, **{setting: True}
+            )
         )
         for name in ("train/loss", "val/loss", "val/entropy"):
             assert other.metrics[name] == pytest.approx(plain.metrics[name], rel=1e-4), setting
+        profile = (other.run_folder / "profile" / "operations.txt").read_text(encoding="utf-8")
+        for phase in ("forward", "loss", "backward"):
+            assert f"\n{phase} " in profile, setting
 
 
 def test_a_user_defined_penalty_by_import_path(tiny_config: MakeConfig) -> None:
