@@ -16,6 +16,7 @@ from sharpgpt.sharpness import (
     LinearSharpnessLoss,
     fused,
     linear_sharpness_loss,
+    products,
     reference,
     rows,
     sharpness_loss,
@@ -294,9 +295,9 @@ def test_products_in_float16_stay_in_its_range(
     def multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
         out.copy_(a.float() @ b.float())
 
-    monkeypatch.setattr(fused, "_product_dtype", lambda *_: torch.float16)
-    monkeypatch.setattr(fused, "_multiply_into", multiply_into)
-    monkeypatch.setattr(fused, "_add_product", lambda out, a, b: out.add_(a.float() @ b.float()))
+    monkeypatch.setattr(fused, "default_product_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr(products, "_multiply_into", multiply_into)
+    monkeypatch.setattr(products, "_add_product", lambda out, a, b: out.add_(a.float() @ b.float()))
     hidden_ND, weight_VD, target_N = problem(16, 16, 127, dtype=torch.float16)
     target_N[3] = IGNORE
     hidden_ND[3] = torch.nan
