@@ -43,7 +43,7 @@ def test_a_profiled_run_is_the_same_run_and_tells_where_its_time_went(
 ) -> None:
     settings = {
         "max_steps": 9, "gradient_accumulation_steps": 2, "dropout": 0.1, "log_interval": 2,
-        "eval_interval": 4, "save_interval": 6, "generate_interval": 5,
+        "eval_interval": 4, "save_interval": 6, "generate_interval": 5, "dtype": "float32",
     }  # fmt: skip
     plain = train(tiny_config(run_name="plain", **settings))
     assert not (plain.run_folder / "profile").exists()
@@ -125,7 +125,9 @@ def test_no_failure_of_the_profile_ends_the_run(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """PyTorch raises nothing when the disk is full: its file ends in the middle of an event."""
-    settings = {"max_steps": 6, "eval_max_blocks": 1, "num_generate_samples": 0}
+    settings = {
+        "max_steps": 6, "eval_max_blocks": 1, "num_generate_samples": 0, "dtype": "float32",
+    }  # fmt: skip
     plain = train(tiny_config(run_name="plain", **settings))
     whole = profile.export_chrome_trace
 
