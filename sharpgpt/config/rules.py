@@ -73,6 +73,7 @@ EFFECT_ONLY_WITH = {
     "muon_momentum_warmup_steps": ("optimizer", "muon"),
     "muon_nesterov": ("optimizer", "muon"),
     "muon_weight_decay": ("optimizer", "muon"),
+    "muon_ns_steps": ("optimizer", "muon"),
     "muon_normalization": ("optimizer", "muon"),
     "muon_split_qkv": ("optimizer", "muon"),
 }

@@ -88,6 +88,10 @@ class OptimisationSettings(Options):
     muon_nesterov: Mathematics[bool] = True
     """Nesterov momentum in Muon."""
 
+    muon_ns_steps: Mathematics[Annotated[int, Field(ge=1, le=20)]] = 5
+    """Newton-Schulz steps of Muon's orthogonalisation. Fewer are rougher and cheaper, which counts
+    where the batch is small beside the width."""
+
     muon_weight_decay: Mathematics[NonNegative | None] = None
     """Decoupled weight decay of Muon's matrices; null takes weight_decay."""
 

@@ -56,6 +56,7 @@ def _muon(
         "weight_decay": config.weight_decay if decay is None else decay,
         "momentum": config.muon_momentum,
         "nesterov": config.muon_nesterov,
+        "ns_steps": config.muon_ns_steps,
         "adjust_lr_fn": "match_rms_adamw",
     }
     normalizes = config.muon_normalization == "neuron"

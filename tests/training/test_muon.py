@@ -107,6 +107,24 @@ def test_three_parts_are_three_matrices(normalizes: bool) -> None:
         assert distance(found.split(12, dim=1)[number], expected, part) < 1e-3
 
 
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12)])
+@pytest.mark.parametrize("num_steps", [5, 3])
+def test_matrices_of_one_shape_are_those_one_by_one(shape: tuple[int, int], num_steps: int) -> None:
+    starts = [torch.randn(shape) for _ in range(3)]
+    grads = [[scale * g for g in gradients(*shape)] for scale in (1.0, 1e-4, 100.0)]
+    together = [nn.Parameter(start.clone()) for start in starts]
+    group = {"params": together, "out_dim": 0, "num_parts": 1}
+    optimizer = Muon([group], normalizes=False, **SETTINGS, ns_steps=num_steps)
+    for number in range(3):
+        for matrix, its in zip(together, grads, strict=True):
+            matrix.grad = its[number].clone()
+        optimizer.step()
+    for start, its, matrix in zip(starts, grads, together, strict=True):
+        alone = nn.Parameter(start.clone())
+        of_one = torch.optim.Muon([alone], **SETTINGS, ns_steps=num_steps)
+        assert distance(matrix.detach(), steps(of_one, alone, its), start) < 0.01
+
+
 def test_the_norm_of_an_update_stays_and_a_neuron_without_gradient_is_left() -> None:
     update, second_moment = torch.randn(6, 4), torch.zeros(6, 1)
     update[2] = 0
