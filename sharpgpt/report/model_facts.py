@@ -23,7 +23,8 @@ RECIPE = (
     "num_epochs", "max_steps", "optimizer", "learning_rate", "warmup_steps", "lr_schedule",
     "min_lr_ratio", "lr_decay_fraction", "lr_decay_steps", "weight_decay", "betas", "eps",
     "muon_learning_rate", "muon_momentum", "muon_momentum_warmup_steps", "muon_nesterov",
-    "muon_weight_decay", "muon_ns_steps", "muon_normalization", "muon_split_qkv", "max_grad_norm", "seed",
+    "muon_weight_decay", "muon_ns_steps", "muon_normalization", "muon_split_qkv",
+    "max_grad_norm", "seed",
 )  # fmt: skip
 """The settings that make the model what it is; none of them is a path of a dataset or a run."""
 
