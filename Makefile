@@ -15,7 +15,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS)
+# Neighbours stay together, and with them what a module makes once for its tests.
+IN_TWO := -n 2 --dist worksteal
 
 .PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults mutants test-ecosystem \
 	check format bench gpu clean
@@ -50,13 +52,13 @@ shakespeare: setup
 	$(BIN)/python train.py --config configs/shakespeare_char_cpu.yaml --penalty_type neg_entropy --penalty_weight 0.1
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest $(IN_TWO)
 
 coverage: setup-dev
-	$(BIN)/python -m pytest -n 2 --cov
+	$(BIN)/python -m pytest $(IN_TWO) --cov
 
 test-faults: setup-dev
-	$(BIN)/python -m pytest tests/faults --faults long -n 2
+	$(BIN)/python -m pytest tests/faults --faults long $(IN_TWO)
 
 mutants: setup-dev
 	$(BIN)/python -m tests.mutants.run

@@ -13,6 +13,7 @@ import pytest
 
 from sharpgpt.commands.main import COMMANDS, main
 from sharpgpt.config import TrainingConfig
+from tests.conftest import blank_picture
 from tests.faults.harness import REPOSITORY, SETTINGS, command_here, flags
 from tests.runs.broken_checkpoints import reseal
 
@@ -75,19 +76,11 @@ def _hostile(content: Any) -> Any:
     return HOSTILE if isinstance(content, str) else content
 
 
-def _no_picture(figure: Any, target: Any, name: str, **_: Any) -> None:
-    """In place of matplotlib, which is half of the time of these commands."""
-    if isinstance(target, Path):
-        target.touch()
-    else:
-        target.write('<svg viewBox="0 0 1 1"></svg>')
-
-
 def test_every_command_shows_a_foreign_folder_visibly(
     hostile: Path, tmp_path: Path, quick_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name cleared the screen, forged a NOTE and turned the reading direction around."""
-    monkeypatch.setattr("sharpgpt.report.drawing._save", _no_picture)
+    monkeypatch.setattr("sharpgpt.report.drawing._save", blank_picture)
     run, baseline = hostile / f"{HOSTILE}run", hostile / f"{HOSTILE}baseline"
     text = hostile / f"{HOSTILE}.txt"
     quick = ("--num_texts=0", "--max_blocks=4", "--device=cpu", "--output", tmp_path / "found")
@@ -192,7 +185,7 @@ def test_no_command_imports_what_a_run_folder_names(
     hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_runs: None
 ) -> None:
     """The penalty of a checkpoint's settings and of RUN/config.yaml, as an import path."""
-    monkeypatch.setattr("sharpgpt.report.drawing._save", _no_picture)
+    monkeypatch.setattr("sharpgpt.report.drawing._save", blank_picture)
     canary = tmp_path / "canary"
     (tmp_path / "evil_penalty.py").write_text(EVIL.format(canary=str(canary)), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from sharpgpt.commands.main import main
+from tests.conftest import blank_picture
 from tests.faults.broken_folders import Data, Files, Plan, changed_json, plans, write_folder
 from tests.faults.fuzz import fuzz, require_clear, watched
 from tests.faults.harness import Scenario, command_here, flags
@@ -30,13 +30,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _no_picture(figure: Any, target: Any, name: str, **_: Any) -> None:
-    if isinstance(target, Path):
-        target.touch()
-    else:
-        target.write('<svg viewBox="0 0 1 1"></svg>')
-
-
 @pytest.fixture(scope="module")
 def made(
     tmp_path_factory: pytest.TempPathFactory, command_environment: Mapping[str, str]
@@ -44,7 +37,7 @@ def made(
     """Two finished runs; the first has an evaluation and a comparison in its folder too."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sharpgpt.report.drawing._save", _no_picture)
+        patch.setattr("sharpgpt.report.drawing._save", blank_picture)
         scenarios = {}
         for name, weight in (("run", 0.1), ("baseline", 0.0)):
             changes = {"max_steps": 10, "penalty_weight": weight, "run_name": name}
@@ -78,7 +71,7 @@ def _changed_line(data: bytes, number: int) -> SearchStrategy[bytes]:
 def test_run_folders(
     made: dict[str, Scenario], sandbox: Path, is_long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sharpgpt.report.drawing._save", _no_picture)
+    monkeypatch.setattr("sharpgpt.report.drawing._save", blank_picture)
     monkeypatch.setattr("tempfile.tempdir", str(sandbox))
     run = made["run"]
     folders = [path for path in run.run_folder.iterdir() if path.is_file()]

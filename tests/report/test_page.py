@@ -87,6 +87,7 @@ def test_every_metric_is_plotted_with_its_last_value(made_up_run) -> None:
     assert any(label.startswith("Distribution of the largest probability") for label in labels)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_headline_figures_are_those_of_the_validation(made_up_run) -> None:
     _, parsed = _made(made_up_run)
     head = parsed.words.split("nats, penalty included")[0]
@@ -157,6 +158,7 @@ def test_control_characters_and_half_surrogates_do_not_break_the_page(made_up_ru
     assert parsed.pre == ["a\ufffdb?c\ufffdd\ne"]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_samples_come_newest_first_with_step_and_settings(made_up_run) -> None:
     _, parsed = _made(made_up_run)
     assert parsed.pre == ["To be at 100", "To be at 50"]
@@ -165,6 +167,7 @@ def test_samples_come_newest_first_with_step_and_settings(made_up_run) -> None:
     assert parsed.tags["mark"] == 2
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_sample_of_white_space_is_no_blank_card(tmp_path) -> None:
     """Newlines alone were an empty card."""
     lines = [
@@ -179,6 +182,7 @@ def test_a_sample_of_white_space_is_no_blank_card(tmp_path) -> None:
     assert parsed.words.count("Nothing was generated.") == 1
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_only_the_newest_samples_are_on_the_page(made_up_run) -> None:
     lines = [
         json.dumps({"step": s, "text": f"text of {s}"}) for s in range(page.MAX_SAMPLE_STEPS + 5)
@@ -190,6 +194,7 @@ def test_only_the_newest_samples_are_on_the_page(made_up_run) -> None:
     assert "Samples of 5 earlier steps are in samples.jsonl." in parsed.text
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_banner_is_there_for_stand_in_data(made_up_run) -> None:
     data = {"name": "tinyshakespeare", "is_stand_in": True, "note": "Another edition."}
     (made_up_run / "environment.json").write_text(json.dumps({"data": data}))
@@ -198,6 +203,7 @@ def test_the_banner_is_there_for_stand_in_data(made_up_run) -> None:
     assert banner in parsed.words
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_changed_settings_are_marked_and_all_are_listed(made_up_run) -> None:
     html, parsed = _made(made_up_run)
     changed = re.findall(
@@ -215,6 +221,7 @@ def test_changed_settings_are_marked_and_all_are_listed(made_up_run) -> None:
     assert "data.train_tokens 301,966" in parsed.words
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(
     "name", ["config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl"]
 )
@@ -249,6 +256,7 @@ def test_a_run_that_was_never_validated_says_so(made_up_run) -> None:
     assert parsed.tags["svg"] == 1
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("environment", [{"data": 1, "model": []}, {"model": {}}, {}, {"a": {}}])
 def test_environments_of_any_shape_are_shown(made_up_run, environment) -> None:
     (made_up_run / "environment.json").write_text(json.dumps(environment))
@@ -257,6 +265,7 @@ def test_environments_of_any_shape_are_shown(made_up_run, environment) -> None:
     assert "Parameters" not in parsed.text
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_lowest_validation_loss_is_named_when_it_is_not_the_last(made_up_run) -> None:
     lines = [f'{{"step": {s}, "val/ce_loss": {v}}}' for s, v in ((10, 5.0), (20, 3.5), (30, 4.0))]
     (made_up_run / "metrics.jsonl").write_text("\n".join(lines))
@@ -264,6 +273,7 @@ def test_the_lowest_validation_loss_is_named_when_it_is_not_the_last(made_up_run
     assert "4.0000 the whole validation split; lowest 3.5000 at step 20" in parsed.words
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_page_replaces_an_older_one_and_leaves_nothing_else(made_up_run) -> None:
     before = {path.name for path in made_up_run.iterdir()}
     (made_up_run / "report.html").write_text("old")

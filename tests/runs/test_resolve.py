@@ -218,7 +218,10 @@ Run = Callable[[str, str], tuple[int, str]]
 
 @pytest.fixture
 def run_command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quick_runs: None,
+    blank_pictures: None,
 ) -> Iterator[Run]:
     """A command of COMMANDS with this RUN: its exit code and what it printed."""
 
