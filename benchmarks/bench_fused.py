@@ -58,7 +58,7 @@ def inputs(
 @torch.no_grad()
 def three_products(hidden_ND: Tensor, weight_VD: Tensor, _: Tensor) -> None:
     num_rows, vocab_size = len(hidden_ND), len(weight_VD)
-    chunk = fused.default_chunk_size(num_rows, vocab_size, hidden_ND.device.type)
+    chunk = fused.default_chunk_size(num_rows, vocab_size, hidden_ND.device.type, hidden_ND.dtype)
     logits_CV = hidden_ND.new_empty(chunk, vocab_size)
     hidden_ND.grad, weight_VD.grad = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
     for start in range(0, num_rows, chunk):

@@ -43,7 +43,12 @@ def default_product_dtype(hidden_ND: Tensor, weight_VD: Tensor) -> torch.dtype:
 
 @functools.cache
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products in bfloat16: AVX512_BF16, AMX, ARM's."""
+    """Whether this processor has instructions for products in bfloat16: AVX512_BF16, AMX, ARM's.
+
+    They are used through oneDNN, which some builds of PyTorch lack.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
     if platform.machine().lower() in {"arm64", "aarch64"}:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     found = torch.cpu.get_capabilities()

@@ -41,6 +41,30 @@ def test_a_cpu_multiplies_bfloat16_only_where_it_has_the_instructions(
             assert default_product_dtype(wide, wide) == expected
 
 
+@pytest.mark.parametrize(
+    ("machine", "capabilities", "has_onednn", "expected"),
+    [
+        ("x86_64", {"avx512_bf16": True}, True, True),
+        ("AMD64", {"avx512_bf16": False, "amx_bf16": True}, True, True),
+        ("x86_64", {"avx512_bf16": False, "avx512_f": True}, True, False),
+        ("x86_64", {"avx512_bf16": True}, False, False),
+        ("arm64", {}, False, False),
+    ],
+)
+def test_the_instructions_are_asked_for(
+    machine: str,
+    capabilities: dict[str, bool],
+    has_onednn: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A build of PyTorch without oneDNN, as on a Mac, cannot be asked about ARM's."""
+    monkeypatch.setattr(products.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_onednn)
+    assert products.cpu_multiplies_bfloat16.__wrapped__() == expected
+
+
 def problem(num_rows: int, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of standard deviation about 2, some rows near p = 1, some ignored."""
     generator = torch.Generator().manual_seed(1)
