@@ -47,7 +47,7 @@ def cpu_multiplies_bfloat16() -> bool:
 
     They are used through oneDNN, which some builds of PyTorch lack.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if platform.machine().lower() in {"arm64", "aarch64"}:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

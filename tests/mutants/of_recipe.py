@@ -47,8 +47,13 @@ RECIPE = [
         ("a Conv1D is not transposed", "int(id(matrix) in transposed)", "0"),
         (
             "a part has the scale of the whole",
-            '["adjust_lr_fn"], part.shape)',
-            '["adjust_lr_fn"], matrix.shape)',
+            "torch.Size(shape)",
+            'group["params"][0].shape',
+        ),
+        (
+            "matrices of one shape have one norm",
+            "x_GRC.norm(dim=(1, 2), keepdim=True)",
+            "x_GRC.norm()",
         ),
         ("weights grow", 'matrix.mul_(1 - group["lr"]', 'matrix.mul_(1 + group["lr"]'),
         (
@@ -58,8 +63,8 @@ RECIPE = [
         ),
         (
             "all parts share one second moment",
-            '(state["second_moment"])[number]',
-            '(state["second_moment"])[0]',
+            "part.second_moment, in_dim",
+            "parts[0].second_moment, in_dim",
         ),
     ),
     *mutants(
