@@ -26,7 +26,12 @@ def atomic_path(path: Path, *, temporary_name: str | None = None) -> Iterator[Pa
     is flushed before it gets its name, and its folder after. If the block raises, the temporary
     file is removed and `path` stays as it was. Its name is random, or `temporary_name` where one
     process at a time writes: that then replaces what a killed process left.
+
+    Raises:
+        OSError: as the system does; or `path` is a device or a pipe, which a file would replace.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "This is a device or a pipe, not a file", str(path))
     make_folder(path.parent)
     if temporary_name is None:
         descriptor, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)

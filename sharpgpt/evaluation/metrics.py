@@ -20,7 +20,7 @@ def evaluate(
     batches_BT: Iterable[Tensor],
     *,
     penalty_weight: float,
-    z_loss_weight: float,
+    z_loss_weight: float = 0.0,
     device: Device,
     processes: Processes | None = None,
     num_counted: int | None = None,

@@ -127,7 +127,9 @@ class Profiler:
             activities.append(ProfilerActivity.CUDA)
         else:
             # Its lines about the start and the end of a recording. On a GPU its warnings matter.
-            os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+            if "KINETO_LOG_LEVEL" not in os.environ:
+                os.environ["KINETO_LOG_LEVEL"] = "6"
+                self._undo.callback(os.environ.pop, "KINETO_LOG_LEVEL", None)
         prepared = profile(activities=activities)
         prepared.prepare_trace()
         return prepared

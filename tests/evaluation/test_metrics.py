@@ -17,7 +17,7 @@ def test_evaluation_is_the_same_for_any_batch_size_and_leaves_the_mode() -> None
     )  # fmt: skip
     model = SharpnessLM(causal_lm, penalty="top_k_mass", top_k=3).train()
     blocks_BT = torch.randint(31, (7, 8), generator=torch.Generator().manual_seed(0))
-    device = choose_device(TrainingConfig(device="cpu"))
+    device = choose_device(TrainingConfig(device="cpu", dtype="float32"))
     metrics = [
         evaluate(model, blocks_BT.split(size), penalty_weight=0.1, device=device)
         for size in (1, 3, 7)

@@ -29,7 +29,7 @@ from sharpgpt.model.lm import SharpnessLM
 from sharpgpt.runtime.device import choose_device
 from tests.evaluation.tables import table_logits, table_statistics
 
-DEVICE = choose_device(TrainingConfig(device="cpu"))
+DEVICE = choose_device(TrainingConfig(device="cpu", dtype="float32"))
 SHARPENINGS: list[Sharpening] = [UNCHANGED, Temperature(1.7), PenaltyMap("neg_entropy", 0.1)]
 
 

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.runs import folder as run_folders
 from sharpgpt.runs.folder import run_lock
+from sharpgpt.runtime.device import Device
 from sharpgpt.training import checks
 from sharpgpt.training.checks import CHECKS
 from sharpgpt.training.dry_run import describe
@@ -255,7 +257,7 @@ def test_settings_that_do_less_than_they_say_are_noted(caplog: pytest.LogCapture
     )  # fmt: skip
     run: Any = SimpleNamespace(
         config=config, num_steps=4, causal_lm=nn.Linear(2, 2),
-        folder=SimpleNamespace(resume_from=None),
+        folder=SimpleNamespace(resume_from=None), device=Device(torch.device("cpu"), torch.float32),
     )  # fmt: skip
     checks.note_what_is_unusual(run)
     config.optimizer = "adamw"
