@@ -46,6 +46,7 @@ SETTINGS = {
     "save_interval": 0,
     "num_workers": 0,
     "device": "cpu",
+    "dtype": "float32",
     "use_wandb": False,
 }
 

@@ -100,6 +100,7 @@ def train(run: Run, dataset: str) -> str | None:
         "--dataset", dataset, "--penalty_type", run.penalty, "--penalty_weight", str(run.weight),
         "--seed", str(run.seed), "--output_dir", str(OUTPUTS), "--run_name", run.folder.name,
         "--resume", "auto", "--num_generate_samples", "3", "--num_workers", "0", "--device", "cpu",
+        "--dtype", "float32",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
