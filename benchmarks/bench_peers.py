@@ -23,7 +23,6 @@ import json
 import os
 import pickle
 import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -179,7 +178,10 @@ def measure_memory(checkout: Path, name: str) -> None:
     step = step or our_step("small", dtype)
     for _ in range(3):
         step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)  # ru_maxrss begins with that of the parent
+    assert peak is not None
+    print(int(peak[1]) * 1024)
 
 
 def peak_memory_gb(checkout: Path) -> dict[str, float]:
@@ -269,8 +271,7 @@ def whole_runs(module: ModuleType, checkout: Path, text: Path, recipe: Path) -> 
             ours, whole_s = losses_over_time(
                 [
                     sys.executable, "train.py", "--config", str(config), "--dataset", str(text),
-                    "--output_dir", str(output), "--run_name", "run", "--eval_interval", "100",
-                    "--num_generate_samples", "0",
+                    "--output_dir", str(output), "--run_name", "run", "--num_generate_samples", "0",
                 ],
                 REPOSITORY,
                 r"^step ([\d,]+): validation CE ([\d.]+)",
