@@ -1,6 +1,5 @@
 """What the tests share: a small run on the stand-in text, without a network."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from sharpgpt.config import TrainingConfig
+from tests.forked_python import ENVIRONMENT
 
 pytest_plugins = ["tests.made_up_run"]
 
@@ -70,9 +70,12 @@ def tiny_config(tmp_path: Path) -> Callable[..., TrainingConfig]:
 
 @pytest.fixture(scope="session")
 def command_environment(text_cache: Path) -> dict[str, str]:
-    """The environment of a subprocess that runs one of the project's commands."""
+    """The environment of a subprocess that runs one of the project's commands.
+
+    Without what imports have put into this process's since it started, as torch's compiler does.
+    """
     return {
-        **os.environ,
+        **ENVIRONMENT,
         "SHARPGPT_OFFLINE": "1",
         "SHARPGPT_CACHE": str(text_cache),
         "WANDB_MODE": "offline",

@@ -45,7 +45,10 @@ LATE = {
     "MASTER_PORT", "RANK", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING", "WORLD_SIZE",
 }  # fmt: skip
-LATE_PREFIXES = ("INJECTED_", "PYTEST_", "SHARPGPT_", "TORCHELASTIC_", "WANDB_")
+LATE_PREFIXES = (
+    "INJECTED_", "KINETO_", "PYTEST_", "SHARPGPT_", "TORCHELASTIC_", "TORCHINDUCTOR_", "WANDB_",
+    "_TORCHINDUCTOR_",
+)  # fmt: skip
 """What nothing of PRELOADED reads while it is imported."""
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 """What conftest.command_environment has, before any test has changed it."""
