@@ -1,5 +1,6 @@
 """What the tests share: a small run on the stand-in text, without a network."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ def tiny_config(tmp_path: Path) -> Callable[..., TrainingConfig]:
         return TrainingConfig.from_dict(settings | changes)
 
     return make
+
+
+def pytest_configure() -> None:
+    """Ctrl-C as in a terminal; a shell starts its background jobs with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
