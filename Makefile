@@ -86,6 +86,7 @@ bench: setup-dev
 	$(BIN)/python benchmarks/bench_startup.py
 	$(BIN)/python benchmarks/bench_fused.py
 	$(BIN)/python benchmarks/bench_bfloat16.py || test $$? = 2
+	$(BIN)/python benchmarks/bench_attention.py
 	$(BIN)/python benchmarks/bench_compiled.py
 	$(BIN)/python benchmarks/bench_step.py
 	$(BIN)/python benchmarks/bench_batches.py
