@@ -8,6 +8,7 @@ from sharpgpt.config.options import nearest, shown
 from sharpgpt.core.files import user_path
 
 TINYSHAKESPEARE = "tinyshakespeare"
+PLAYS = "shakespeare-plays"
 
 
 @dataclass(frozen=True, kw_only=True)
