@@ -1,4 +1,4 @@
-"""`load_data`: the tokens of TinyShakespeare, of a text file or of prepared data, split.
+"""`load_data`: the tokens of a named text, of a text file or of prepared data, split.
 
 A single text is tokenized in memory: the first 90% of its characters are for training, the rest
 for validation (nanoGPT's split), and each part is encoded by itself. Prepared data is read in
@@ -13,15 +13,16 @@ from typing import Any
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.prepared import PreparedData, data_tokenizer, open_prepared, require_unchanged
 from sharpgpt.data.shards import Tokens
-from sharpgpt.data.sources.aliases import TINYSHAKESPEARE, unknown_dataset
+from sharpgpt.data.sources.aliases import TEXTS, TINYSHAKESPEARE, unknown_dataset
 from sharpgpt.data.sources.files import existing_path, open_file
 from sharpgpt.data.sources.split import single_text_cut, text_val_fraction
-from sharpgpt.data.sources.tinyshakespeare import SHA256, URL, load_tinyshakespeare
+from sharpgpt.data.sources.texts import load_named_text
+from sharpgpt.data.sources.tinyshakespeare import SHA256, URL
 from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME
 from sharpgpt.data.text import SourceText, read_text
 from sharpgpt.data.tokenizer import Tokenizer, load_tokenizer
 
-ALLOWED = f"{TINYSHAKESPEARE}, the path of a UTF-8 text file, or prepared data"
+ALLOWED = f"{', '.join(TEXTS)}, the path of a UTF-8 text file, or prepared data"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def load_data(
     num_workers: int = 0,
     val_fraction: float | None = None,
 ) -> TextData:
-    """The tokens of TinyShakespeare, of one text file or of prepared data, split.
+    """The tokens of a named text, of one text file or of prepared data, split.
 
     The arguments are the settings of these names. `tokenizer` may also be the tokenizer of a
     trained model: it then encodes a text, and must be the one that prepared data was made with.
@@ -54,7 +55,7 @@ def load_data(
     wrong with the data, and if either split is shorter than one block of `max_seq_length` tokens.
     `val_fraction` is for a text; prepared data is split already.
     """
-    prepared = None if dataset == TINYSHAKESPEARE else open_prepared(dataset)
+    prepared = None if dataset in TEXTS else open_prepared(dataset)
     if prepared is not None:
         require_unchanged(prepared)
         data = _from_prepared(prepared, tokenizer)
@@ -67,18 +68,18 @@ def load_data(
 
 
 def load_text(dataset: str, cache_dir: str | Path | None = None, *, url: str = URL) -> SourceText:
-    """The text that the setting `dataset` names: "tinyshakespeare" or a path, `~` allowed.
+    """The text that the setting `dataset` names: one of `aliases.TEXTS` or a path, `~` allowed.
 
     A text file is UTF-8; its byte order mark is removed and CR LF becomes LF. `cache_dir` is where
     downloads are kept, None for `cache_folder()`; `url` is where TinyShakespeare is downloaded
     from. Raises `UserError` for a name that is unknown, and for a path that is missing, unreadable,
     empty, binary or not UTF-8.
     """
-    if dataset == TINYSHAKESPEARE:
-        return load_tinyshakespeare(cache_dir, url)
+    if dataset in TEXTS:
+        return load_named_text(dataset, cache_dir, url)
     path = existing_path(dataset)
     if path is None:
-        raise UserError(unknown_dataset(dataset, [TINYSHAKESPEARE], ALLOWED))
+        raise UserError(unknown_dataset(dataset, TEXTS, ALLOWED))
     if path.is_dir():
         raise UserError(
             f"{path}: a folder, allowed is {ALLOWED}; turn it into tokens first: sharpgpt prepare "
@@ -91,7 +92,7 @@ def load_text(dataset: str, cache_dir: str | Path | None = None, *, url: str = U
             f"{path}: holds no text (it is empty or only whitespace); allowed is {ALLOWED}"
         )
     name = path.resolve().name
-    if name in (TINYSHAKESPEARE, STANDIN_NAME):
+    if name in (*TEXTS, STANDIN_NAME):
         name = f"{name}-own"
     source = SourceText(text, name, str(path))
     return replace(source, name=TINYSHAKESPEARE) if source.sha256 == SHA256 else source

@@ -45,7 +45,7 @@ class SourceText:
 
     text: str
     name: str
-    """"tinyshakespeare" and "shakespeare-standin" always mean the same bytes."""
+    """The names of `aliases.TEXTS` and "shakespeare-standin" always mean the same bytes."""
     origin: str
     """The file, address or package that the text was read from."""
     note: str | None = None

@@ -241,7 +241,8 @@ def test_an_unknown_name_gets_the_allowed_ones_and_the_nearest(
     assert message.startswith("dataset: given ")
     assert message.endswith(
         ", which is neither a known name nor an existing file or folder; allowed is "
-        f"tinyshakespeare, the path of a UTF-8 text file, or prepared data{remedy}"
+        "tinyshakespeare, shakespeare-plays, the path of a UTF-8 text file, or prepared data"
+        f"{remedy}"
     )
 
 

@@ -22,7 +22,7 @@ from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.data.prepare.pipeline import prepare
 from sharpgpt.data.prepare.waiting import wait_for_another
 from sharpgpt.data.prepared import open_prepared
-from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
+from sharpgpt.data.sources.aliases import TEXTS
 from sharpgpt.data.sources.documents import SourceOptions
 from sharpgpt.data.sources.download import cache_folder
 from sharpgpt.data.sources.file_sources import refuse_options
@@ -47,7 +47,7 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
         wait_for_another(user_path(dataset))
     how = source_options(config)
     given = {name: value for name, value in how.items() if value and name != "cache_dir"}
-    if dataset == TINYSHAKESPEARE or _is_one_text(dataset):
+    if dataset in TEXTS or _is_one_text(dataset):
         only = ("text_column", "config_name", "revision", "streaming")
         refuse_options(dataset, SourceOptions(**how), *only)
         return dataset

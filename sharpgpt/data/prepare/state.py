@@ -28,7 +28,7 @@ from sharpgpt.data.prepared import JOURNAL
 from sharpgpt.data.shard_writer import WriterState
 from sharpgpt.data.shards import partial_name
 from sharpgpt.data.sources import local as local_files
-from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
+from sharpgpt.data.sources.aliases import TEXTS
 from sharpgpt.data.sources.documents import DocumentSource
 
 VERSION = 1
@@ -193,7 +193,7 @@ def is_surely_finished(folder: Path, options: PrepareOptions) -> bool:
 
     Then the hub is not asked, and a later revision of its main branch changes nothing.
     """
-    if not (folder / MANIFEST).is_file() or options.dataset == TINYSHAKESPEARE:
+    if not (folder / MANIFEST).is_file() or options.dataset in TEXTS:
         return False
     recipe = read_manifest(folder).recipe
     if _differences((*SOURCE_OPTIONS, *OUTPUT_OPTIONS), recipe, vars(options)):

@@ -9,6 +9,7 @@ from sharpgpt.core.files import user_path
 
 TINYSHAKESPEARE = "tinyshakespeare"
 PLAYS = "shakespeare-plays"
+TEXTS = (TINYSHAKESPEARE, PLAYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ ALIASES = {
     "fineweb-edu": Alias(repo="HuggingFaceFW/fineweb-edu", config_name="sample-10BT"),
 }
 
-DATASET_NAMES = (TINYSHAKESPEARE, *ALIASES)
+DATASET_NAMES = (*TEXTS, *ALIASES)
 
 ALLOWED = (
     f"{', '.join(DATASET_NAMES)}, a dataset of the HuggingFace hub as ORG/NAME, or the path of a "

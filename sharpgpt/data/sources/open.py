@@ -12,7 +12,7 @@ from sharpgpt.data.sources.files import format_of
 from sharpgpt.data.sources.hub import open_hub
 from sharpgpt.data.sources.hub_files import UnreachableError
 from sharpgpt.data.sources.local import find, open_local
-from sharpgpt.data.sources.tinyshakespeare import open_tinyshakespeare
+from sharpgpt.data.sources.texts import open_named_text
 
 HUB = "hf://datasets/"
 """Before ORG/NAME: a dataset of the hub, also where a folder ORG is here."""
@@ -30,8 +30,8 @@ def open_source(dataset: str, **options: Any) -> DocumentSource:
     Raises `UserError` for what is missing, cannot be reached or holds no such text.
     """
     chosen = SourceOptions(**options)
-    if dataset == aliases.TINYSHAKESPEARE:
-        return open_tinyshakespeare(chosen)
+    if dataset in aliases.TEXTS:
+        return open_named_text(dataset, chosen)
     alias = aliases.ALIASES.get(dataset.lower().replace("_", "-"))
     if alias is not None:
         return open_hub(alias.repo, chosen)

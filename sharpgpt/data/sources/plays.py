@@ -8,8 +8,9 @@
 
 The package has the same edition of the plays as Markdown. Its headings, stage directions and markup
 are dropped. All 38 plays, in the order of the names of their files, are the dataset
-`shakespeare-plays`: 4.8 MB, of which the last tenth is Macbeth from its third scene, Othello, Romeo
-and Juliet, and Timon of Athens. Its SHA-256 is checked, so that the name always means the same bytes.
+`shakespeare-plays`: 4.8 MB. The last tenth, for validation, is Macbeth from its third scene,
+Othello, Romeo and Juliet, and Timon of Athens. Its SHA-256 is checked, so that the name always
+means the same bytes.
 """
 
 import hashlib

