@@ -13,6 +13,7 @@ the row mathematics works on a float32 copy of a few rows.
 Shapes: C rows of a chunk, D width, V vocabulary, W buffer columns: V rounded up (rows.py).
 """
 
+import abc
 import functools
 import platform
 
@@ -55,28 +56,23 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-class Products:
-    """The products in `dtype`, with the logits and the sums in `sum_dtype`."""
+class Products(abc.ABC):
+    """The products in `dtype`, with a buffer for the logits of `chunk_size` rows."""
 
-    def __init__(
-        self, weight_VD: Tensor, dtype: torch.dtype, sum_dtype: torch.dtype, *, chunk_size: int
-    ) -> None:
+    def __init__(self, weight_VD: Tensor, dtype: torch.dtype, buffer_CW: Tensor) -> None:
         self.dtype, self.vocab_size = dtype, len(weight_VD)
-        self._weight_VD = weight_VD.to(dtype)
-        width = padded_width(self.vocab_size)
-        self._buffer_CW = weight_VD.new_empty(chunk_size, width, dtype=sum_dtype)
+        self._buffer_CW = buffer_CW
 
     @property
     def logits_dtype(self) -> torch.dtype:
         """Of the logits and of their gradient."""
         return self._buffer_CW.dtype
 
+    @abc.abstractmethod
     def logits(self, hidden_CD: Tensor) -> Tensor:
         """The logits of a chunk, [C, W], in the buffer; the columns from V on are anything."""
-        logits_CW = self._buffer_CW[: len(hidden_CD)]
-        _multiply_into(logits_CW[:, : self.vocab_size], hidden_CD, self._weight_VD.T)
-        return logits_CW
 
+    @abc.abstractmethod
     def write_gradients(
         self,
         gradient_CW: Tensor,
@@ -89,6 +85,33 @@ class Products:
 
         `gradient_CW` is that of the logits, in the buffer.
         """
+
+
+class WideProducts(Products):
+    """Products whose results, the logits and the sums, are in `sum_dtype`."""
+
+    def __init__(
+        self, weight_VD: Tensor, dtype: torch.dtype, sum_dtype: torch.dtype, *, chunk_size: int
+    ) -> None:
+        width = padded_width(len(weight_VD))
+        super().__init__(weight_VD, dtype, weight_VD.new_empty(chunk_size, width, dtype=sum_dtype))
+        self._weight_VD = weight_VD.to(dtype)
+
+    def logits(self, hidden_CD: Tensor) -> Tensor:
+        """As in `Products`."""
+        logits_CW = self._buffer_CW[: len(hidden_CD)]
+        _multiply_into(logits_CW[:, : self.vocab_size], hidden_CD, self._weight_VD.T)
+        return logits_CW
+
+    def write_gradients(
+        self,
+        gradient_CW: Tensor,
+        hidden_CD: Tensor,
+        *,
+        grad_hidden_CD: Tensor | None,
+        grad_weight_VD: Tensor | None,
+    ) -> None:
+        """As in `Products`."""
         gradient_CV = gradient_CW[:, : self.vocab_size].to(self.dtype)
         if grad_hidden_CD is not None:
             _multiply_into(grad_hidden_CD, gradient_CV, self._weight_VD)
@@ -105,11 +128,11 @@ class Bfloat16Products(Products):
     """
 
     def __init__(self, weight_VD: Tensor, *, chunk_size: int) -> None:
-        super().__init__(weight_VD[:0], torch.bfloat16, torch.bfloat16, chunk_size=0)
-        self.vocab_size, width = len(weight_VD), padded_width(len(weight_VD))
-        self._weight_WD = weight_VD.new_zeros(width, weight_VD.shape[1], dtype=self.dtype)
-        self._weight_WD[: self.vocab_size] = weight_VD
-        self._buffer_CW = self._weight_WD.new_empty(chunk_size, width)
+        width = padded_width(len(weight_VD))
+        self._weight_WD = weight_VD.new_zeros(width, weight_VD.shape[1], dtype=torch.bfloat16)
+        self._weight_WD[: len(weight_VD)] = weight_VD
+        buffer_CW = self._weight_WD.new_empty(chunk_size, width)
+        super().__init__(weight_VD, torch.bfloat16, buffer_CW)
         self._is_first = True
         self._product_BD = self._weight_WD.new_empty(BLOCK_COLUMNS, weight_VD.shape[1])
 
@@ -147,7 +170,7 @@ def make_products(
     """The products of this dtype on the device of the weight."""
     if weight_VD.device.type == "cpu" and dtype == torch.bfloat16:
         return Bfloat16Products(weight_VD, chunk_size=chunk_size)
-    return Products(weight_VD, dtype, sum_dtype, chunk_size=chunk_size)
+    return WideProducts(weight_VD, dtype, sum_dtype, chunk_size=chunk_size)
 
 
 def _multiply_into(out_CV: Tensor, a_CD: Tensor, b_DV: Tensor) -> None:

@@ -10,7 +10,7 @@ from sharpgpt.data.sources.aliases import ALIASES, ALLOWED, DATASET_NAMES, Alias
 
 
 def test_the_short_names_are_in_the_help_and_the_message() -> None:
-    assert ("tinyshakespeare", *ALIASES) == DATASET_NAMES
+    assert ("tinyshakespeare", "shakespeare-plays", *ALIASES) == DATASET_NAMES
     names = ", ".join(DATASET_NAMES)
     assert ALLOWED.startswith(names)
     assert f"Short names of datasets: {names}." in prepare_parser("sharpgpt prepare").format_help()

@@ -9,6 +9,7 @@ import pytest
 from sharpgpt.core.errors import UserError
 from sharpgpt.data.load import load_data, load_text
 from sharpgpt.data.sources.aliases import PLAYS
+from sharpgpt.data.sources.open import open_source
 from sharpgpt.data.sources.plays import PLAYS_SHA256, load_plays, play_speeches
 from sharpgpt.data.sources.tinyshakespeare_standin import PLAYS as STANDIN_PLAYS
 from sharpgpt.data.sources.tinyshakespeare_standin import standin_text
@@ -75,6 +76,13 @@ def test_plays_are_a_dataset() -> None:
     data = load_data(dataset=PLAYS, tokenizer="char", max_seq_length=64)
     assert (data.name, data.source["sha256"]) == (PLAYS, PLAYS_SHA256)
     assert len(data.train_tokens) + len(data.val_tokens) == data.source["num_characters"]
+
+
+def test_plays_are_a_source_of_one_document() -> None:
+    source = open_source(PLAYS, config_name=None)
+    assert source.name == PLAYS
+    with pytest.raises(UserError, match=r"config_name"):
+        open_source(PLAYS, config_name="comedies")
 
 
 def test_a_file_of_that_name_is_not_the_dataset(
