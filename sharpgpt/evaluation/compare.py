@@ -18,7 +18,13 @@ from sharpgpt.evaluation.arms import (
     pair_up,
     settings_that_differ,
 )
-from sharpgpt.evaluation.comparison import Baseline, PenalisedRun, judge
+from sharpgpt.evaluation.comparison import (
+    Baseline,
+    Judgement,
+    PenalisedRun,
+    correct_arms,
+    judge,
+)
 from sharpgpt.evaluation.controls import MAPS, PenaltyMap
 from sharpgpt.evaluation.evaluator import Evaluator, check_different
 from sharpgpt.evaluation.model_evaluation import evaluate_model
@@ -46,6 +52,11 @@ class ComparisonResult(Result):
     def verdicts(self) -> dict[str, str]:
         """Arm -> better, worse or not distinguishable."""
         return {arm["name"]: arm["verdict"] for arm in self.arms}
+
+    @property
+    def corrected_verdicts(self) -> dict[str, str]:
+        """The same at the error rate of all arms together (Holm)."""
+        return {arm["name"]: arm["corrected"]["verdict"] for arm in self.arms}
 
 
 def compare(
@@ -94,6 +105,7 @@ def compare(
         for one in used:
             _evaluate_pairs(evaluator, one, arms, with_texts=one is used[0])
     make_names_unique([run.facts for run in (*used, *compared)])
+    judgements = correct_arms([_judge(arm, margin) for arm in arms])
     content = {
         "version": 1,
         "data": evaluator.text.to_dict(),
@@ -102,7 +114,7 @@ def compare(
         "error_rate": ERROR_RATE,
         "notes": [note for arm in arms for note in arm.notes],
         "baseline": {"name": BASELINE, "runs": [run.facts for run in used]},
-        "models": [_judged(arm, margin) for arm in arms],
+        "models": [_judged(*one) for one in zip(arms, judgements, strict=True)],
         "settings": settings_that_differ(baselines[0], arms),
         "curves": {
             name: [str(run.run_folder) for run in group if run.run_folder]
@@ -169,15 +181,18 @@ def _trained_with(run: ComparedRun, block_length: int) -> PenaltyMap | None:
     return PenaltyMap(settings["penalty_type"], run.weight, int(settings["top_k"]), positions)
 
 
-def _judged(arm: ComparedArm, margin: float) -> dict[str, Any]:
+def _judge(arm: ComparedArm, margin: float) -> Judgement:
+    return judge([run.pair for run in arm.runs if run.pair is not None], margin=margin)
+
+
+def _judged(arm: ComparedArm, judgement: Judgement) -> dict[str, Any]:
     """The verdict on one arm, in JSON types."""
     settings = arm.runs[0].settings or {}
-    pairs = [run.pair for run in arm.runs if run.pair is not None]
     return {
         "name": arm.name,
         "penalty": settings.get("penalty_type"),
         "penalty_weight": arm.runs[0].weight,
-        **judge(pairs, margin=margin).to_dict(),
+        **judgement.to_dict(),
         "notes": arm.notes,
         "runs": [run.facts for run in arm.runs],
         "baselines": [run.baseline.facts["path"] for run in arm.runs if run.baseline],

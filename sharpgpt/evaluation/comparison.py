@@ -33,6 +33,7 @@ from sharpgpt.evaluation.verdict import (
     TEMPERATURE,
     Verdict,
     compare,
+    correct,
     give_verdict,
 )
 
@@ -179,7 +180,7 @@ class Judgement:
     def _compared(self, differences: Sequence[Difference]) -> dict[str, Any]:
         rule = self.verdict
         compared = compare(differences, margin=rule.margin, error_rate=rule.error_rate)
-        return asdict(compared) | {"call": None}
+        return asdict(compared) | {"call": None, "p_value": None}
 
 
 def judge(
@@ -190,6 +191,14 @@ def judge(
         raise ValueError("pairs: expected at least one, all with the same controls")
     controls = {name: [pair.controls[name] for pair in pairs] for name in pairs[0].controls}
     return Judgement(give_verdict(controls, margin=margin, error_rate=error_rate), tuple(pairs))
+
+
+def correct_arms(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """The arms of one comparison, each verdict with its correction for all of them."""
+    verdicts = correct([one.verdict for one in judgements])
+    return [
+        replace(one, verdict=verdict) for one, verdict in zip(judgements, verdicts, strict=True)
+    ]
 
 
 def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:

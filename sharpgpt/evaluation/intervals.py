@@ -1,4 +1,4 @@
-"""Intervals: of means over groups of blocks by bootstrap, and the quantiles of Student's t.
+"""Intervals: of means over groups of blocks by bootstrap, and Student's t: quantiles and tails.
 
 A *block* bootstrap draws whole groups of consecutive blocks, with replacement, since the rows
 within a group are not independent (groups.py).
@@ -72,17 +72,35 @@ def mean_intervals(statistics: GroupStatistics, half: Half = "all") -> dict[str,
     return dict(zip(names, bootstrap_means(sums_SG, statistics.num_rows[mask]), strict=True))
 
 
+MAX_DEGREES = 1e4
+"""Beyond this the density is too narrow for the grid, and t is the normal quantile to 1e-3."""
+
+
 @functools.cache
 def t_quantile(level: float, degrees: float) -> float:
-    """t for which P(|t| <= it) = level, Student's distribution with any number of degrees >= 1.
+    """t for which P(|t| <= it) = level, Student's distribution with any number of degrees >= 1."""
+    if not 0 < level < 1 or degrees < 1:
+        raise ValueError(f"given level {level} and {degrees} degrees of freedom: there is no t")
+    degrees = min(degrees, MAX_DEGREES)
+    angle, area = _t_areas(degrees)
+    return float(math.sqrt(degrees) * math.tan(np.interp(level, area, angle)))
+
+
+def t_tails(value: float, degrees: float) -> float:
+    """P(|t| >= value) for a value >= 0: the inverse of `t_quantile`, to 1e-9."""
+    if not value >= 0 or degrees < 1:
+        raise ValueError(f"given t = {value} and {degrees} degrees of freedom: there are no tails")
+    degrees = min(degrees, MAX_DEGREES)
+    angle, area = _t_areas(degrees)
+    return float(1 - np.interp(math.atan(value / math.sqrt(degrees)), angle, area))
+
+
+def _t_areas(degrees: float) -> tuple[Floats, Floats]:
+    """Angles, and the level whose quantile is sqrt(degrees) tan(angle), on one grid.
 
     With t = sqrt(degrees) tan(a) the density is that of cos(a)^(degrees - 1) on [0, pi / 2].
     """
-    if not 0 < level < 1 or degrees < 1:
-        raise ValueError(f"given level {level} and {degrees} degrees of freedom: there is no t")
-    # Beyond this the density is too narrow for the grid, and t is the normal quantile to 1e-3.
-    degrees = min(degrees, 1e4)
     angle, step = np.linspace(0, np.pi / 2, 20_001, retstep=True)
     density = np.maximum(np.cos(angle), 0) ** (degrees - 1)
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * step)])
-    return float(math.sqrt(degrees) * math.tan(np.interp(level, area / area[-1], angle)))
+    return angle, area / area[-1]

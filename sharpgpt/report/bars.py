@@ -89,6 +89,9 @@ class BarRow:
     cell: str = ""
     detail: str = ""
     num_seeds: str = ""
+    corrected: str = ""
+    """The verdict corrected for several arms, and its p-value."""
+    p_value: str = ""
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,18 @@ def _verdicts(arms: Sequence[Arm], margin: float) -> BarTable:
     for arm, control in zip(arms, controls, strict=True):
         bar = scale.bar(control)
         verdict = text_of(arm.content, "verdict") or "no verdict"
-        words, num_seeds = bar.words if bar else "not compared", text_of(arm.content, "num_seeds")
-        rows.append(BarRow(arm, bar, words, verdict, num_seeds=num_seeds))
+        p_value = number_of(arm.content, "corrected", "p_value")
+        rows.append(
+            BarRow(
+                arm,
+                bar,
+                bar.words if bar else "not compared",
+                verdict,
+                num_seeds=text_of(arm.content, "num_seeds"),
+                corrected=text_of(arm.content, "corrected", "verdict"),
+                p_value="" if p_value is None else f"p = {p_value:.2g}",
+            )
+        )
     return BarTable(scale, rows)
 
 

@@ -51,6 +51,9 @@ def test_a_rescaling_and_a_harm(
     assert rescaled["unchanged_by_temperature"]["accuracy"]["estimate"] == 0
     assert noisy["verdict"] == "worse"
     assert noisy["controls"]["temperature"]["low"] > 0.001
+    assert rescaled["corrected"]["verdict"] == "not distinguishable"
+    assert noisy["corrected"]["verdict"] == "worse"
+    assert noisy["corrected"]["p_value"] == pytest.approx(2 * noisy["p_value"])
     shown = capsys.readouterr().out
     assert "noisy: Worse than sharpening afterwards" in shown
     assert "rescaled: Not distinguishable from sharpening afterwards" in shown

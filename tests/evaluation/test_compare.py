@@ -27,6 +27,11 @@ def test_the_result_is_the_content_of_comparison_json(tmp_path: Path) -> None:
         margin=0.002,
     )
     assert result.verdicts == {"noisy": "worse"}
+    assert result.corrected_verdicts == {"noisy": "worse"}
+    corrected = result.arms[0]["corrected"]
+    assert (corrected["method"], corrected["num_arms"]) == ("Holm", 1)
+    assert corrected["p_value"] == result.arms[0]["p_value"] < 0.05
+    assert result.arms[0]["controls"]["temperature"]["p_value"] == corrected["p_value"]
     assert result.arms[0]["margin"] == 0.002
     assert result.path == tmp_path / "comparison.json"
     assert json.loads(result.path.read_text("utf-8")) == result.content

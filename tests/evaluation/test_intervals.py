@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpgpt.evaluation.intervals import bootstrap_means, mean_intervals, t_quantile
+from sharpgpt.evaluation.intervals import bootstrap_means, mean_intervals, t_quantile, t_tails
 from sharpgpt.evaluation.row_statistics import MEANS, RANK_MEANS
 from tests.evaluation.tables import bigram_text, table_statistics
 
@@ -32,6 +32,21 @@ def test_quantiles_of_t_between_and_beyond_the_tables() -> None:
     for level, degrees in ((0.0, 3), (1.0, 3), (0.9, 0.5)):
         with pytest.raises(ValueError, match="there is no t"):
             t_quantile(level, degrees)
+
+
+def test_tails_of_t_are_the_inverse_of_its_quantiles() -> None:
+    for degrees in (1, 1.5, 2, 3, 10, 49, 1000, 1e9):
+        for tails in (0.5, 0.05, 0.01, 1e-4, 1e-6):
+            assert t_tails(t_quantile(1 - tails, degrees), degrees) == pytest.approx(
+                tails, rel=1e-6
+            )
+        assert t_tails(0, degrees) == 1
+        assert t_tails(math.inf, degrees) == pytest.approx(0, abs=1e-15)
+    # one degree has a closed form
+    assert t_tails(3, 1) == pytest.approx(1 - 2 / math.pi * math.atan(3), rel=1e-8)
+    for value, degrees in ((-1, 3), (math.nan, 3), (1, 0.5)):
+        with pytest.raises(ValueError, match="there are no tails"):
+            t_tails(value, degrees)
 
 
 def test_the_bootstrap_is_the_mean_of_resampled_groups() -> None:

@@ -19,7 +19,7 @@ from sharpgpt.evaluation.groups import GroupStatistics
 from sharpgpt.evaluation.map_weight import fit_map_weight
 from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening, Temperature
 from sharpgpt.evaluation.temperature import fit_temperatures
-from sharpgpt.evaluation.verdict import Verdict, compare, give_verdict
+from sharpgpt.evaluation.verdict import Verdict, compare, correct, give_verdict, holm
 from tests.evaluation.tables import bigram_text, table_statistics
 
 VOCABULARY = 12
@@ -294,3 +294,83 @@ def test_the_sentence_says_what_a_control_adds() -> None:
     assert seeds.verdict == "worse"
     assert seeds.num_seeds == 3
     assert seeds.sentence.endswith("; 3 seeds.")
+
+
+def around(
+    random: np.random.Generator, value: float, seeds: int, note: str = "", *, noise: float = 1
+) -> list[Difference]:
+    """A few seeds whose differences have about this mean."""
+    return [
+        Difference(one.estimate + value, one.contributions + value, note)
+        for one in simulated(random, seeds, between_seeds=0.4, text=noise, noise=noise)
+    ]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_a_p_value_is_the_error_rate_at_which_the_interval_leaves_the_margin(seeds: int) -> None:
+    random = np.random.default_rng(seeds)
+    for value in (-2.0, -1.0, 0.1, 1.5):
+        differences = around(random, value, seeds, noise=4)
+        p_value = compare(differences, margin=0.2).p_value
+        if abs(np.mean([one.estimate for one in differences])) <= 0.2:
+            assert p_value == 1
+            continue
+        assert 1e-9 < p_value < 0.99
+        for factor, is_called in ((1 - 1e-6, False), (1 + 1e-6, True)):
+            call = compare(differences, margin=0.2, error_rate=p_value * factor).call
+            assert (call != "not distinguishable") == is_called
+
+
+def test_the_p_value_of_an_arm_needs_what_its_verdict_needs() -> None:
+    """Better: every control, in one direction. Worse: the temperature alone."""
+    random = np.random.default_rng(0)
+    strong, weak, none = (around(random, value, 3) for value in (-2, -1, 0))
+    undone = around(random, -2, 3, "no such temperature")
+    assert compare(strong).p_value < compare(weak).p_value < compare(none).p_value
+    for others, expected in ((weak, compare(weak).p_value), (undone, 1), (around(random, 2, 3), 1)):
+        assert give_verdict({"temperature": strong, "a map": others}).p_value == expected
+    worse = around(random, 2, 3)
+    assert give_verdict({"temperature": worse, "a map": none}).p_value == compare(worse).p_value
+    for error_rate in (0.3, 0.1, 0.03, 0.01, 0.001):
+        for controls in ((strong, weak), (strong, none), (worse, strong), (worse, none)):
+            named = dict(zip(("temperature", "a map"), controls, strict=True))
+            found = give_verdict(named, error_rate=error_rate)
+            assert (found.verdict != "not distinguishable") == (found.p_value < error_rate)
+
+
+def test_holm_steps_down() -> None:
+    """Against the table of R's p.adjust(method = "holm")."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.02, 0.02]) == [0.04, 0.04], "twins"
+    assert holm([0.3]) == [0.3]
+    assert holm([]) == []
+
+
+def test_the_correction_stands_beside_the_verdict_and_in_the_sentence_where_it_differs() -> None:
+    random = np.random.default_rng(3)
+    arms = [give_verdict({"temperature": around(random, value, 4)}) for value in (4, 0.8, 0, 0, 0)]
+    assert [one.verdict for one in arms[:2]] == ["worse", "worse"]
+    assert 0.05 / 4 < arms[1].p_value < 0.05
+    first, second, *others = correct(arms)
+    assert first.corrected is not None
+    assert first.corrected.verdict == "worse"
+    assert first.sentence == arms[0].sentence
+    assert second.corrected is not None
+    assert second.corrected.verdict == "not distinguishable"
+    assert second.corrected.num_arms == 5
+    assert second.verdict == "worse", "the uncorrected one stays"
+    assert second.sentence.startswith(arms[1].sentence.removesuffix("."))
+    assert "not distinguishable once it is corrected for the 5 arms" in second.sentence
+    assert [one.sentence for one in others] == [one.sentence for one in arms[2:]]
+    [alone] = correct(arms[1:2])
+    assert alone.corrected is not None
+    assert alone.corrected.verdict == "worse"
+
+
+def test_the_part_of_the_variance_that_seeds_do_not_share_is_told_apart() -> None:
+    random = np.random.default_rng(0)
+    found = compare(simulated(random, 40, between_seeds=0, text=5, noise=3))
+    assert found.rest_error == pytest.approx(3 / math.sqrt(40 * 50), rel=0.1)
+    assert found.text_error == pytest.approx(5 / math.sqrt(50), rel=0.2)
+    assert compare(simulated(random, 1, between_seeds=0, text=5, noise=3)).rest_error is None

@@ -8,5 +8,6 @@ from tests.mutants.of_recipe import RECIPE
 from tests.mutants.of_rows import ROWS
 from tests.mutants.of_shards import SHARDS
 from tests.mutants.of_tokens import TOKENS
+from tests.mutants.of_verdict import VERDICT
 
-ALL: list[Mutant] = [*LOSSES, *ROWS, *FILES, *CHECKPOINTS, *TOKENS, *SHARDS, *RECIPE]
+ALL: list[Mutant] = [*LOSSES, *ROWS, *FILES, *CHECKPOINTS, *TOKENS, *SHARDS, *RECIPE, *VERDICT]

@@ -142,6 +142,29 @@ def test_the_verdict_stands_on_top_with_its_numbers(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.usefixtures("no_picture_files")
+def test_the_corrected_verdict_is_a_column_beside_the_verdict(tmp_path: Path) -> None:
+    """Where there are several arms; a comparison.json from before it has no such column."""
+    content = comparison()
+    assert "Corrected" not in written(tmp_path, content)[1].words
+    for model, p_value in zip(content["models"], (1.0, 0.062, 0.0003), strict=True):
+        call = model["verdict"] if p_value < 0.05 else "not distinguishable"
+        model["corrected"] = {"verdict": call, "p_value": p_value, "num_arms": 3, "method": "Holm"}
+    html, page = written(tmp_path, content)
+    assert '>Verdict</th><th scope="col">Corrected</th>' in html
+    assert "any false one among these 3 is at most 5%" in page.words
+    rows = re.findall(
+        r'class="corrected"><span class="call ([\w ]+)">[^<]*</span> <[^>]*>([^<]+)', html
+    )
+    assert rows == [
+        ("not distinguishable", "p = 1"),
+        ("not distinguishable", "p = 0.062"),
+        ("better", "p = 0.0003"),
+    ]
+    content["models"] = content["models"][:1]
+    assert "Corrected" not in written(tmp_path, content)[1].words
+
+
 def test_one_model_is_shown_over_many_temperatures(tmp_path: Path) -> None:
     """And not the few hundredths of a nat around T = 1; its best temperature is the square."""
     content = {"version": 1, "data": {}, "evaluations": [evaluation("alone")]}
