@@ -162,6 +162,7 @@ def _evaluate_run(
         evaluation.best,
         _trained_with(run, evaluator.text.blocks.shape[1]),
         has_full_weight=run.has_full_weight,
+        row_ce=evaluation.row_ce,
     )
 
 

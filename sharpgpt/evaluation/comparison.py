@@ -25,8 +25,12 @@ from sharpgpt.evaluation.differences import (
 )
 from sharpgpt.evaluation.groups import GroupStatistics
 from sharpgpt.evaluation.map_weight import fit_map_weight
+from sharpgpt.evaluation.paired_rows import PairedRows, RowValues, pair_rows, truncations_to_dict
+from sharpgpt.evaluation.passes import ModelPasses
 from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening
-from sharpgpt.evaluation.temperature import Evaluate, Fit, fit_temperatures
+from sharpgpt.evaluation.temperature import Fit, fit_temperatures
+from sharpgpt.evaluation.truncation import TruncationKind
+from sharpgpt.evaluation.truncation_fit import TruncationFit, fit_truncations
 from sharpgpt.evaluation.verdict import (
     ERROR_RATE,
     MARGIN,
@@ -58,6 +62,8 @@ class PenalisedRun:
     """The map of its penalty at the weight of its training; None where there is no such map."""
     has_full_weight: bool = True
     """Whether the penalty had that weight when the training ended."""
+    row_ce: RowValues | None = None
+    """The cross-entropy of each row; None leaves out what needs it, `Pair.rows`."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,15 @@ class Pair:
     own_map: dict[str, float] | None
     """CE and entropy of the baseline under `trained_with`, on the report half; None where the
     training did not end with that weight."""
+    rows: PairedRows | None
+    """None where the rows of the run are not known."""
 
 
 class Baseline:
     """One unpenalised model over one text.
 
     Args:
-        evaluate: makes a pass of it.
+        evaluate: its passes.
         statistics: of a pass with GRID.
         best: its best temperature.
         on_control: called with the name of each control before it is fitted.
@@ -89,7 +97,7 @@ class Baseline:
 
     def __init__(
         self,
-        evaluate: Evaluate,
+        evaluate: ModelPasses,
         statistics: GroupStatistics,
         best: Fit,
         on_control: Callable[[str], None] = lambda _: None,
@@ -107,12 +115,22 @@ class Baseline:
         targets = [run.statistics.mean("entropy", half="tuning") for run in runs]
         self._on_control(TEMPERATURE)
         fits, self.statistics = fit_temperatures(self._evaluate, self.statistics, targets)
+        truncations: Sequence[Mapping[TruncationKind, TruncationFit]] = [{} for _ in runs]
+        if any(run.row_ce is not None for run in runs):
+            self._on_control("truncation")
+            truncations = fit_truncations(self._evaluate, targets)
         return [
-            self._pair(run, fit, target)
-            for run, fit, target in zip(runs, fits, targets, strict=True)
+            self._pair(run, fit, target, truncation)
+            for run, fit, target, truncation in zip(runs, fits, targets, truncations, strict=True)
         ]
 
-    def _pair(self, run: PenalisedRun, temperature: Fit, target: float) -> Pair:
+    def _pair(
+        self,
+        run: PenalisedRun,
+        temperature: Fit,
+        target: float,
+        truncations: Mapping[TruncationKind, TruncationFit],
+    ) -> Pair:
         trained = run.trained_with
         kinds = {
             # On the positions that the penalty was on.
@@ -135,6 +153,10 @@ class Baseline:
         if trained is not None and run.has_full_weight:
             self._on_control("the penalty's own map")
             own_map = _point(self._evaluate([trained]), trained)
+        rows = None
+        if run.row_ce is not None:
+            self._on_control("row by row")
+            rows = pair_rows(self._evaluate, run.row_ce, truncations)
         return Pair(
             controls=controls,
             parameters=parameters,
@@ -147,6 +169,7 @@ class Baseline:
             },
             point=_point(run.statistics, UNCHANGED),
             own_map=own_map,
+            rows=rows,
         )
 
 
@@ -175,6 +198,9 @@ class Judgement:
         found["point"] = _mean([pair.point for pair in self.pairs])
         maps = [pair.own_map for pair in self.pairs if pair.own_map is not None]
         found["own_map"] = _mean(maps) if len(maps) == len(self.pairs) else None
+        rows = [pair.rows for pair in self.pairs if pair.rows is not None]
+        if len(rows) == len(self.pairs):
+            found["truncation"] = truncations_to_dict(rows, self._compared)
         return found
 
     def _compared(self, differences: Sequence[Difference]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def plain_difference(
     """
     require_same_text(penalised, baseline)
     sums_G = penalised.sums(name, penalised_at) - baseline.sums(name, baseline_at)
-    return _difference(sums_G, penalised.num_rows, half)
+    return difference_of_means(sums_G, penalised.num_rows, half)
 
 
 def difference_at_equal_entropy(
@@ -90,8 +90,8 @@ def difference_at_equal_entropy(
     ce_G = penalised.sums("ce") - baseline.sums("ce", at)
     # A residual of g = H_U - H_P moves theta by -g / H', so d by CE' g / H'.
     residual_G = baseline.sums("entropy", at) - penalised.sums("entropy")
-    ce = _difference(ce_G, penalised.num_rows, "report")
-    residual = _difference(residual_G, penalised.num_rows, "tuning")
+    ce = difference_of_means(ce_G, penalised.num_rows, "report")
+    residual = difference_of_means(residual_G, penalised.num_rows, "tuning")
     return Difference(
         ce.estimate + slope * residual.estimate,
         ce.contributions + slope * residual.contributions,
@@ -136,7 +136,7 @@ def _slopes(statistics: GroupStatistics, fit: Fit) -> tuple[float, float]:
     )
 
 
-def _difference(sums_G: Floats, rows_G: Floats, half: Half) -> Difference:
+def difference_of_means(sums_G: Floats, rows_G: Floats, half: Half) -> Difference:
     """A mean over the rows of a half, or of all pairs, and its contributions.
 
     Groups differ by a block in size, so it is a ratio: the contribution of a group is the mean plus

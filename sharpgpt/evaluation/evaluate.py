@@ -8,6 +8,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.evaluation.evaluator import Evaluator, check_different
 from sharpgpt.evaluation.model_evaluation import evaluate_model
 from sharpgpt.evaluation.options import checked_options
+from sharpgpt.evaluation.paired_rows import truncation_table
 from sharpgpt.evaluation.results import Result, make_names_unique
 from sharpgpt.runs.resolve import resolve_model
 from sharpgpt.runtime.console import console_logging
@@ -70,4 +71,5 @@ def _facts(evaluator: Evaluator, folder: Path) -> dict[str, Any]:
     """One model, which is not kept in memory."""
     with evaluator.opened(folder) as (saved, passes):
         evaluation = evaluate_model(passes)
-    return evaluator.facts(saved, evaluation, judge=saved)
+        truncation = truncation_table(passes)
+    return evaluator.facts(saved, evaluation, judge=saved) | {"truncation": truncation}

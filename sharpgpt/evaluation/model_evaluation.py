@@ -11,7 +11,7 @@ has the confidences there. docs/verdict.md explains every statistic.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -56,6 +56,8 @@ class ModelEvaluation:
     num_bytes: npt.NDArray[np.float64] | None
     """Bytes of the text that was predicted, by group [G]; None where they are not known."""
     final_layer: dict[str, float | None]
+    row_ce: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    """The cross-entropy of each row; None for a model that is compared with no baseline."""
 
     @property
     def figures(self) -> GroupStatistics:
@@ -122,6 +124,7 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
     """
     text = passes.text
     buckets = Buckets(text, with_baseline=baseline is not None)
+    row_ce: list[npt.NDArray[np.float32]] = []
 
     def checked_batches() -> Iterator[RowBatch]:
         of_baseline = iter(baseline.batches() if baseline is not None else ())
@@ -132,6 +135,8 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
                     "damaged); give an earlier checkpoint"
                 )
             buckets.add(batch, next(of_baseline, None))
+            if baseline is not None:
+                row_ce.append(batch.rows("ce").flatten().float().numpy().copy())
             yield batch
 
     statistics = collect(checked_batches(), passes.groups, [UNCHANGED])
@@ -148,6 +153,7 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
             else bytes_of_groups(text.blocks, text.token_bytes, passes.groups)
         ),
         final_layer=final_layer(passes.causal_lm),
+        row_ce=np.concatenate(row_ce) if row_ce else None,
     )
 
 

@@ -22,16 +22,17 @@ import torch
 from torch import Tensor
 
 from sharpgpt.evaluation.controls import PenaltyMap
+from sharpgpt.evaluation.truncation import SortedRows, Truncation
 
 MEANS = ("ce", "entropy", "max_prob", "top_k_mass", "brier")
 """`brier` is sum_i (p_i - [i = y])^2."""
 
 SLOPES = ("ce_slope", "logit_variance")
-"""d ce / d beta and Var_p z; both are NaN for a `PenaltyMap`."""
+"""d ce / d beta and Var_p z; both are NaN for all but a `Temperature`."""
 
 RANK_MEANS = ("accuracy", "accuracy_top_5", "accuracy_top_k", "reciprocal_rank", "logit_std")
-"""Statistics that no sharpening changes. `logit_std` is the standard deviation of a row's logits
-over the vocabulary: where only that differs, a model was merely rescaled."""
+"""Statistics of the unchanged predictions, under every sharpening. `logit_std` is the standard
+deviation of a row's logits over the vocabulary: where only that differs, a model was rescaled."""
 
 STATISTICS = (*MEANS, *SLOPES, *RANK_MEANS)
 
@@ -50,7 +51,7 @@ class Temperature:
             raise ValueError(f"beta: given {self.beta}, allowed is a positive number")
 
 
-Sharpening = Temperature | PenaltyMap
+Sharpening = Temperature | PenaltyMap | Truncation
 """A way to change the predictions of a trained model."""
 
 UNCHANGED = Temperature(1.0)
@@ -69,7 +70,7 @@ def row_statistics(
     """The statistics of each row under each sharpening, [Q, S, N] in the order of STATISTICS.
 
     Args:
-        logits_NV: float32 or float64; a penalty's map computes in float64 either way.
+        logits_NV: float32 or float64; only temperatures compute in float32.
         target_N: int64 in 0..V-1.
         sharpenings: Q of them.
         top_k: k of `accuracy_top_k` and `top_k_mass`, in 1..V.
@@ -83,8 +84,10 @@ def row_statistics(
         raise ValueError(
             f"top_k: given {top_k}, allowed is 1 to the vocabulary size, {logits_NV.shape[1]}"
         )
-    if logits_NV.device.type == "mps" and any(isinstance(one, PenaltyMap) for one in sharpenings):
-        # MPS has no float64, in which the maps compute.
+    if logits_NV.device.type == "mps" and not all(
+        isinstance(one, Temperature) for one in sharpenings
+    ):
+        # MPS has no float64, in which the others compute.
         logits_NV, target_N = logits_NV.cpu(), target_N.cpu()
         position_N = None if position_N is None else position_N.cpu()
     num_rows, row_bytes = len(logits_NV), logits_NV.element_size() * logits_NV.shape[1]
@@ -92,18 +95,29 @@ def row_statistics(
     tile = max(1, TILE_BYTES // row_bytes) if on_cpu else max(1, num_rows)
     found_QSN = logits_NV.new_empty(len(sharpenings), len(STATISTICS), num_rows)
     num_ranks = len(RANK_MEANS)
+    truncations = {
+        number: one for number, one in enumerate(sharpenings) if isinstance(one, Truncation)
+    }
     for start in range(0, num_rows, tile):
         rows = slice(start, start + tile)
         z_TV, target_T1 = logits_NV[rows], target_N[rows, None]
         z_TV = z_TV - z_TV.amax(-1, keepdim=True)
         top_z_Tk = z_TV.topk(top_k).values
-        found_QSN[:, -num_ranks:, rows] = _rank_statistics(z_TV, target_T1, top_k)
+        rank_T = target_ranks(z_TV, target_T1)
+        found_QSN[:, -num_ranks:, rows] = _rank_statistics(z_TV, rank_T, top_k)
         log_p_TV: Tensor | None = None
+        if truncations:
+            found_QST = SortedRows(z_TV, target_T1, rank_T).statistics(
+                [*truncations.values()], top_k
+            )
+            found_QSN[[*truncations], :-num_ranks, rows] = found_QST.to(found_QSN.dtype)
         for number, sharpening in enumerate(sharpenings):
             if isinstance(sharpening, Temperature):
                 found_QSN[number, :-num_ranks, rows] = _at_temperature(
                     z_TV, top_z_Tk, target_T1, sharpening.beta
                 )
+                continue
+            if isinstance(sharpening, Truncation):
                 continue
             if log_p_TV is None:
                 log_p_TV = z_TV.double().log_softmax(-1)
@@ -123,9 +137,8 @@ def target_ranks(z_TV: Tensor, target_T1: Tensor) -> Tensor:
     return before_TV.sum(-1) + 1
 
 
-def _rank_statistics(z_TV: Tensor, target_T1: Tensor, top_k: int) -> Tensor:
+def _rank_statistics(z_TV: Tensor, rank_T: Tensor, top_k: int) -> Tensor:
     """RANK_MEANS, [len(RANK_MEANS), T]."""
-    rank_T = target_ranks(z_TV, target_T1)
     hits = [(rank_T <= limit).to(z_TV.dtype) for limit in (1, 5, top_k)]
     # torch.std takes seven times as long on a CPU.
     away_TV = z_TV - z_TV.mean(-1, keepdim=True)

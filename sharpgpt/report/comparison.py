@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sharpgpt.core.numbers import fixed, typeset
+from sharpgpt.report import beside
 from sharpgpt.report.arms import (
     Arm,
     Json,
@@ -91,6 +92,7 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
         verdicts=_verdicts(arms, margin),
         shapes=shapes(arms),
         controls=_controls(arms, margin),
+        truncations=beside.truncations(arms),
         unchanged=_unchanged(arms),
         best=_at_best_temperatures(arms),
         samples=_samples(everyone),

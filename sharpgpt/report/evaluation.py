@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sharpgpt.core.numbers import counted, fixed, typeset
+from sharpgpt.report import beside
 from sharpgpt.report.arms import (
     Arm,
     Json,
@@ -54,6 +55,7 @@ def write_evaluation(evaluation: Json, folder: Path) -> Path:
         arms=arms,
         intervals=_intervals(arms),
         sections=sections,
+        truncations=beside.usual_truncations(arms),
         statistics=statistics_table(arms),
         samples=[(arm, samples_of(arm)) for arm in arms if samples_of(arm)],
     )

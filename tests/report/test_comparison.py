@@ -198,6 +198,32 @@ def test_an_arm_of_few_seeds_is_drawn_beside_its_own_baselines(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("no_picture_files")
+def test_a_truncation_tells_what_it_cuts_off(tmp_path: Path) -> None:
+    content = comparison()
+    inside = {"baseline_ce": 1.5, "penalised_ce": 1.75, "difference": interval(0.25)}
+    content["models"][0]["truncation"] = {
+        "top_p": {
+            "parameter": [0.9, 0.92], "entropy": [1.0, 1.0], "support_loss": interval(0.0315),
+            "ce": "infinite", "inside": inside, "note": "",
+        },
+        "min_p": {"note": "truncation only lowers the entropy"},
+    }  # fmt: skip
+    _, page = written(tmp_path, content)
+    row = "top-p 0.910 3.15% ∞ 1.7500 and 1.5000 +0.2500 (+0.2400 to +0.2600)"
+    assert row in page.words
+    assert "min-p: truncation only lowers the entropy" in page.words
+    alone = evaluation("alone") | {
+        "truncation": [
+            {"kind": "min_p", "parameter": 0.1, "entropy": 1.25, "support_loss": interval(0.0)}
+            | {"ce": 1.9, "inside": {"ce": 1.9, "as_it_is_ce": 2.0}}
+        ]
+    }
+    write_evaluation({"version": 1, "data": {}, "evaluations": [alone]}, tmp_path)
+    page = Page((tmp_path / "evaluation.html").read_text("utf-8"))
+    assert "alone min-p 0.100 1.2500 none 1.9000 1.9000 and 2.0000" in page.words
+
+
+@pytest.mark.usefixtures("no_picture_files")
 def test_what_could_not_be_compared_has_a_reason_and_no_bar(tmp_path: Path) -> None:
     content = comparison()
     model = content["models"][0]

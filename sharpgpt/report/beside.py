@@ -1,0 +1,75 @@
+"""Tables of what stands beside the verdict and has no picture."""
+
+from collections.abc import Sequence
+
+from sharpgpt.core.numbers import fixed, number, percent, signed, typeset
+from sharpgpt.report.arms import Arm, Json, mapping, mean, number_of, objects, text_of
+
+Row = tuple[Arm | str, list[str]]
+"""What the row is about, and its cells."""
+
+TRUNCATIONS = {"top_p": "top-p", "min_p": "min-p"}
+
+
+def interval_words(interval: Json, decimals: int = 4) -> str:
+    """`+0.0012 (−0.0003 to +0.0027)`; a dash where there is none."""
+    estimate, low, high = (number_of(interval, name) for name in ("estimate", "low", "high"))
+    if estimate is None or low is None or high is None:
+        return "–"
+    around = f"{signed(low, decimals)} to {signed(high, decimals)}"
+    return f"{signed(estimate, decimals)} ({around})"
+
+
+def truncations(arms: Sequence[Arm]) -> list[Row]:
+    """The truncated baselines of a comparison, with what they lose."""
+    rows: list[Row] = []
+    for arm in arms:
+        for kind, name in TRUNCATIONS.items():
+            found = mapping(arm.content, "truncation", kind)
+            if note := text_of(found, "note"):
+                rows.append((arm, [f"{name}: {typeset(note)}", *[""] * 4]))
+            elif found:
+                inside = mapping(found, "inside")
+                parameters = found.get("parameter") or []
+                threshold = mean(one for one in parameters if isinstance(one, int | float))
+                cells = [
+                    f"{name} {number(threshold, 3)}",
+                    _share(number_of(found, "support_loss", "estimate")),
+                    _over_all(found),
+                    f"{fixed(number_of(inside, 'penalised_ce'), 4)} and "
+                    f"{fixed(number_of(inside, 'baseline_ce'), 4)}",
+                    interval_words(mapping(inside, "difference")),
+                ]
+                rows.append((arm, cells))
+    return rows
+
+
+def usual_truncations(arms: Sequence[Arm]) -> list[Row]:
+    """Evaluated models under the usual thresholds."""
+    return [
+        (
+            arm,
+            [
+                f"{TRUNCATIONS.get(kind := text_of(one, 'kind'), kind)} "
+                f"{number(number_of(one, 'parameter'), 3)}",
+                fixed(number_of(one, "entropy"), 4),
+                _share(number_of(one, "support_loss", "estimate")),
+                _over_all(one),
+                f"{fixed(number_of(one, 'inside', 'ce'), 4)} and "
+                f"{fixed(number_of(one, 'inside', 'as_it_is_ce'), 4)}",
+            ],
+        )
+        for arm in arms
+        for one in objects(arm.content.get("truncation"))
+    ]
+
+
+def _share(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "none" if value == 0 else percent(value)
+
+
+def _over_all(found: Json) -> str:
+    """The cross-entropy over all rows."""
+    return "∞" if found.get("ce") == "infinite" else fixed(number_of(found, "ce"), 4)
