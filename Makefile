@@ -85,6 +85,7 @@ bench: setup-dev
 	$(BIN)/python benchmarks/bench_shakespeare_char.py
 	$(BIN)/python benchmarks/bench_startup.py
 	$(BIN)/python benchmarks/bench_fused.py
+	$(BIN)/python benchmarks/bench_arms.py
 	$(BIN)/python benchmarks/bench_bfloat16.py || test $$? = 2
 	$(BIN)/python benchmarks/bench_attention.py
 	$(BIN)/python benchmarks/bench_compiled.py

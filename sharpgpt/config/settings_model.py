@@ -115,3 +115,7 @@ class ModelSettings(Options):
     z_loss_weight: Mathematics[NonNegative] = 0.0
     """Weight of the z-loss, (ln sum e^logits)^2 of every row, in the loss. It keeps logits from
     drifting; 1e-4 in PaLM (Chowdhery et al. 2022, section 5), 0 for none."""
+
+    label_smoothing: Mathematics[BelowOne] = 0.0
+    """Weight e of label smoothing, in [0, 1): training minimises the cross-entropy against
+    (1 - e) one-hot + e / V (Szegedy et al. 2016, section 7). ce_loss stays the plain one."""

@@ -29,7 +29,8 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         usage="%(prog)s [--config FILE] [--dry_run] [--no_wandb] [--SETTING VALUE ...]",
         description="Train a GPT-2 from random weights with "
-        "loss = cross_entropy + penalty_weight * sharpness_penalty + z_loss_weight * z_loss.",
+        "loss = cross_entropy + penalty_weight * sharpness_penalty + z_loss_weight * z_loss, "
+        "with label smoothing if it is on.",
         epilog=EPILOG,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")

@@ -76,7 +76,8 @@ class Metric:
 METRICS = (
     Metric(
         "loss", "Loss", "nats, penalty included",
-        "ce_loss + penalty_weight * penalty + z_loss_weight * z_loss, which training minimises",
+        "ce_loss + penalty_weight * penalty + z_loss_weight * z_loss + label_smoothing * "
+        "smoothing, which training minimises",
         "Loss", statistic="loss", better="lower", shown=("last lines",),
     ),
     Metric(
@@ -137,6 +138,12 @@ METRICS = (
         "z_loss", "Z-loss", "unweighted",
         "(ln sum e^logits)^2, the z-loss before its weight, logged for weight 0 too",
         "Optimisation", statistic="z_loss",
+    ),
+    Metric(
+        "smoothing", "Label smoothing", "unweighted",
+        "z_y - mean z, the logit of the next token less the mean logit: the term of label "
+        "smoothing before its weight, logged for weight 0 too",
+        "Optimisation", statistic="smoothing",
     ),
     Metric(
         "learning_rate", "Learning rate", "", "of the step that was logged",

@@ -21,6 +21,7 @@ def evaluate(
     *,
     penalty_weight: float,
     z_loss_weight: float = 0.0,
+    label_smoothing: float = 0.0,
     device: Device,
     processes: Processes | None = None,
     num_counted: int | None = None,
@@ -37,6 +38,6 @@ def evaluate(
         with device.autocast():
             output = model(input_ids_BT.to(device.torch_device))
         if num_counted is None or number < num_counted:
-            totals.add(output, penalty_weight, z_loss_weight)
+            totals.add(output, penalty_weight, z_loss_weight, label_smoothing=label_smoothing)
     model.train(was_training)
     return (totals.over(processes.all_reduce_sum) if processes else totals).means("val/")

@@ -52,6 +52,9 @@ class SharpnessSettings:
     z_loss_weight: float | Tensor = 0.0
     """The factor of the z-loss, (ln sum e^logits)^2, at every valid label; likewise. PaLM: 1e-4."""
 
+    label_smoothing: float | Tensor = 0.0
+    """e of label smoothing, in [0, 1), at every valid label; likewise."""
+
     top_k: int = 5
     """k of the top-k mass, penalty and statistic, in 1..V."""
 
@@ -86,9 +89,9 @@ def use_sharpness_loss(model: Model, **settings: Any) -> Model:
     Args:
         model: a causal LM of transformers, or a PEFT model of one; changed in place.
         settings: the fields of `SharpnessSettings` by name (penalty, penalty_weight,
-            z_loss_weight, top_k, penalty_positions, chunk_size, eval_logits, per_row). Those that
-            are not given have their default values; in a model that has the sharpness loss already,
-            those it has.
+            z_loss_weight, label_smoothing, top_k, penalty_positions, chunk_size, eval_logits,
+            per_row). Those that are not given have their default values; in a model that has the
+            sharpness loss already, those it has.
 
     Returns:
         The model itself. `restore(model)` undoes the change.
@@ -165,6 +168,7 @@ def _check_settings(settings: SharpnessSettings, vocab_size: int) -> None:
         penalty_mask=None,
         reduction="mean",
         top_k=settings.top_k,
+        label_smoothing=settings.label_smoothing,
     )
     if settings.chunk_size is not None and settings.chunk_size < 1:
         raise ValueError(f"chunk_size: given {settings.chunk_size}, allowed is None or at least 1")
@@ -283,6 +287,7 @@ def _forward_with_labels(
         penalty=settings.penalty,
         penalty_weight=settings.penalty_weight,
         z_loss_weight=settings.z_loss_weight,
+        label_smoothing=settings.label_smoothing,
         top_k=settings.top_k,
         penalty_mask=_penalty_mask(causal_lm, target_BS, length),
         ignore_index=ignore_index,

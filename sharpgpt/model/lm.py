@@ -62,6 +62,7 @@ class SharpnessLM(nn.Module):
         *,
         penalty_weight: float | Tensor = 0.0,
         z_loss_weight: float | Tensor = 0.0,
+        label_smoothing: float | Tensor = 0.0,
         normalizer: float | None = None,
         per_row: bool = False,
     ) -> SharpnessOutput:
@@ -85,6 +86,7 @@ class SharpnessLM(nn.Module):
             penalty=self.penalty,
             penalty_weight=penalty_weight,
             z_loss_weight=z_loss_weight,
+            label_smoothing=label_smoothing,
             top_k=self.top_k,
             penalty_mask=penalty_mask(self.penalty_positions, target_BS, input_ids_BT.shape[1]),
             normalizer=normalizer,

@@ -31,9 +31,13 @@ class RowMeans:
         output: SharpnessOutput,
         penalty_weight: float | Tensor,
         z_loss_weight: float | Tensor = 0.0,
+        *,
+        label_smoothing: float | Tensor = 0.0,
     ) -> None:
         """Add one batch. Nothing here waits for the device."""
-        statistics = row_statistics(output, penalty_weight, z_loss_weight)
+        statistics = row_statistics(
+            output, penalty_weight, z_loss_weight, label_smoothing=label_smoothing
+        )
         means = torch.stack([statistics[str(metric.statistic)] for metric in ROW_MEANS])
         self._sums += means.to(self._sums.dtype) * output.num_rows
         self._num_rows += output.num_rows
@@ -84,11 +88,17 @@ class RowMeans:
 
 
 def row_statistics(
-    output: SharpnessOutput, penalty_weight: float | Tensor, z_loss_weight: float | Tensor
+    output: SharpnessOutput,
+    penalty_weight: float | Tensor,
+    z_loss_weight: float | Tensor,
+    *,
+    label_smoothing: float | Tensor = 0.0,
 ) -> dict[str, Tensor]:
     """Means over the rows of one batch; `Metric.statistic` names one of them."""
     # `output.loss` is divided by the rows of the whole step, not by those of this batch.
     loss = output.ce + penalty_weight * output.penalty + z_loss_weight * output.z_loss
+    if isinstance(label_smoothing, Tensor) or label_smoothing != 0:
+        loss = loss + label_smoothing * output.smoothing
     return output._asdict() | {"loss": loss}
 
 

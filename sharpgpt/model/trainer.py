@@ -31,18 +31,19 @@ class SharpnessTrainer(Trainer):  # type: ignore[misc]
     Keyword arguments besides Trainer's own are those of `use_sharpness_loss`, except `eval_logits`,
     which each evaluation decides. A model that has the sharpness loss already keeps the settings
     that are not given, which is said. The lines of the training loss also have `ce_loss`,
-    `penalty`, `z_loss`, `avg_max_prob`, `entropy` and `top_k_mass`, as means over all rows of all
-    processes since the line before, or since `train()` began; the metrics of an evaluation have
-    them with its prefix (`eval_ce_loss`), over each sample once: what a sampler repeats to give all
-    processes equal batches is left out. A window without a valid row has no statistics in its line.
-    `loss` and `eval_loss` contain the penalty and the z-loss: perplexity is exp of `eval_ce_loss`.
+    `penalty`, `z_loss`, `smoothing`, `avg_max_prob`, `entropy` and `top_k_mass`, as means over all
+    rows of all processes since the line before, or since `train()` began; the metrics of an
+    evaluation have them with its prefix (`eval_ce_loss`), over each sample once: what a sampler
+    repeats to give all processes equal batches is left out. A window without a valid row has no
+    statistics in its line. `loss` and `eval_loss` contain the penalty, the z-loss and label
+    smoothing: perplexity is exp of `eval_ce_loss`.
     `eval_loss` is the mean over all rows too; Trainer's own, a mean of batch means, depends on
     batches and processes. Under nn.DataParallel (several GPUs in one process) there are no
     statistics; start it with torchrun.
 
     Raises:
-        ValueError: as `use_sharpness_loss`; or for what replaces the loss of the model: label
-            smoothing, `compute_loss_func`, `use_liger_kernel`.
+        ValueError: as `use_sharpness_loss`; or for what replaces the loss of the model:
+            `label_smoothing_factor`, `compute_loss_func`, `use_liger_kernel`.
     """
 
     def __init__(self, model: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -54,7 +55,7 @@ class SharpnessTrainer(Trainer):  # type: ignore[misc]
         if self.label_smoother is not None or self.compute_loss_func is not None:
             raise ValueError(
                 "label_smoothing_factor, compute_loss_func: each replaces the loss of the model, "
-                "allowed is neither in SharpnessTrainer"
+                "allowed is neither in SharpnessTrainer, which takes label_smoothing itself"
             )
         # The first label of a sequence is never predicted. Trainer counts it all the same in models
         # whose class it does not recognise, such as GPT2LMHeadModel, and its loss is too small.
@@ -78,7 +79,12 @@ class SharpnessTrainer(Trainer):  # type: ignore[misc]
                 output = _of_first(output, inputs, self._num_new_samples(inputs))
             rows = self._training_rows if model.training else self._evaluation_rows
             settings = self._causal_lm.sharpness_settings
-            rows.add(output, settings.penalty_weight, settings.z_loss_weight)
+            rows.add(
+                output,
+                settings.penalty_weight,
+                settings.z_loss_weight,
+                label_smoothing=settings.label_smoothing,
+            )
         elif self.args.n_gpu <= 1:  # the replicas of nn.DataParallel have it
             raise ValueError(
                 "model: something has replaced its forward with the sharpness loss, such as "

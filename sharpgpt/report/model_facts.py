@@ -10,7 +10,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.metrics import metrics_shown
 from sharpgpt.report.arms import Json, mapping, number_of, objects, value_at
-from sharpgpt.report.model_words import model_words, validated_on
+from sharpgpt.report.model_words import loss_words, model_words, validated_on
 from sharpgpt.runs.places import run_folder_of
 from sharpgpt.runs.reader import Metrics, read_run
 from sharpgpt.runs.state import read_state
@@ -19,6 +19,7 @@ RECIPE = (
     "model_name", "n_layer", "n_head", "n_embd", "dropout", "tokenizer", "max_seq_length",
     "document_boundaries", "penalty_type", "penalty_weight", "top_k", "penalty_positions",
     "penalty_warmup_steps", "penalty_schedule", "penalty_final_ratio", "z_loss_weight",
+    "label_smoothing",
     "batch_size", "gradient_accumulation_steps", "batch_warmup_steps", "batch_warmup_start",
     "num_epochs", "max_steps", "optimizer", "learning_rate", "warmup_steps", "lr_schedule",
     "min_lr_ratio", "lr_decay_fraction", "lr_decay_steps", "weight_decay", "betas", "eps",
@@ -67,6 +68,12 @@ class ModelFacts:
     def penalty_weight(self) -> float:
         """The setting penalty_weight; 0 where it is unknown."""
         return number_of(self.settings, "penalty_weight") or 0.0
+
+    @property
+    def other_terms(self) -> str:
+        """The whole loss in words, where it is more than the cross-entropy and the penalty."""
+        more = ("z_loss_weight", "label_smoothing")
+        return loss_words(self.settings) if any(self.settings.get(name) for name in more) else ""
 
 
 def read_facts(checkpoint: Path) -> ModelFacts:

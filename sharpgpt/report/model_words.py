@@ -43,6 +43,8 @@ def size_words(num_parameters: int) -> str:
 def loss_words(settings: Settings) -> str:
     """`loss = cross-entropy + 0.1 × neg_entropy + 0.0001 × z-loss`."""
     words = "loss = cross-entropy"
+    if smoothing := number_of(settings, "label_smoothing"):
+        words += f" (labels smoothed by {smoothing:g})"
     terms = (("penalty_weight", settings.get("penalty_type")), ("z_loss_weight", "z-loss"))
     for name, term in terms:
         if weight := number_of(settings, name):

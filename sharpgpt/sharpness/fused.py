@@ -79,6 +79,7 @@ def linear_sharpness_loss(
     penalty: str = "non_max_sum",
     penalty_weight: float | Tensor = 0.0,
     z_loss_weight: float | Tensor = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -88,7 +89,7 @@ def linear_sharpness_loss(
     chunk_size: int | None = None,
     product_dtype: torch.dtype | None = None,
 ) -> SharpnessOutput:
-    """Cross-entropy plus weighted penalty and z-loss of the logits `hidden @ weight.T + bias`.
+    """Cross-entropy plus weighted penalty, z-loss and smoothing of `hidden @ weight.T + bias`.
 
     Args:
         hidden_ND: inputs of the output layer; float32, float64, bfloat16 or float16.
@@ -96,8 +97,8 @@ def linear_sharpness_loss(
         bias: [V], or None.
         chunk_size: C; None takes `default_chunk_size`. It changes only the order of sums.
         product_dtype: of the matrix products; None takes `products.default_product_dtype`.
-        target_N, penalty, penalty_weight, z_loss_weight, top_k, penalty_mask, ignore_index,
-            reduction, normalizer, per_row: as in `reference.sharpness_loss`.
+        target_N, penalty, penalty_weight, z_loss_weight, label_smoothing, top_k, penalty_mask,
+            ignore_index, reduction, normalizer, per_row: as in `reference.sharpness_loss`.
 
     Returns:
         `SharpnessOutput`; its statistics are means over the valid rows for every reduction.
@@ -107,7 +108,8 @@ def linear_sharpness_loss(
     """
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: given {chunk_size}, allowed is None or at least 1")
-    if is_transformed(hidden_ND, weight_VD, bias, penalty_weight, z_loss_weight, normalizer):
+    weights = (penalty_weight, z_loss_weight, label_smoothing)
+    if is_transformed(hidden_ND, weight_VD, bias, *weights, normalizer):
         return reference.linear_sharpness_loss(
             hidden_ND,
             weight_VD,
@@ -116,6 +118,7 @@ def linear_sharpness_loss(
             penalty=penalty,
             penalty_weight=penalty_weight,
             z_loss_weight=z_loss_weight,
+            label_smoothing=label_smoothing,
             top_k=top_k,
             penalty_mask=penalty_mask,
             ignore_index=ignore_index,
@@ -131,6 +134,7 @@ def linear_sharpness_loss(
         penalty_mask=penalty_mask,
         reduction=reduction,
         top_k=top_k,
+        label_smoothing=label_smoothing,
     )
     target_N = checked_target(target_N, weight_VD.shape[0], ignore_index)
     valid_N = target_N != IGNORED
@@ -144,8 +148,11 @@ def linear_sharpness_loss(
         loss_factor_N = (loss_factor_N / divisor).masked_fill(~valid_N, 0)
     penalty_factor_N = loss_factor_N if penalty_mask is None else loss_factor_N * penalty_mask
     factors = [loss_factor_N, penalty_factor_N * penalty_weight]
-    if isinstance(z_loss_weight, Tensor) or z_loss_weight != 0:
+    has_smoothing = isinstance(label_smoothing, Tensor) or label_smoothing != 0
+    if has_smoothing or isinstance(z_loss_weight, Tensor) or z_loss_weight != 0:
         factors.append(loss_factor_N * z_loss_weight)
+    if has_smoothing:
+        factors.append(loss_factor_N * label_smoothing)
     layer = [hidden_ND, weight_VD, *([] if bias is None else [bias])]
     loss, statistics_SN, _ = linear_sharpness(
         layer,
@@ -186,7 +193,8 @@ def linear_sharpness(
 
     `layer` is hidden, weight and, if there is one, bias. The target of an ignored row is IGNORED;
     its factors are 0, and so are its statistics. The loss of a row is the sum of its `factors`,
-    those of `RowFactors`, times ce, penalty and, with three factors, z_loss. With `loss_per_row`
+    those of `RowFactors`, times the first statistics: ce, penalty, z_loss and smoothing; the last
+    one or two may be left out. With `loss_per_row`
     the losses are returned, [N], and the backward pass computes the gradients, else their sum.
     Gradients are contiguous, in the dtype of sums; the backward pass casts them.
     """
@@ -281,8 +289,8 @@ def _unit(
     """
     if dtype != torch.float16 or not len(ignored_N):
         return None
-    loss_N, penalty_N, *z_loss = (factor_N.abs() for factor_N in factors)
-    for z_factor_N in z_loss:
+    loss_N, penalty_N, *others = (factor_N.abs() for factor_N in factors)
+    for z_factor_N in others[:1]:
         hidden_ND, weight_VD, *biases = layer
         norm_N, norm_V = (
             torch.linalg.vector_norm(
@@ -294,7 +302,7 @@ def _unit(
         for bias in biases:
             bound_N += bias.abs().amax()
         loss_N = loss_N + 2 * z_factor_N * bound_N.masked_fill(ignored_N, 0)
-    largest = torch.maximum(loss_N.amax(), penalty_N.amax())
+    largest = torch.stack([loss_N, penalty_N, *others[1:]]).amax()
     return largest.clamp(min=torch.finfo(largest.dtype).tiny * FLOAT16_FACTOR) / FLOAT16_FACTOR
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sharpgpt.sharpness.penalties import find_penalty
-from sharpgpt.sharpness.reference import exact_near_one, log_sum_exp
+from sharpgpt.sharpness.reference import above_mean, exact_near_one, log_sum_exp
 from sharpgpt.sharpness.targets import IGNORED
 
 Gradients = list[Tensor | None]
@@ -138,6 +138,8 @@ def dense_gradients(
         loss_N = factors[0] * ce_N + factors[1] * penalty_N
         if len(factors) > 2:
             loss_N = loss_N + factors[2] * log_sum_exp(logits_NV).square()
+        if len(factors) > 3:
+            loss_N = loss_N + factors[3] * above_mean(logits_NV, target_N)
         loss_N = loss_N.masked_fill(ignored_N, 0)
         chosen = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
         found = iter(

@@ -5,7 +5,8 @@ Every faster implementation is tested against this file. In plain torch, for val
     log_p = logits.log_softmax(-1)
     ce    = -log_p[target]
     loss  = (ce + penalty_weight * mask * penalty(log_p.exp())
-             + z_loss_weight * logits.logsumexp(-1) ** 2).mean()
+             + z_loss_weight * logits.logsumexp(-1) ** 2
+             + label_smoothing * (logits[target] - logits.mean(-1))).mean()
 
 Shapes: N rows, D width, V vocabulary.
 """
@@ -30,6 +31,7 @@ def sharpness_loss(
     penalty: str = "non_max_sum",
     penalty_weight: float | Tensor = 0.0,
     z_loss_weight: float | Tensor = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -50,6 +52,9 @@ def sharpness_loss(
         z_loss_weight: number, or 0-d tensor, of the z-loss (ln sum e^z)^2, which keeps the logits
             near 0; 1e-4 in PaLM. Unlike the penalty it applies to every valid row. The number 0.0
             leaves it out of the graph.
+        label_smoothing: number in [0, 1), or 0-d tensor: e of label smoothing (Szegedy et al. 2016,
+            section 7), the cross-entropy against (1 - e) one-hot + e / V. It applies to every valid
+            row, as the term e (z_y - mean z). The number 0.0 leaves it out of the graph.
         top_k: k of the top-k mass, penalty and statistic, in 1..V.
         penalty_mask: boolean [N]; the penalty applies where it is true. None is everywhere.
         ignore_index: the target that marks a row as ignored.
@@ -63,11 +68,17 @@ def sharpness_loss(
         `SharpnessOutput`; its statistics are means over the valid rows for every reduction.
 
     Raises:
-        ValueError: unknown penalty or reduction, shapes that do not match, top_k outside 1..V.
+        ValueError: unknown penalty or reduction, shapes that do not match, top_k outside 1..V,
+            label_smoothing outside [0, 1).
         IndexError: a target that is neither in 0..V-1 nor `ignore_index`; on a CUDA device an
             assert of the device.
     """
-    settings: Any = {"penalty": penalty, "top_k": top_k, "reduction": reduction}
+    settings: Any = {
+        "penalty": penalty,
+        "label_smoothing": label_smoothing,
+        "top_k": top_k,
+        "reduction": reduction,
+    }
     check_arguments(logits_NV.shape, target_N, penalty_mask=penalty_mask, **settings)
     target_N = checked_target(target_N, logits_NV.shape[1], ignore_index)
     return _loss_of_logits(
@@ -91,6 +102,7 @@ def linear_sharpness_loss(
     penalty: str = "non_max_sum",
     penalty_weight: float | Tensor = 0.0,
     z_loss_weight: float | Tensor = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -103,7 +115,12 @@ def linear_sharpness_loss(
     Settings, result and errors are those of `sharpness_loss`; `bias` is [V].
     """
     shape = (*hidden_ND.shape[:-1], weight_VD.shape[0])
-    settings: Any = {"penalty": penalty, "top_k": top_k, "reduction": reduction}
+    settings: Any = {
+        "penalty": penalty,
+        "label_smoothing": label_smoothing,
+        "top_k": top_k,
+        "reduction": reduction,
+    }
     check_arguments(shape, target_N, penalty_mask=penalty_mask, **settings)
     target_N = checked_target(target_N, weight_VD.shape[0], ignore_index)
     # Zeros in ignored rows here, so that a NaN there reaches neither a sum nor a product.
@@ -127,6 +144,7 @@ def _loss_of_logits(
     penalty: str,
     penalty_weight: float | Tensor,
     z_loss_weight: float | Tensor,
+    label_smoothing: float | Tensor,
     top_k: int,
     penalty_mask: Tensor | None,
     reduction: str,
@@ -156,6 +174,11 @@ def _loss_of_logits(
     has_z_loss = isinstance(z_loss_weight, Tensor) or z_loss_weight != 0
     if has_z_loss:
         loss_N = loss_N + z_loss_weight * torch.where(valid_N, log_sum_exp(logits_NV).square(), 0)
+    has_smoothing = isinstance(label_smoothing, Tensor) or label_smoothing != 0
+    with torch.set_grad_enabled(torch.is_grad_enabled() and has_smoothing):
+        smoothing_N = torch.where(valid_N, above_mean(logits_NV, target_N), 0)
+    if has_smoothing:
+        loss_N = loss_N + label_smoothing * smoothing_N
 
     with torch.no_grad():
         probs_NV = log_probs_NV.exp()
@@ -165,6 +188,7 @@ def _loss_of_logits(
             ce=ce_N.detach(),
             penalty=penalty_N.detach(),
             z_loss=log_sum_exp_N1.squeeze(-1).square() * valid_N,
+            smoothing=smoothing_N.detach(),
             max_prob=penalties.max_prob(probs_NV) * valid_N,
             entropy=penalties.entropy(probs_NV, log_probs_NV) * valid_N,
             top_k_mass=penalties.top_k_mass(probs_NV, top_k) * valid_N,
@@ -211,6 +235,16 @@ def log_sum_exp(logits_NV: Tensor) -> Tensor:
     return max_N1.squeeze(-1) + rest_N.log1p()
 
 
+def above_mean(logits_NV: Tensor, target_N: Tensor) -> Tensor:
+    """z_y - mean z, [N], whatever is added to a row; its gradient is e_y - 1 / V.
+
+    A row that is IGNORED has the value of token 0.
+    """
+    z_NV = logits_NV - logits_NV.detach().amax(-1, keepdim=True)
+    index_N1 = target_N.clamp(min=0)[..., None]
+    return z_NV.gather(-1, index_N1).squeeze(-1) - z_NV.mean(-1)
+
+
 def check_arguments(
     shape: tuple[int, ...],
     target_N: Tensor,
@@ -219,6 +253,7 @@ def check_arguments(
     penalty_mask: Tensor | None,
     reduction: str,
     top_k: int,
+    label_smoothing: float | Tensor = 0.0,
 ) -> None:
     """Raise ValueError for a caller's mistake; `shape` is that of the logits, [N, V]."""
     penalties.find_penalty(penalty)
@@ -237,3 +272,5 @@ def check_arguments(
         )
     if not 1 <= top_k <= shape[1]:
         raise ValueError(f"top_k: given {top_k}, allowed is 1 to the vocabulary size, {shape[1]}")
+    if not isinstance(label_smoothing, Tensor) and not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: given {label_smoothing}, allowed is 0 or more, below 1")

@@ -22,6 +22,9 @@ alone, takes the softmax Jacobian as it is: dz = r (p - e_y) + r w p (g - sum(p 
 The z-loss is L^2, with L = M + ln s the logarithm of the sum of e^z before the shift by the maximum
 M. Its gradient is 2 L p. So with the weight v it adds 2 r v L to a, whatever the penalty is.
 
+Label smoothing adds z_y - mean z, with the weight e, and so r e (e_y - 1 / V) to the gradient: one
+more pass over the tile, of a constant per row.
+
 The largest entry of dz is written last, from the sum of the other probabilities: p - 1 and its like
 have no digits left where p rounds to 1.
 
@@ -46,7 +49,16 @@ BLOCK = 64
 PADDING = -1e30
 """A logit of probability 0; finite, since 0 * -inf would spoil the entropy."""
 
-STATISTICS = ("ce", "penalty", "z_loss", "max_prob", "entropy", "top_k_mass", "accuracy")
+STATISTICS = (
+    "ce",
+    "penalty",
+    "z_loss",
+    "smoothing",
+    "max_prob",
+    "entropy",
+    "top_k_mass",
+    "accuracy",
+)
 """In the order of `SharpnessRows`; the first ones are the terms of the loss, as in `RowFactors`."""
 
 
@@ -57,6 +69,8 @@ class RowFactors(NamedTuple):
     penalty: Tensor
     z_loss: Tensor | None = None
     """None: there is no z-loss."""
+    smoothing: Tensor | None = None
+    """None: the labels are not smoothed."""
 
 
 def padded_width(vocab_size: int) -> int:
@@ -110,7 +124,9 @@ def tile_statistics(
     entropy_T = log_sum_T - mean_z_T
     max_prob_T = 1 / sum_T
     target_T1 = target_T[:, None]
-    ce_T = log_sum_T - z_TW.gather(1, target_T1).flatten()
+    target_z_T = z_TW.gather(1, target_T1).flatten()
+    ce_T = log_sum_T - target_z_T
+    smoothing_T = target_z_T - z_TW[:, :vocab_size].sum(-1) / vocab_size
     hit_T1 = max_index_T1 == target_T1
     rest_T = outside_max_T / sum_T  # 1 - max p
     rest_top_T = outside_top_T / sum_T  # 1 - S
@@ -142,18 +158,25 @@ def tile_statistics(
             at_max_T = fast.shift if fast.inside is None else fast.inside
             penalty_at_max_T = p_factors.penalty * max_prob_T * at_max_T
     if factors is not None:
-        z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])
+        at_target_T = -factors.loss
+        if factors.smoothing is not None:
+            at_target_T = at_target_T + factors.smoothing
+            z_TW.sub_(factors.smoothing[:, None] / vocab_size)
+        z_TW.scatter_add_(1, target_T1, at_target_T[:, None])
         # p - 1 would lose digits where the target is the largest entry and p is near 1.
         ce_at_max_T = torch.where(hit_T1.flatten(), -rest_T, max_prob_T)
         exact_T = factors.loss * ce_at_max_T + penalty_at_max_T
         if factors.z_loss is not None:
             exact_T += z_factor_T * max_prob_T
+        if factors.smoothing is not None:
+            exact_T += factors.smoothing * (hit_T1.flatten().to(ce_T.dtype) - 1 / vocab_size)
         z_TW.scatter_(1, max_index_T1, exact_T[:, None])
     return torch.stack(
         [
             ce_T,
             value_T,
             log_sum_exp_T.square(),
+            smoothing_T,
             max_prob_T,
             entropy_T,
             1 - rest_top_T,

@@ -141,6 +141,7 @@ def validate(run: Training, stop: StopSignal) -> None:
             _validation_batches(run, stop, num_batches),
             penalty_weight=weight,
             z_loss_weight=run.config.z_loss_weight,
+            label_smoothing=run.config.label_smoothing,
             device=run.setup.device,
             processes=processes,
             num_counted=len(range(processes.rank, num_batches, processes.world_size)),

@@ -287,4 +287,5 @@ def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
         f"{'up to ' if config.batch_warmup_steps else ''}{counted(plan.tokens_per_step, 'token')}; "
         f"penalty {config.penalty_weight:g} * {config.penalty_type}"
         + (f"; z-loss weight {config.z_loss_weight:g}" if config.z_loss_weight else "")
+        + (f"; label smoothing {config.label_smoothing:g}" if config.label_smoothing else "")
     )

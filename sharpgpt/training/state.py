@@ -92,18 +92,25 @@ class Window:
         self.num_steps = 0
         self.num_skipped_steps = 0
         self.seconds = 0.0
-        self._of_this_step: list[tuple[SharpnessOutput, float, float]] = []
+        self._of_this_step: list[tuple[SharpnessOutput, float, float, float]] = []
 
-    def add(self, output: SharpnessOutput, penalty_weight: float, z_loss_weight: float) -> None:
+    def add(
+        self,
+        output: SharpnessOutput,
+        penalty_weight: float,
+        z_loss_weight: float,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> None:
         """The rows of one micro-batch. `end_step` counts them if its step is taken."""
         detached = output._replace(loss=output.loss.detach())
-        self._of_this_step.append((detached, penalty_weight, z_loss_weight))
+        self._of_this_step.append((detached, penalty_weight, z_loss_weight, label_smoothing))
 
     def end_step(self, started: float, *, is_taken: bool) -> None:
         """Count the step that began at `started` (perf_counter), and its rows if it was taken."""
         if is_taken:
-            for output, *weights in self._of_this_step:
-                self.rows.add(output, *weights)
+            for output, *weights, label_smoothing in self._of_this_step:
+                self.rows.add(output, *weights, label_smoothing=label_smoothing)
         else:
             self.num_skipped_steps += 1
         self.drop_step()

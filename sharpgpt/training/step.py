@@ -2,7 +2,8 @@
 
 The gradient of a step is that of
 
-    sum over all rows of the step (ce + penalty_weight * penalty + z_loss_weight * z_loss)
+    sum over all rows of the step
+        (ce + penalty_weight * penalty + z_loss_weight * z_loss + label_smoothing * smoothing)
     / number of those rows
 
 for any number of micro-batches and ranks. Shapes: B batch, T positions in a block.
@@ -89,12 +90,18 @@ def accumulate_gradients(
                     input_ids_BT,
                     penalty_weight=weight,
                     z_loss_weight=config.z_loss_weight,
+                    label_smoothing=config.label_smoothing,
                     normalizer=normalizer,
                     per_row=True,
                 )
             with profiler.phase("backward"):
                 output.loss.backward()
-        run.progress.window.add(output, penalty_weight, config.z_loss_weight)
+        run.progress.window.add(
+            output,
+            penalty_weight,
+            config.z_loss_weight,
+            label_smoothing=config.label_smoothing,
+        )
         losses.append(output.loss.detach())
     return run.processes.all_reduce_sum(torch.stack(losses).sum()) / world_size
 

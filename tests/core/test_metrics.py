@@ -26,7 +26,7 @@ def test_names_and_labels_are_unique() -> None:
 
 
 def test_row_means_are_fields_of_the_output() -> None:
-    output = SharpnessOutput(*map(torch.tensor, range(9)))
+    output = SharpnessOutput(*map(torch.tensor, range(10)))
     statistics = row_statistics(output, penalty_weight=0.5, z_loss_weight=0.1)
     assert {metric.statistic for metric in ROW_MEANS} <= statistics.keys()
     assert set(SUMS_OF_VERSION_1) <= {metric.name for metric in ROW_MEANS}

@@ -35,6 +35,7 @@ from tests.model.causal_lms import (
 def test_the_gradient_is_the_references(make: Callable[..., Any], penalty: str) -> None:
     model, inputs = make().double(), batch()
     how = {"penalty": penalty, "penalty_weight": 0.4, "z_loss_weight": 0.1, "top_k": 3}
+    how |= {"label_smoothing": 0.2}
     truth = dense_reference(model, inputs, **how)
     expected = gradients(model, truth.loss)
     use_sharpness_loss(model, chunk_size=7, **how)

@@ -52,20 +52,24 @@ def test_micro_batches_with_a_normalizer_give_the_gradient_of_one_batch() -> Non
         model = small()
         lm = SharpnessLM(model, penalty="top_k_mass", top_k=5)
         for part_BT in input_ids_BT.chunk(parts):
-            weights = {"penalty_weight": 0.3, "z_loss_weight": 0.2}
+            weights = {"penalty_weight": 0.3, "z_loss_weight": 0.2, "label_smoothing": 0.1}
             lm(part_BT, normalizer=3.0 * 15, **weights).loss.backward()
         gradients.append(model.transformer.h[0].mlp.c_fc.weight.grad)
     assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-5
 
 
-def test_the_z_loss_is_of_all_rows_whatever_the_penalty_positions() -> None:
+def test_z_loss_and_smoothing_are_of_all_rows_whatever_the_penalty_positions() -> None:
     model, input_ids_BT = small().eval(), tokens()
     lm = SharpnessLM(model, penalty="neg_entropy", top_k=5, penalty_positions="N/2:N-2")
     with torch.no_grad():
-        output, plain = lm(input_ids_BT, z_loss_weight=0.2), lm(input_ids_BT)
-        lse_BT = model(input_ids_BT).logits[:, :-1].logsumexp(-1)
-    torch.testing.assert_close(output.z_loss, lse_BT.square().mean())
-    torch.testing.assert_close(output.loss, plain.loss + 0.2 * output.z_loss)
+        output = lm(input_ids_BT, z_loss_weight=0.2, label_smoothing=0.1)
+        plain = lm(input_ids_BT)
+        z_BSV = model(input_ids_BT).logits[:, :-1]
+    torch.testing.assert_close(output.z_loss, z_BSV.logsumexp(-1).square().mean())
+    target_BS1 = input_ids_BT[:, 1:, None]
+    torch.testing.assert_close(output.smoothing, z_BSV.gather(-1, target_BS1).mean() - z_BSV.mean())
+    terms = 0.2 * output.z_loss + 0.1 * output.smoothing
+    torch.testing.assert_close(output.loss, plain.loss + terms)
 
 
 def test_penalty_positions_choose_the_rows() -> None:

@@ -20,10 +20,10 @@ def test_means_are_over_rows_not_over_batches() -> None:
         output = sharpness_loss(
             logits_NV[rows], target_N[rows], penalty="neg_entropy", per_row=True
         )
-        parts.add(output, penalty_weight=0.5, z_loss_weight=0.1)
+        parts.add(output, penalty_weight=0.5, z_loss_weight=0.1, label_smoothing=0.2)
     means = parts.means("x/")
     assert means["x/ce_loss"] == pytest.approx(whole.ce.item())
-    loss = whole.ce + 0.5 * whole.penalty + 0.1 * whole.z_loss
+    loss = whole.ce + 0.5 * whole.penalty + 0.1 * whole.z_loss + 0.2 * whole.smoothing
     assert means["x/loss"] == pytest.approx(loss.item())
     assert means["x/z_loss"] == pytest.approx(logits_NV.logsumexp(-1).square().mean().item())
     assert means["x/avg_max_prob"] == pytest.approx(whole.max_prob.item())

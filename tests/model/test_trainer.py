@@ -95,6 +95,7 @@ def test_the_logs_have_the_means_over_all_rows_since_the_line_before(
     """At learning rate 0 every two steps of four sequences are the whole data set once."""
     model, penalty_weight = gpt2(), 0.3
     how = {"penalty": "top_k_mass", "penalty_weight": penalty_weight, "z_loss_weight": 0.1}
+    how |= {"label_smoothing": 0.05}
     truth = dense_reference(model, batch(), **how)
     trainer = SharpnessTrainer(
         model, arguments(max_steps=4, logging_steps=2, learning_rate=0.0, eval_strategy="epoch",
@@ -108,6 +109,7 @@ def test_the_logs_have_the_means_over_all_rows_since_the_line_before(
         "ce_loss": truth.ce,
         "penalty": truth.penalty,
         "z_loss": truth.z_loss,
+        "smoothing": truth.smoothing,
         "avg_max_prob": truth.max_prob,
         "entropy": truth.entropy,
         "top_k_mass": truth.top_k_mass,

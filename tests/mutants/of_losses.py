@@ -20,6 +20,7 @@ GRADIENTS = [
 ]
 PRODUCTS = ["tests/sharpness/test_products.py"]
 Z_LOSS = ["tests/sharpness/test_z_loss.py"]
+SMOOTHING = ["tests/sharpness/test_label_smoothing.py"]
 REFERENCE = [
     "tests/sharpness/test_reference.py",
     "tests/sharpness/test_targets.py",
@@ -261,8 +262,8 @@ LOSSES = [
         ("the loss without its z-loss", "sum(others, loss)", "sum(others[:1], loss)"),
         (
             "the weight of the z-loss is not transformed",
-            "penalty_weight, z_loss_weight, normalizer):",
-            "penalty_weight, normalizer):",
+            "weights = (penalty_weight, z_loss_weight, label_smoothing)",
+            "weights = (penalty_weight, label_smoothing)",
         ),
         (
             "the scale of float16 without the z-loss",
@@ -279,6 +280,55 @@ LOSSES = [
             "* bound_N.masked_fill(ignored_N, 0)",
             "* bound_N",
         ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/fused.py",
+        SMOOTHING,
+        (
+            "smoothing has the mask of the penalty",
+            "factors.append(loss_factor_N * label_smoothing)",
+            "factors.append(penalty_factor_N * label_smoothing)",
+        ),
+        (
+            "smoothing takes the place of the z-loss",
+            "    if has_smoothing or isinstance(z_loss_weight, Tensor)",
+            "    if isinstance(z_loss_weight, Tensor)",
+        ),
+        (
+            "the weight of smoothing is not transformed",
+            "weights = (penalty_weight, z_loss_weight, label_smoothing)",
+            "weights = (penalty_weight, z_loss_weight)",
+        ),
+        (
+            "the scale of float16 without smoothing",
+            "torch.stack([loss_N, penalty_N, *others[1:]])",
+            "torch.stack([loss_N, penalty_N])",
+        ),
+        (
+            "any number is allowed",
+            "        label_smoothing=label_smoothing,\n    )\n    target_N",
+            "    )\n    target_N",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/reference.py",
+        SMOOTHING,
+        (
+            "0 * inf in the smoothing of an ignored row",
+            "torch.where(valid_N, above_mean(logits_NV, target_N), 0)",
+            "above_mean(logits_NV, target_N)",
+        ),
+        (
+            "smoothing away from the mean",
+            ".squeeze(-1) - z_NV.mean(-1)",
+            ".squeeze(-1) + z_NV.mean(-1)",
+        ),
+        ("smoothing of 1", "not 0 <= label_smoothing < 1", "not 0 <= label_smoothing <= 1"),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/gradients.py",
+        SMOOTHING,
+        ("no smoothing in second order", "if len(factors) > 3:", "if len(factors) > 4:"),
     ),
     *mutants(
         "sharpgpt/sharpness/reference.py",

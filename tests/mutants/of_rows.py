@@ -1,7 +1,7 @@
 """Mistakes in the penalties and in the row mathematics of the fused loss."""
 
 from tests.mutants.mutant import mutants
-from tests.mutants.of_losses import FUSED, Z_LOSS
+from tests.mutants.of_losses import FUSED, SMOOTHING, Z_LOSS
 
 PENALTY = ["tests/sharpness/test_penalties.py", *FUSED]
 
@@ -132,8 +132,8 @@ ROWS = [
         ),
         (
             "cross-entropy has the other sign",
-            "ce_T = log_sum_T - z_TW.gather",
-            "ce_T = log_sum_T + z_TW.gather",
+            "ce_T = log_sum_T - target_z_T",
+            "ce_T = log_sum_T + target_z_T",
         ),
         (
             "digits are lost in the gradient of the largest",
@@ -147,8 +147,8 @@ ROWS = [
         ),
         (
             "the target is pushed down",
-            "z_TW.scatter_add_(1, target_T1, -factors.loss[:, None])",
-            "z_TW.scatter_add_(1, target_T1, factors.loss[:, None])",
+            "at_target_T = -factors.loss",
+            "at_target_T = factors.loss",
         ),
         (
             "the k are pushed down",
@@ -233,6 +233,35 @@ ROWS = [
             "a built-in penalty without the z-loss",
             "_write_gradient(z_TW, e_TW, p_factors, ",
             "_write_gradient(z_TW, e_TW, factors or p_factors, ",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/rows.py",
+        SMOOTHING,
+        (
+            "the mean has columns of padding",
+            "z_TW[:, :vocab_size].sum(-1) / vocab_size",
+            "z_TW[:, :vocab_size].sum(-1) / z_TW.shape[1]",
+        ),
+        (
+            "the target is not smoothed",
+            "at_target_T = at_target_T + factors.smoothing",
+            "at_target_T = at_target_T + 0 * factors.smoothing",
+        ),
+        (
+            "the others are not smoothed",
+            "            z_TW.sub_(factors.smoothing[:, None] / vocab_size)\n",
+            "",
+        ),
+        (
+            "the largest entry is not smoothed",
+            "exact_T += factors.smoothing * (",
+            "exact_T += 0 * factors.smoothing * (",
+        ),
+        (
+            "the largest entry is smoothed as the target",
+            "(hit_T1.flatten().to(ce_T.dtype) - 1 / vocab_size)",
+            "(1 - 1 / vocab_size)",
         ),
     ),
 ]

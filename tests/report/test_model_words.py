@@ -45,6 +45,9 @@ def test_the_loss() -> None:
     assert loss_words({"penalty_weight": 0.0, "z_loss_weight": 1e-4}) == (
         "loss = cross-entropy + 0.0001 × z-loss"
     )
+    assert loss_words({"penalty_weight": 0.1, "penalty_type": "a", "label_smoothing": 0.05}) == (
+        "loss = cross-entropy (labels smoothed by 0.05) + 0.1 × a"
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def blocks() -> torch.Tensor:
 def loss(wrapped: Any, blocks_BT: torch.Tensor, world_size: int) -> torch.Tensor:
     """Data-parallel wrappers average gradients over ranks, so each divides by its share of rows."""
     normalizer = NUM_BLOCKS * (LENGTH - 1) / world_size
-    weights = {"penalty_weight": 0.3, "z_loss_weight": 0.05}
+    weights = {"penalty_weight": 0.3, "z_loss_weight": 0.05, "label_smoothing": 0.1}
     result: torch.Tensor = wrapped(blocks_BT, normalizer=normalizer, **weights).loss
     return result
 

@@ -79,7 +79,7 @@ def assert_as_reference(
         reference.linear_sharpness_loss, hidden_ND.double(), weight_VD.double(), target_N, **double
     )
     assert relative_error(ours.loss.detach(), truth.loss.detach()) < limit
-    for name in ("ce", "penalty", "z_loss", "max_prob", "entropy", "top_k_mass"):
+    for name in ("ce", "penalty", "z_loss", "smoothing", "max_prob", "entropy", "top_k_mass"):
         assert relative_error(getattr(ours, name), getattr(truth, name)) < limit, name
     torch.testing.assert_close(ours.accuracy.double(), truth.accuracy, rtol=1e-6, atol=0)
     assert torch.equal(ours.num_rows, truth.num_rows)

@@ -50,7 +50,8 @@ def test_a_run_leaves_a_folder_that_explains_itself(
 ) -> None:
     monkeypatch.setattr("sharpgpt.training.result.write_report", write_report)
     monkeypatch.setattr("sharpgpt.training.build.peak_flops", peak_flops)
-    config = tiny_config(penalty_type="neg_entropy", penalty_weight=0.1, z_loss_weight=0.01)
+    config = tiny_config(penalty_type="neg_entropy", penalty_weight=0.1, z_loss_weight=0.01,
+                         label_smoothing=0.05)  # fmt: skip
     result = train(config)
 
     names = {path.name for path in result.run_folder.iterdir()}
@@ -84,7 +85,8 @@ def test_a_run_leaves_a_folder_that_explains_itself(
         ce, penalty = event[f"{split}/ce_loss"], event[f"{split}/penalty"]
         z_loss = event[f"{split}/z_loss"]
         assert z_loss > 1
-        assert event[f"{split}/loss"] == pytest.approx(ce + 0.1 * penalty + 0.01 * z_loss, rel=1e-6)
+        loss = ce + 0.1 * penalty + 0.01 * z_loss + 0.05 * event[f"{split}/smoothing"]
+        assert event[f"{split}/loss"] == pytest.approx(loss, rel=1e-6)
         assert event[f"{split}/perplexity"] == pytest.approx(math.exp(ce))
         assert penalty == pytest.approx(event[f"{split}/entropy"], rel=1e-6)
     rows = [4 * 8 * 31 if event["step"] == 5 else 5 * 8 * 31 for event in train_events[1:]]
