@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sharpgpt.config import TrainingConfig
     from sharpgpt.evaluation.compare import compare
     from sharpgpt.evaluation.evaluate import evaluate
+    from sharpgpt.evaluation.power import power
     from sharpgpt.evaluation.saved_model import load_model
     from sharpgpt.model.huggingface import use_sharpness_loss
     from sharpgpt.model.trainer import SharpnessTrainer
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate",
     "linear_sharpness_loss",
     "load_model",
+    "power",
     "train",
     "use_sharpness_loss",
 ]
@@ -53,6 +55,7 @@ _MODULES = {
     "evaluate": "evaluation.evaluate",
     "linear_sharpness_loss": "sharpness",
     "load_model": "evaluation.saved_model",
+    "power": "evaluation.power",
     "train": "training.train",
     "use_sharpness_loss": "model.huggingface",
 }

@@ -1,5 +1,5 @@
 """The command line: `sharpgpt train` (`python train.py`), prepare, inspect, sample, view,
-evaluate, compare, push, report.
+evaluate, compare, power, push, report.
 
 A command is one module of this package, imported when it is called. Its arguments are an `Options`
 class, so they are checked as settings are: `parse(argv, prog)` makes it and raises `ConfigError`
@@ -38,6 +38,7 @@ COMMANDS = {
     "view": "show a text, token by token, as one or several models predict it",
     "evaluate": "all metrics of trained models, with intervals",
     "compare": "the verdict on penalised models against one sharpened after training",
+    "power": "how many seeds, and how long a text, a difference needs, from a pilot",
     "push": "publish a checkpoint on the HuggingFace hub",
     "report": "write report.html of a run folder again, or one page over several runs",
 }

@@ -85,7 +85,7 @@ def add_options(
         elif name in repeated:
             group.add_argument(f"--{name}", action="append", metavar=one, help=text)
         elif is_list(hint):
-            group.add_argument(f"--{name}", metavar=one, help=text, **number)
+            group.add_argument(f"--{name}", action="extend", metavar=one, help=text, **number)
         elif hint is bool:
             # With a value for a sweep, which has no positional arguments to mistake for it.
             value = {"action": "store_const"} if positional else {"nargs": "?", "metavar": "BOOL"}

@@ -95,6 +95,7 @@ def t_tails(value: float, degrees: float) -> float:
     return float(1 - np.interp(math.atan(value / math.sqrt(degrees)), angle, area))
 
 
+@functools.lru_cache(maxsize=8)
 def _t_areas(degrees: float) -> tuple[Floats, Floats]:
     """Angles, and the level whose quantile is sqrt(degrees) tan(angle), on one grid.
 

@@ -26,8 +26,8 @@ BATCH_TOKENS = 8192
 """Tokens of a batch where `batch_size` is not given."""
 
 
-class EvaluationOptions(Options):
-    """How models are evaluated."""
+class PassOptions(Options):
+    """On what text models are evaluated, and with what."""
 
     dataset: PathText | None = None
     """Name or path, as the setting dataset of a training; its validation split is used. null takes
@@ -48,6 +48,20 @@ class EvaluationOptions(Options):
     batch_size: Count | None = None
     """Blocks at a time; null takes 8,192 tokens of them."""
 
+    device: DeviceName = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model's body. The output layer is evaluated in float32."""
+
+    def of_passes(self) -> dict[str, Any]:
+        """These options alone, without those of a subclass."""
+        return {name: getattr(self, name) for name in annotations(PassOptions)}
+
+
+class EvaluationOptions(PassOptions):
+    """How models are evaluated."""
+
     num_texts: Annotated[
         int,
         Rule(
@@ -65,12 +79,6 @@ class EvaluationOptions(Options):
 
     seed: Seed = 0
     """Random seed of the generated texts."""
-
-    device: DeviceName = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the model's body. The output layer is evaluated in float32."""
 
     def of_evaluation(self) -> dict[str, Any]:
         """These options alone, without those of a subclass."""

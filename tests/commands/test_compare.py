@@ -119,6 +119,20 @@ def test_seeds_are_taken_together(
     assert "left out for want of a baseline of the same seed" in capsys.readouterr().out
 
 
+def test_the_power_of_a_pilot_of_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`sharpgpt power` compares them first; one seed tells nothing of the variance between them."""
+    words = ["--baseline", *(str(runs / f"w0_seed{seed}") for seed in (1, 2)), "--max_blocks=8"]
+    words += ["--pilot", *(str(runs / f"w0.5_seed{seed}") for seed in (1, 2)), "--detect=0.01"]
+    assert main(["power", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "Pilot: 1 arm, 128 tokens" in shown
+    assert "known from 2 seeds alone" in shown
+    assert "earlier version" not in shown
+    words = ["--pilot", str(runs / "w0.5_seed1"), "--baseline", str(runs / "w0_seed1")]
+    assert main(["power", *words, "--max_blocks=4", "--detect=0.01"]) == 1
+    assert "no arm was compared with at least 2 seeds" in capsys.readouterr().err
+
+
 def test_invalid_comparisons_are_refused(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 A refused argument (exit code 2) is one line, or one for each problem, and nothing is written.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from sharpgpt.commands.compare import CompareOptions
 from sharpgpt.commands.evaluate import EvaluateOptions
 from sharpgpt.commands.inspect import InspectOptions
 from sharpgpt.commands.main import COMMANDS, main
+from sharpgpt.commands.power import PowerOptions
 from sharpgpt.commands.push import PushOptions
 from sharpgpt.commands.report import ReportOptions
 from sharpgpt.commands.sample import SampleOptions
@@ -23,6 +25,7 @@ from sharpgpt.config.options import Options, annotations, choices, validated
 from sharpgpt.config.scalars import read_short_value
 from sharpgpt.data.prepare.options import PrepareOptions
 from sharpgpt.training.train import train
+from tests.evaluation.test_pilot import pilot_content
 from tests.faults.fuzz import fuzz, require_clear, watched
 from tests.faults.harness import command_here, write_text_file
 from tests.faults.hostile import RAW_SCALARS, text
@@ -43,6 +46,7 @@ SOUND: dict[str, tuple[type[Options], list[str]]] = {
     "view": (ViewOptions, ["or not to be", "--runs", "run", "other", "--max_tokens=9"]),
     "evaluate": (EvaluateOptions, ["run", *FEW]),
     "compare": (CompareOptions, ["run", "--baseline=other", *FEW]),
+    "power": (PowerOptions, ["--pilot=pilot.json", "--detect=0.01"]),
     "push": (PushOptions, ["run", "me/tiny", "--dry_run=out"]),
     "report": (ReportOptions, ["run"]),
 }
@@ -83,6 +87,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
             train(TrainingConfig.from_dict(settings))
     prepared = ["--dataset", str(folder / "text.txt"), "--output", str(folder / "prepared")]
     assert main(["prepare", *prepared, "--tokenizer=char", "--num_workers=0"]) == 0
+    (folder / "pilot.json").write_text(json.dumps(pilot_content()), "utf-8")
     (folder / "empty").mkdir()
     return folder
 
