@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": "all metrics of trained models, with intervals",
     "compare": "the verdict on penalised models against one sharpened after training",
     "power": "how many seeds, and how long a text, a difference needs, from a pilot",
+    "study": "train the arms of a study with every seed, and give the verdict",
     "push": "publish a checkpoint on the HuggingFace hub",
     "report": "write report.html of a run folder again, or one page over several runs",
 }

@@ -11,8 +11,9 @@ import select
 import stat
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -28,6 +29,8 @@ from sharpgpt.config.options import (
 from sharpgpt.config.scalars import UNREADABLE, PlainLoader, written_value
 from sharpgpt.core.files import user_path, write_text
 
+Content = TypeVar("Content")
+
 MAX_BYTES = 2**20
 """Of a settings file, which has a few thousand."""
 
@@ -41,7 +44,14 @@ PIPE_WAIT_S = 60.0
 def read_settings(
     path: str | Path, options: type[Options], *, may_be_pipe: bool = False
 ) -> dict[str, Any]:
-    """The mapping in a YAML file, each value read as its option is.
+    """The mapping in a YAML file, each value read as its option is. Else as `read_mapping`."""
+    return read_mapping(path, lambda part: part.settings(options), may_be_pipe=may_be_pipe)
+
+
+def read_mapping(
+    path: str | Path, read: Callable[["Part"], Content], *, may_be_pipe: bool = False
+) -> Content:
+    """What `read` makes of the mapping in a YAML file.
 
     `may_be_pipe` allows a pipe, a terminal or another device, which is read to its end. The time
     that this takes is bounded, whatever is in the file.
@@ -53,7 +63,7 @@ def read_settings(
     try:
         data = _read(path, may_be_pipe=may_be_pipe)
         is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Windows' tools write it
-        return _settings(data.decode("utf-16" if is_utf16 else "utf-8"), options)
+        return _read_root(data.decode("utf-16" if is_utf16 else "utf-8"), read)
     except FileNotFoundError:
         folder = path.parent
         names = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []
@@ -92,35 +102,84 @@ class _SettingsLoader(PlainLoader):
     max_values = MAX_VALUES
 
 
-def _settings(text: str, options: type[Options]) -> dict[str, Any]:
+def _read_root(text: str, read: Callable[["Part"], Content]) -> Content:
     loader = _SettingsLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
-            return {}
+            node = yaml.MappingNode("tag:yaml.org,2002:map", [])
         if not isinstance(node, yaml.MappingNode):
             kind = "list" if isinstance(node, yaml.SequenceNode) else "single value"
             raise _NoSettingsError(f"contains a {kind}, allowed are lines `name: value`")
+        return read(Part(loader, node, text))
+    finally:
+        loader.dispose()
+
+
+class Part:
+    """A mapping of a YAML file that is being read, its names as they were typed."""
+
+    def __init__(self, loader: PlainLoader, node: yaml.MappingNode, text: str) -> None:
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode) and not key_node.tag.endswith(":merge"):
                 key_node.tag = "tag:yaml.org,2002:str"  # the name that was typed, not a date
         loader.check_keys(node)
         loader.flatten_mapping(node)
+        self._loader, self._text = loader, text
+        self._nodes = {
+            str(loader.construct_object(key_node, deep=True)): value_node
+            for key_node, value_node in node.value
+        }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def settings(self, options: type[Options]) -> dict[str, Any]:
+        """Each value, read as its option is."""
         hints = annotations(options)
-        settings: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            name = str(loader.construct_object(key_node, deep=True))
+        found: dict[str, Any] = {}
+        for name, node in self._nodes.items():
             is_typed = name in hints and is_text(hints[name])
-            if is_typed and not (is_optional(hints[name]) and _is_null(value_node)):
-                typed = _typed_text(value_node, text)
+            if is_typed and not (is_optional(hints[name]) and _is_null(node)):
+                typed = _typed_text(node, self._text)
             else:
                 typed = None
-            if typed is None:
-                typed = loader.construct_object(value_node, deep=True)
-            settings[name] = typed
-        return settings
-    finally:
-        loader.dispose()
+            found[name] = self.value(name) if typed is None else typed
+        return found
+
+    def value(self, name: str) -> Any:
+        """The value as YAML reads it."""
+        return self._loader.construct_object(self._nodes[name], deep=True)
+
+    def part(self, name: str) -> "Part | None":
+        """The mapping under a name, empty where nothing is; None where something else is."""
+        node = self._nodes.get(name)
+        if node is None or _is_null(node):
+            node = yaml.MappingNode("tag:yaml.org,2002:map", [])
+        if not isinstance(node, yaml.MappingNode):
+            return None
+        return Part(self._loader, node, self._text)
+
+    def lists(self, options: type[Options]) -> dict[str, list[Any]]:
+        """Each value as a list of values, which are read as their option is."""
+        return {
+            name: [
+                Part.of_one(self, name, node).settings(options)[name]
+                for node in (listed.value if isinstance(listed, yaml.SequenceNode) else [listed])
+            ]
+            for name, listed in self._nodes.items()
+        }
+
+    def empty(self) -> "Part":
+        """A mapping without names."""
+        return Part(self._loader, yaml.MappingNode("tag:yaml.org,2002:map", []), self._text)
+
+    @staticmethod
+    def of_one(of: "Part", name: str, node: yaml.Node) -> "Part":
+        """A mapping with one name."""
+        key = yaml.ScalarNode("tag:yaml.org,2002:str", name)
+        single = yaml.MappingNode("tag:yaml.org,2002:map", [(key, node)])
+        return Part(of._loader, single, of._text)
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -143,6 +143,30 @@ def arms_of_runs(runs: Sequence[ComparedRun]) -> list[ComparedArm]:
     return arms
 
 
+def named_arms(groups: Mapping[str, Sequence[ComparedRun]]) -> list[ComparedArm]:
+    """The arms of these names.
+
+    Raises:
+        UserError: the runs of an arm differ in more than their seed, or share one.
+    """
+    arms = []
+    for name, runs in groups.items():
+        if name == BASELINE or not runs:
+            raise UserError(
+                f"runs: given an arm {name!r} with {len(runs)} runs; allowed is any name but "
+                f"{BASELINE}, with at least one run"
+            )
+        found = arms_of_runs(runs)
+        if len(found) > 1:
+            first, other = found[0].runs[0], found[1].runs[0]
+            raise UserError(
+                f"{first.folder} and {other.folder} are of one arm, {name}, and differ in more "
+                "than their seed; give each its own arm"
+            )
+        arms.append(ComparedArm(name, found[0].runs))
+    return arms
+
+
 def _check_seeds(runs: Sequence[ComparedRun], what: str) -> None:
     """Runs that share a seed are no independent evidence."""
     seen: dict[int, ComparedRun] = {}

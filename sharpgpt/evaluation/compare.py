@@ -3,7 +3,7 @@
 The verdict on each arm, against the unpenalised model sharpened afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sharpgpt.evaluation.arms import (
     ComparedRun,
     arms_of_runs,
     check_baselines,
+    named_arms,
     pair_up,
     settings_that_differ,
 )
@@ -60,7 +61,7 @@ class ComparisonResult(Result):
 
 
 def compare(
-    runs: Paths,
+    runs: Paths | Mapping[str, Paths],
     *,
     baseline: Paths,
     output: str | Path | None = None,
@@ -78,7 +79,7 @@ def compare(
 
     Args:
         runs: run folders (their newest checkpoint), checkpoints or HuggingFace models; see
-            `runs.resolve`.
+            `runs.resolve`. Or the runs of each arm by its name, where names are given.
         baseline: the same for unpenalised models, one for each seed.
         output: folder for comparison.json; None writes nothing.
         margin: nats within which nothing is called different.
@@ -90,13 +91,23 @@ def compare(
             was trained with a penalty.
     """
     checked = checked_options(options, output=output, margin=margin)
-    given = [_listed(baseline), _listed(runs)]
-    baselines, others = ([ComparedRun.of(path) for path in paths] for paths in given)
-    if not baselines or not others:
+    groups = (
+        {name: _listed(paths) for name, paths in runs.items()}
+        if (is_named := isinstance(runs, Mapping))
+        else {"": _listed(runs)}
+    )
+    listed = _listed(baseline)
+    baselines = [ComparedRun.of(path) for path in listed]
+    others = {name: [ComparedRun.of(path) for path in paths] for name, paths in groups.items()}
+    all_others = [run for group in others.values() for run in group]
+    if not baselines or not all_others:
         raise UserError("runs and baseline: allowed is at least one of each")
-    check_different([run.folder for run in (*baselines, *others)], [*given[0], *given[1]])
+    check_different(
+        [run.folder for run in (*baselines, *all_others)],
+        [*listed, *(path for paths in groups.values() for path in paths)],
+    )
     check_baselines(baselines)
-    arms = arms_of_runs(others)
+    arms = named_arms(others) if is_named else arms_of_runs(all_others)
     pair_up(baselines, arms)
     compared = [run for arm in arms for run in arm.runs]
     used = [one for one in baselines if any(run.baseline is one for run in compared)]

@@ -3,6 +3,7 @@ verdict at the top, and its pictures as files."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sharpgpt.core.numbers import fixed, typeset
 from sharpgpt.report import beside
@@ -52,13 +53,18 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
     `comparison` may lack parts; they are left out. Loss curves are read from the run folders that
     it names, as far as they are on this machine.
     """
+    page = folder / "comparison.html"
+    return write_page(page, "comparison.html.jinja", **content_of_comparison(comparison, page))
+
+
+def content_of_comparison(comparison: Json, page: Path) -> dict[str, Any]:
+    """What the template shows; the pictures are written beside the page."""
     of_baseline = mapping(comparison, "baseline")
     runs = objects(of_baseline.get("runs"))
     name = text_of(of_baseline, "name") or "baseline"
     given = [Arm(name, 0, 1.0, runs, {}), *arms_of(objects(comparison.get("models")))]
     baseline, *arms = everyone = with_dashes(given)
     margin = number_of(comparison, "margin") or 0.0
-    page = folder / "comparison.html"
     pictures: dict[str, Iterable[Drawing | None]] = {
         "plane": [plane(baseline, arms)],
         "curves": loss_curves(mapping(comparison, "curves"), arms, baseline, page=page),
@@ -76,10 +82,8 @@ def write_comparison(comparison: Json, folder: Path) -> Path:
         part: linked([one for one in found if one], [("comparison.json", "comparison.json")])
         for part, found in pictures.items()
     }
-    save_all((one for found in drawings.values() for one in found), folder / "figures")
-    return write_page(
-        page,
-        "comparison.html.jinja",
+    save_all((one for found in drawings.values() for one in found), page.parent / "figures")
+    return dict(
         **drawings,
         data=mapping(comparison, "data"),
         scope=validation_scope(mapping(comparison, "data")),

@@ -24,7 +24,7 @@ def describe_environment(device: Device) -> dict[str, Any]:
     cuda = device.torch_device.type == "cuda"
     return {
         "command": sys.argv,
-        "commit": _commit(),
+        "commit": commit_of_code(),
         "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": {
             "device": device.name(),
@@ -54,7 +54,7 @@ def package_versions() -> dict[str, str]:
     return found | {"torch": torch.__version__}  # with its build, such as +cpu
 
 
-def _commit() -> str | None:
+def commit_of_code() -> str | None:
     """The commit of this code, `+changes` if the tree differs from it; None outside git."""
     root = Path(__file__).resolve().parents[2]
 
@@ -81,6 +81,13 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def num_cores() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:

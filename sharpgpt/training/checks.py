@@ -97,7 +97,7 @@ def check_data(run: Prospect) -> None:
         lambda: load_training_data(run.config, may_prepare=not run.is_dry)
     )
     if note := run.data.source["note"]:
-        logger.warning("%s", note)
+        logger.warning("%s", note, extra={"once": note})  # a study checks several runs
     length = run.config.max_seq_length
     run.num_blocks = len(TrainingBlocks(run.data.train_tokens, length, run.config.seed))
     validation_blocks(run.data.val_tokens, length, run.config.eval_max_blocks)

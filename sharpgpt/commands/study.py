@@ -1,0 +1,82 @@
+"""`sharpgpt study FILE`: from a question, arms and seeds to the verdict, in one command."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sharpgpt.config.flags import flag_parser, parse_options
+from sharpgpt.config.options import Options
+from sharpgpt.config.values import File, Folder
+from sharpgpt.core.files import user_path
+from sharpgpt.core.terminal import show, show_line
+from sharpgpt.studies.study_file import Study
+
+EPILOG = """\
+FILE declares the question, the arms and the seeds:
+
+    question: Does the entropy penalty teach anything that a temperature does not?
+    base: configs/shakespeare_char_cpu.yaml
+    settings: {max_steps: 500}
+    arms:
+      baseline: {penalty_weight: 0}
+      entropy 0.1: {penalty_type: neg_entropy, penalty_weight: 0.1}
+    seeds: [1, 2, 3]
+    rule: {margin: 0.001}
+
+docs/studies.md explains each line. Stop it at any time; the same command continues.
+"""
+
+
+class StudyCommand(Options):
+    """Which study, and how it is run."""
+
+    file: File
+    """The study file."""
+
+    output: Folder | None = None
+    """Folder of the study; null takes outputs/<name of the file>."""
+
+    launcher: Literal["local"] = "local"
+    """local: processes on this machine."""
+
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Runs at a time; null takes one for each GPU, or as many as cores and memory allow."""
+
+    plan: bool = False
+    """Print runs, tokens, hours and disk; start nothing."""
+
+    allow_import: bool = False
+    """Import and run the penalties (module:name) that the file names."""
+
+
+def parse(argv: Sequence[str], prog: str) -> StudyCommand:
+    """The options that the command line asks for. Raises `ConfigError` with all problems."""
+    parser = flag_parser(
+        prog=prog,
+        description="Train the arms of a study with every seed, and give the verdict.",
+        epilog=EPILOG,
+    )
+    return parse_options(StudyCommand, argv, parser=parser, positional=("file",))
+
+
+def run(options: StudyCommand) -> int:
+    """Run the study, print verdicts and the path of the page; 128 + the signal that ended it."""
+    study = Study.read(options.file, allow_import=options.allow_import)
+    from sharpgpt.studies import study as studies
+
+    folder = user_path(options.output) if options.output else studies.default_output(options.file)
+    if options.plan:
+        show(studies.plan_study(study, folder, workers=options.workers).text())
+        show_line("Nothing was started.")
+        return 0
+    try:
+        result = studies.run_study(
+            study, folder, workers=options.workers, allow_import=options.allow_import
+        )
+    except studies.StudyStoppedError as stopped:
+        return 128 + stopped.signal_number
+    for arm in result.content["arms"]:
+        show_line(f"{arm['name']}: {arm['sentence']}")
+    show_line(folder / "study.html")
+    return 0
