@@ -1,7 +1,8 @@
 """`sharpgpt study FILE`: from a question, arms and seeds to the verdict, in one command."""
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +12,9 @@ from sharpgpt.config.values import File, Folder
 from sharpgpt.core.files import user_path
 from sharpgpt.core.terminal import show, show_line
 from sharpgpt.studies.study_file import Study
+
+if TYPE_CHECKING:
+    from sharpgpt.studies.study import StudyResult
 
 EPILOG = """\
 FILE declares the question, the arms and the seeds:
@@ -31,8 +35,15 @@ docs/studies.md explains each line. Stop it at any time; the same command contin
 class StudyCommand(Options):
     """Which study, and how it is run."""
 
-    file: File
+    file: File | None = None
     """The study file."""
+
+    from_runs: tuple[Folder, ...] = ()
+    """In place of a study file: runs that are trained already, such as those of a sweep. The page
+    then says that nothing was declared before."""
+
+    baseline: tuple[Folder, ...] = ()
+    """With from_runs: the unpenalised ones; by default those with penalty_weight 0."""
 
     output: Folder | None = None
     """Folder of the study; null takes outputs/<name of the file>."""
@@ -49,6 +60,14 @@ class StudyCommand(Options):
     allow_import: bool = False
     """Import and run the penalties (module:name) that the file names."""
 
+    @classmethod
+    def broken_rules(cls, values: Mapping[str, Any]) -> Iterable[tuple[Sequence[str], str]]:
+        """A study file, or runs."""
+        if (values.get("file") is None) == (not values.get("from_runs")):
+            yield ("file", "from_runs"), "allowed is a study file, or --from_runs RUNS; not both"
+        if values.get("baseline") and not values.get("from_runs"):
+            yield ("baseline",), "baseline: a study file names its own; allowed with from_runs"
+
 
 def parse(argv: Sequence[str], prog: str) -> StudyCommand:
     """The options that the command line asks for. Raises `ConfigError` with all problems."""
@@ -62,9 +81,14 @@ def parse(argv: Sequence[str], prog: str) -> StudyCommand:
 
 def run(options: StudyCommand) -> int:
     """Run the study, print verdicts and the path of the page; 128 + the signal that ended it."""
-    study = Study.read(options.file, allow_import=options.allow_import)
     from sharpgpt.studies import study as studies
 
+    if options.from_runs:
+        output = options.output or "outputs/study"
+        found = studies.study_of_runs(options.from_runs, output=output, baseline=options.baseline)
+        return _shown(found, user_path(output))
+    assert options.file is not None, "or broken_rules refuses"
+    study = Study.read(options.file, allow_import=options.allow_import)
     folder = user_path(options.output) if options.output else studies.default_output(options.file)
     if options.plan:
         show(studies.plan_study(study, folder, workers=options.workers).text())
@@ -76,6 +100,10 @@ def run(options: StudyCommand) -> int:
         )
     except studies.StudyStoppedError as stopped:
         return 128 + stopped.signal_number
+    return _shown(result, folder)
+
+
+def _shown(result: "StudyResult", folder: Path) -> int:
     for arm in result.content["arms"]:
         show_line(f"{arm['name']}: {arm['sentence']}")
     show_line(folder / "study.html")

@@ -74,13 +74,16 @@ def add_options(
         if name in options.sections:
             group = parser.add_argument_group(options.sections[name])
         text, default = descriptions(options)[name], defaults[name]
-        if default is not dataclasses.MISSING:
+        if default is not dataclasses.MISSING and default != ():
             text += f" [{shown(list(default) if isinstance(default, tuple) else default)}]"
         text = text.replace("%", "%%")
-        one, number = name.upper(), {"nargs": "+"} if is_list(hint) else {}
+        one = name.upper()
+        number: dict[str, Any] = {"nargs": "+"} if is_list(hint) else {}
         if is_list(hint):
             one = one.removesuffix("S")
         if name in positional:
+            if default is None:
+                number = {"nargs": "?"}
             group.add_argument(name, metavar=one, help=text, **number)
         elif name in repeated:
             group.add_argument(f"--{name}", action="append", metavar=one, help=text)

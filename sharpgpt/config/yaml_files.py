@@ -64,6 +64,8 @@ def read_mapping(
         data = _read(path, may_be_pipe=may_be_pipe)
         is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Windows' tools write it
         return _read_root(data.decode("utf-16" if is_utf16 else "utf-8"), read)
+    except ConfigError:  # what `read` refuses
+        raise
     except FileNotFoundError:
         folder = path.parent
         names = [str(file) for file in sorted(folder.glob("*.y*ml"))] if folder.is_dir() else []

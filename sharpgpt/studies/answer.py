@@ -1,11 +1,11 @@
 """study.json: the answer of a study, and what was not done."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.numbers import counted
-from sharpgpt.studies.runs import StudyRun
 
 VERSION = 1
 OF_RUNS = ("val/ce_loss", "val/penalty", "val/entropy", "val/avg_max_prob", "val/accuracy")
@@ -15,23 +15,24 @@ OF_RUNS = ("val/ce_loss", "val/penalty", "val/entropy", "val/avg_max_prob", "val
 def answer(
     comparison: Mapping[str, Any],
     *,
-    runs: Sequence[StudyRun],
+    runs: Sequence[Mapping[str, Any]],
     declaration: Mapping[str, Any] | None,
     question: str = "",
-    tokens: Mapping[str, int] | None = None,
-    seconds: float | None = None,
+    seconds: float,
 ) -> dict[str, Any]:
-    """The content of study.json. All that depends on the moment is under `times`."""
+    """The content of study.json. All that depends on the moment is under `times`.
+
+    `runs` are `facts_of_run`. Without a declaration the runs were found, and not declared.
+    """
     declared = declaration["declared"] if declaration else {}
-    facts = [_facts(run, (tokens or {}).get(run.arm)) for run in runs]
-    commits = sorted({fact.pop("commit") or "unknown" for fact in facts})
+    commits = sorted({str(run["commit"] or "unknown") for run in runs})
     return {
         "version": VERSION,
         "question": declared.get("question", question),
         "declaration": {n: v for n, v in declaration.items() if n != "written"}
         if declaration
         else None,
-        "runs": facts,
+        "runs": [{n: v for n, v in run.items() if n != "commit"} for run in runs],
         "commits_of_runs": commits,
         "arms": [_arm(model) for model in comparison["models"]],
         "margin": comparison["margin"],
@@ -41,18 +42,21 @@ def answer(
         "files": {"comparison": "comparison.json", "page": "study.html"},
         "times": {
             "declared": declaration.get("written") if declaration else None,
-            "seconds_of_last_start": None if seconds is None else round(seconds, 1),
+            "seconds_of_last_start": round(seconds, 1),
         },
     }
 
 
-def _facts(run: StudyRun, num_tokens: int | None) -> dict[str, Any]:
-    summary = read_object(run.folder / "summary.json", allow_nan=True)
-    environment = read_object(run.folder / "environment.json")
+def facts_of_run(
+    folder: Path, *, arm: str, seed: int | None, num_tokens: int | None = None
+) -> dict[str, Any]:
+    """What study.json says of a run."""
+    summary = read_object(folder / "summary.json", allow_nan=True)
+    environment = read_object(folder / "environment.json")
     return {
-        "arm": run.arm,
-        "seed": run.seed,
-        "folder": str(run.folder),
+        "arm": arm,
+        "seed": seed,
+        "folder": str(folder),
         "step": summary.get("step"),
         "num_tokens": num_tokens,
         "dtype": (environment.get("hardware") or {}).get("dtype"),

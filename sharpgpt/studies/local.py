@@ -9,12 +9,12 @@ import contextlib
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 
 import sharpgpt
 from sharpgpt.core.terminal import one_line
@@ -41,7 +41,7 @@ class Work:
     """Why it failed, in one line."""
     started: float = 0.0
     slot: int = 0
-    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    process: "Popen[bytes] | None" = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Launcher:
         config_file(run).parent.mkdir(parents=True, exist_ok=True)
         run.config.to_yaml(config_file(run))
         with open(log, "ab") as output:
-            work.process = subprocess.Popen(
+            work.process = Popen(
                 self.command(run),
-                stdin=subprocess.DEVNULL,
+                stdin=DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=STDOUT,
                 env=self._environment(slot),
                 start_new_session=True,  # Ctrl-C reaches the study alone, which stops its runs
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
@@ -183,7 +183,7 @@ def _stop(works: Sequence[Work]) -> None:
     for process in left:
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             process.kill()
             process.wait()
 

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.core.files import make_folder, user_path
 from sharpgpt.core.jsonio import write_json
 from sharpgpt.core.numbers import counted
+from sharpgpt.evaluation.arms import BASELINE, ComparedRun, arms_of_runs
 from sharpgpt.evaluation.compare import ComparisonResult, compare
 from sharpgpt.evaluation.results import Result
 from sharpgpt.report.study import write_study
@@ -26,7 +27,7 @@ from sharpgpt.runtime.console import console_logging
 from sharpgpt.runtime.device import available_device, choose_device, torch_settings_kept
 from sharpgpt.runtime.lock import FolderLock
 from sharpgpt.runtime.signals import deliver
-from sharpgpt.studies.answer import answer
+from sharpgpt.studies.answer import answer, facts_of_run
 from sharpgpt.studies.declaration import DECLARATION, declare
 from sharpgpt.studies.local import FAILED, Launcher, run_all
 from sharpgpt.studies.plan import StudyPlan, make_plan
@@ -48,11 +49,12 @@ class StudyResult(Result):
         return {arm["name"]: arm["verdict"] for arm in self.content["arms"]}
 
 
-@dataclass(frozen=True)
 class StudyStoppedError(Exception):
     """A signal stopped the study; its runs have saved."""
 
-    signal_number: int
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
 
 
 def study(
@@ -136,12 +138,62 @@ def run_study(
                 "start the study again"
             )
         comparison = _compare(study, runs, folder)
+        facts = [
+            facts_of_run(
+                run.folder, arm=run.arm, seed=run.seed, num_tokens=plan.arms[run.arm].num_tokens
+            )
+            for run in runs
+        ]
+        seconds = time.time() - started
+        found = answer(comparison.content, runs=facts, declaration=declaration, seconds=seconds)
+        return _written(found, comparison.content, folder)
+
+
+def study_of_runs(
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path,
+    baseline: Sequence[str | Path] = (),
+    question: str = "What did the penalty do that sharpening afterwards cannot?",
+    **rule: Any,
+) -> StudyResult:
+    """The verdict on runs that a sweep, or anyone, has trained, and the page of a study.
+
+    Args:
+        runs: run folders; those that differ in their seed alone are one arm.
+        output: folder of comparison.json, study.json and study.html.
+        baseline: run folders of the baseline; without any, the runs with penalty_weight 0.
+        question: the heading of the page.
+        rule: options of `compare`.
+
+    Raises:
+        UserError: as `compare`; or there is no baseline, or no single one.
+    """
+    started, folder = time.time(), user_path(output)
+    given = [ComparedRun.of(path) for path in runs]
+    plain = [ComparedRun.of(path) for path in baseline] or [run for run in given if not run.weight]
+    others = [run for run in given if run.folder not in {one.folder for one in plain}]
+    if len(arms_of_runs(plain)) != 1:
+        folders = ", ".join(str(run.folder) for run in plain[:6]) or "none"
+        raise UserError(
+            f"baseline: of the runs without a penalty ({folders}) allowed are those of one arm, "
+            "which differ in their seed alone; name them with --baseline"
+        )
+    with console_logging():
+        comparison = compare(
+            [run.folder for run in others], baseline=[run.folder for run in plain], output=folder,
+            **rule,
+        )  # fmt: skip
+        arms = {BASELINE: plain} | {arm.name: arm.runs for arm in arms_of_runs(others)}
+        facts = [
+            facts_of_run(run.run_folder, arm=arm, seed=run.seed)
+            for arm, group in arms.items()
+            for run in group
+            if run.run_folder
+        ]
+        seconds = time.time() - started
         found = answer(
-            comparison.content,
-            runs=runs,
-            declaration=declaration,
-            tokens={arm: one.num_tokens for arm, one in plan.arms.items()},
-            seconds=time.time() - started,
+            comparison.content, runs=facts, declaration=None, question=question, seconds=seconds
         )
         return _written(found, comparison.content, folder)
 
