@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sharpgpt.model.huggingface import use_sharpness_loss
     from sharpgpt.model.trainer import SharpnessTrainer
     from sharpgpt.sharpness import Penalty, linear_sharpness_loss
+    from sharpgpt.studies.study import study
     from sharpgpt.training.train import train
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "linear_sharpness_loss",
     "load_model",
     "power",
+    "study",
     "train",
     "use_sharpness_loss",
 ]
@@ -56,6 +58,7 @@ _MODULES = {
     "linear_sharpness_loss": "sharpness",
     "load_model": "evaluation.saved_model",
     "power": "evaluation.power",
+    "study": "studies.study",
     "train": "training.train",
     "use_sharpness_loss": "model.huggingface",
 }
