@@ -7,6 +7,7 @@
 # make test-faults     the long form of the fault tests: 200 kills, 10,000 fuzzed inputs
 # make mutants         200 deliberate mistakes, each of which a test must notice
 # make test-ecosystem  lm-evaluation-harness on a checkpoint, relplot on calibration
+# make test-slurm     a study as jobs of a real Slurm of one node, which it installs (Debian, root)
 # make bench           the published numbers, into benchmarks/results/
 # make gpu             everything measured on a CUDA GPU, in minutes, into benchmarks/results/
 # make clean           delete .venv and the caches
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OP
 # Neighbours stay together, and with them what a module makes once for its tests.
 IN_TWO := -n 2 --dist worksteal
 
-.PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults mutants test-ecosystem \
+.PHONY: help setup setup-dev quickstart shakespeare test coverage test-faults test-slurm mutants test-ecosystem \
 	check format bench gpu clean
 
 help:
@@ -59,6 +60,11 @@ coverage: setup-dev
 
 test-faults: setup-dev
 	$(BIN)/python -m pytest tests/faults --faults long $(IN_TWO)
+
+test-slurm: setup-dev
+	@which slurmctld slurmd munged > /dev/null || { apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends slurmctld slurmd slurm-client munge; }
+	$(BIN)/python -m pytest tests/studies/test_slurm.py
 
 mutants: setup-dev
 	$(BIN)/python -m tests.mutants.run

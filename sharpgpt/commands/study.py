@@ -48,11 +48,13 @@ class StudyCommand(Options):
     output: Folder | None = None
     """Folder of the study; null takes outputs/<name of the file>."""
 
-    launcher: Literal["local"] = "local"
-    """local: processes on this machine."""
+    launcher: Literal["local", "slurm"] = "local"
+    """local: processes on this machine. slurm: a job for each run; the part slurm of the study file
+    says what a job asks for."""
 
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Runs at a time; null takes one for each GPU, or as many as cores and memory allow."""
+    """Runs at a time on this machine; null takes one for each GPU, or as many as cores and memory
+    allow."""
 
     plan: bool = False
     """Print runs, tokens, hours and disk; start nothing."""
@@ -91,12 +93,20 @@ def run(options: StudyCommand) -> int:
     study = Study.read(options.file, allow_import=options.allow_import)
     folder = user_path(options.output) if options.output else studies.default_output(options.file)
     if options.plan:
-        show(studies.plan_study(study, folder, workers=options.workers).text())
+        show(
+            studies.plan_study(
+                study, folder, launcher=options.launcher, workers=options.workers
+            ).text()
+        )
         show_line("Nothing was started.")
         return 0
     try:
         result = studies.run_study(
-            study, folder, workers=options.workers, allow_import=options.allow_import
+            study,
+            folder,
+            launcher=options.launcher,
+            workers=options.workers,
+            allow_import=options.allow_import,
         )
     except studies.StudyStoppedError as stopped:
         return 128 + stopped.signal_number

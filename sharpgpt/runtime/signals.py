@@ -29,8 +29,8 @@ SIGNALS = tuple(
 )
 
 DUPLICATE_S = 5.0
-"""Under torchrun one signal may arrive twice within this time: from torchrun, and from the terminal
-or the service manager, which signal all processes."""
+"""Under torchrun and Slurm one signal may arrive twice within this time: from the launcher, and
+from the terminal, the service manager or Slurm, which signal all processes."""
 
 
 _REASONS: list[Callable[[], str | None]] = []

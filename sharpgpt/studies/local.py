@@ -7,185 +7,128 @@ itself is killed: the kernel sends its processes SIGTERM.
 
 import contextlib
 import ctypes
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 
-import sharpgpt
-from sharpgpt.core.terminal import one_line
-from sharpgpt.runtime.signals import StopSignal
-from sharpgpt.studies.runs import StudyRun
+from sharpgpt.studies.launcher import (
+    ELSEWHERE,
+    FAILED,
+    FINISHED,
+    RUNNING,
+    WAITING,
+    Launcher,
+    Work,
+    last_error,
+    log_file,
+)
 
-POLL_S = 0.3
 SAVE_S = 600.0
 """So long may a run take to save after it was asked to stop."""
-TAIL_BYTES = 8192
-
-WAITING, RUNNING, ELSEWHERE, FINISHED, FAILED = (
-    "waiting", "running", "in another process", "finished", "failed",
-)  # fmt: skip
 
 
 @dataclass
-class Work:
-    """A run and where it stands."""
+class Running:
+    """A process, and its place among those that run side by side."""
 
-    run: StudyRun
-    state: str = WAITING
-    problem: str = ""
-    """Why it failed, in one line."""
-    started: float = 0.0
-    slot: int = 0
-    process: "Popen[bytes] | None" = field(default=None, repr=False)
+    process: "Popen[bytes]"
+    slot: int
 
 
-@dataclass(frozen=True)
-class Launcher:
-    """How the processes of the runs are started."""
+class LocalLauncher(Launcher):
+    """Up to `workers` processes.
 
-    workers: int
-    num_threads: int
-    gpus: Sequence[str] = ()
-    """Their names for CUDA_VISIBLE_DEVICES; empty for a CPU."""
-    allow_import: bool = False
+    Args:
+        workers: how many at a time.
+        num_threads: of each, on a CPU.
+        gpus: their names for CUDA_VISIBLE_DEVICES; empty for a CPU.
+        allow_import: whether a run may import the penalty that its settings name.
+    """
 
-    def command(self, run: StudyRun) -> list[str]:
-        """What trains a run."""
-        command = [sys.executable, "-m", "sharpgpt", "train", "--config", str(config_file(run))]
-        return [*command, "--allow_import"] if self.allow_import else command
+    def __init__(
+        self,
+        workers: int,
+        *,
+        num_threads: int,
+        gpus: Sequence[str] = (),
+        allow_import: bool = False,
+    ) -> None:
+        super().__init__(allow_import=allow_import)
+        self._workers, self._num_threads, self._gpus = workers, num_threads, gpus
 
-    def start(self, work: Work, slot: int) -> None:
-        """Start the process of a run; what it prints goes to logs/NAME.txt."""
-        run = work.run
-        log = log_file(run)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        config_file(run).parent.mkdir(parents=True, exist_ok=True)
-        run.config.to_yaml(config_file(run))
-        with open(log, "ab") as output:
-            work.process = Popen(
-                self.command(run),
+    def update(self, works: Sequence[Work]) -> list[Work]:
+        """As in `Launcher`. A run that another process holds is left to it."""
+        ended = [w for w in works if w.handle and w.handle.process.poll() is not None]
+        for work in ended:
+            _end(work)
+        return ended + self._start_next(works)
+
+    def _start_next(self, works: Sequence[Work]) -> list[Work]:
+        changed = []
+        for work in works:
+            taken = {other.handle.slot for other in works if other.handle}
+            if len(taken) >= self._workers:
+                break
+            if work.state not in (WAITING, ELSEWHERE):
+                continue
+            if work.run.is_held():
+                work.state = ELSEWHERE
+                continue
+            if work.state == ELSEWHERE and work.run.is_finished():
+                work.state = FINISHED
+            else:
+                self._start(work, next(s for s in range(self._workers) if s not in taken))
+            changed.append(work)
+        return changed
+
+    def _start(self, work: Work, slot: int) -> None:
+        command = self.command(work.run)
+        with open(log_file(work.run), "ab") as output:
+            process = Popen(
+                command,
                 stdin=DEVNULL,
                 stdout=output,
                 stderr=STDOUT,
-                env=self._environment(slot),
+                env=self._environment_at(slot),
                 start_new_session=True,  # Ctrl-C reaches the study alone, which stops its runs
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
-        work.state, work.started, work.slot = RUNNING, time.monotonic(), slot
+        work.handle, work.state, work.started = Running(process, slot), RUNNING, time.monotonic()
 
-    def _environment(self, slot: int) -> Mapping[str, str]:
-        package = str(Path(sharpgpt.__path__[0]).parent)
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-        if self.gpus:
-            found["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+    def _environment_at(self, slot: int) -> Mapping[str, str]:
+        if self._gpus:
+            own = {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]}
         else:
-            found["OMP_NUM_THREADS"] = str(self.num_threads)
-        return found
+            own = {"OMP_NUM_THREADS": str(self._num_threads)}
+        return {**self.environment(), **own}
 
-
-def config_file(run: StudyRun) -> Path:
-    """The settings of a run, as its process reads them."""
-    return run.folder.parents[1] / "configs" / f"{run.name}.yaml"
-
-
-def log_file(run: StudyRun) -> Path:
-    """What the processes of a run printed."""
-    return run.folder.parents[1] / "logs" / f"{run.name}.txt"
-
-
-def run_all(
-    runs: Sequence[StudyRun],
-    launcher: Launcher,
-    show: Callable[[Sequence[Work]], object],
-    changed: Callable[[Work], object],
-) -> tuple[list[Work], int | None]:
-    """Train what is not finished; (each run as it ended, the signal that stopped it or None).
-
-    `show` sees all runs several times a second, `changed` one that has started or ended. A run that
-    fails does not end the others.
-    """
-    works = [Work(run, FINISHED if run.is_finished() else WAITING) for run in runs]
-    with StopSignal("the runs save and end, then this") as stop:
-        try:
-            while stop.number is None and any(w.state not in (FINISHED, FAILED) for w in works):
-                for work in works:
-                    if work.process is not None and work.process.poll() is not None:
-                        _end(work)
-                        changed(work)
-                _start_next(works, launcher, changed)
-                show(works)
-                time.sleep(POLL_S)
-        finally:
-            _stop(works)
-    return works, stop.number
-
-
-def _start_next(
-    works: Sequence[Work], launcher: Launcher, changed: Callable[[Work], object]
-) -> None:
-    """Start runs while there is a free slot. One that another process holds is left to it."""
-    for work in works:
-        taken = {other.slot for other in works if other.state == RUNNING}
-        if len(taken) >= launcher.workers:
-            return
-        if work.state not in (WAITING, ELSEWHERE):
-            continue
-        if work.run.is_held():
-            work.state = ELSEWHERE
-            continue
-        if work.state == ELSEWHERE and work.run.is_finished():
-            work.state = FINISHED
-            changed(work)
-            continue
-        launcher.start(work, next(s for s in range(launcher.workers) if s not in taken))
-        changed(work)
+    def close(self, works: Sequence[Work]) -> None:
+        """Ask the processes that are left to save and end, and wait for them."""
+        left = [work.handle.process for work in works if work.handle]
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        deadline = time.monotonic() + SAVE_S
+        for process in left:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _end(work: Work) -> None:
     """Take note of a process that has ended."""
-    assert work.process is not None, "only a started run ends"
-    code, work.process = work.process.returncode, None
+    code, work.handle = work.handle.process.returncode, None
     if code == 0 and work.run.is_finished():
         work.state = FINISHED
         return
     work.state = FAILED
     ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    work.problem = f"{_last_line(log_file(work.run))} ({ended})".strip()
-
-
-def _last_line(log: Path) -> str:
-    """The last error that a run printed, else its last line."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
-    return one_line((errors or lines or [""])[-1])[:500]
-
-
-def _stop(works: Sequence[Work]) -> None:
-    """Ask the processes that are left to save and end, and wait for them."""
-    left = [work.process for work in works if work.process is not None]
-    for process in left:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-    deadline = time.monotonic() + SAVE_S
-    for process in left:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except TimeoutExpired:
-            process.kill()
-            process.wait()
+    work.problem = f"{last_error(log_file(work.run))} ({ended})".strip()
 
 
 def _end_with_parent() -> None:

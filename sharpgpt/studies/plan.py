@@ -60,7 +60,8 @@ class StudyPlan:
     workers: int
     num_threads: int
     """Of each run on a CPU."""
-    seconds_left: float
+    seconds_left: float | None
+    """None where the runs are not of this machine."""
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON types, without what depends on the machine and the moment."""
@@ -86,46 +87,53 @@ class StudyPlan:
         memory = self.workers * max(arm.memory_bytes for arm in arms)
         sizes = sorted({arm.num_parameters for arm in arms})
         steps = sorted({arm.num_steps for arm in arms})
-        side_by_side = f"{self.workers} at a time"
-        if all(arm.device == "cpu" for arm in arms):
-            side_by_side += f", {counted(self.num_threads, 'thread')} each"
+        side_by_side, hours = "a job each", "not measured: the runs are on other machines"
+        if self.seconds_left is not None:
+            side_by_side = f"{self.workers} at a time"
+            if all(arm.device == "cpu" for arm in arms):
+                side_by_side += f", {counted(self.num_threads, 'thread')} each"
+            hours = f"about {clock(self.seconds_left)}, {self.seconds_left / 3600:.2f} hours, "
+            hours += "without validation and samples"
         return "\n".join(
             [
                 f"runs     {counted(len(self.arms), 'arm')} x {counted(self.num_seeds, 'seed')}, "
                 f"{self.num_left} to train, {side_by_side}",
                 f"model    {_range(sizes)} parameters, {_range(steps)} steps",
                 f"tokens   {total:,}",
-                f"time     about {clock(self.seconds_left)}, {self.seconds_left / 3600:.2f} hours, "
-                "without validation and samples",
+                f"time     {hours}",
                 f"memory   about {memory / GIB:.2f} GiB",
                 f"disk     about {disk / GIB:.2f} GiB of checkpoints",
             ]
         )
 
 
-def make_plan(runs: Sequence[StudyRun], *, workers: int | None, is_dry: bool) -> StudyPlan:
-    """The plan for these runs. A dry one prepares no dataset.
+def make_plan(
+    runs: Sequence[StudyRun], *, workers: int | None, is_dry: bool, is_here: bool = True
+) -> StudyPlan:
+    """The plan for these runs. A dry one prepares no dataset; `is_here`: on this machine.
 
     Raises:
         UserError: a run would be refused; the message names its arm.
     """
     # Without a name: what is in their folders is for the runs themselves to check.
-    by_arm = {run.arm: _unnamed(run.config) for run in runs}
+    by_arm = {run.arm: _unnamed(run.config, is_here=is_here) for run in runs}
     with torch_settings_kept():
         arms = {arm: _plan_of(config, arm, is_dry=is_dry) for arm, config in by_arm.items()}
         left = [run for run in runs if not run.is_finished()]
         number = workers or _workers(list(arms.values()), len(left))
         cores = num_cores()
         num_threads = max(1, cores // number)
-        seconds = _seconds(left, arms, num_threads)
+        seconds = _seconds(left, arms, num_threads) if is_here else None
     return StudyPlan(
         arms, len({run.seed for run in runs}), len(left), number, num_threads,
-        seconds_left=seconds / min(number, max(1, len(left))),
+        seconds_left=None if seconds is None else seconds / min(number, max(1, len(left))),
     )  # fmt: skip
 
 
-def _unnamed(config: TrainingConfig) -> TrainingConfig:
-    return TrainingConfig.from_dict({**config.to_dict(), "run_name": None, "resume": None})
+def _unnamed(config: TrainingConfig, *, is_here: bool = True) -> TrainingConfig:
+    """A machine that submits jobs need not have their device."""
+    settings = {**config.to_dict(), "run_name": None, "resume": None}
+    return TrainingConfig.from_dict(settings if is_here else settings | {"device": "cpu"})
 
 
 def _plan_of(config: TrainingConfig, arm: str, *, is_dry: bool) -> ArmPlan:

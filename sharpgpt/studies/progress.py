@@ -9,7 +9,7 @@ from typing import Any
 from sharpgpt.core.numbers import counted
 from sharpgpt.core.terminal import one_line
 from sharpgpt.runtime.console import Console, clock
-from sharpgpt.studies.local import ELSEWHERE, FAILED, FINISHED, RUNNING, Work
+from sharpgpt.studies.launcher import ELSEWHERE, FAILED, FINISHED, RUNNING, Work
 from sharpgpt.studies.runs import StudyRun
 
 logger = logging.getLogger(__name__)

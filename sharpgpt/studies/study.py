@@ -29,7 +29,8 @@ from sharpgpt.runtime.lock import FolderLock
 from sharpgpt.runtime.signals import deliver
 from sharpgpt.studies.answer import answer, facts_of_run
 from sharpgpt.studies.declaration import DECLARATION, declare
-from sharpgpt.studies.local import FAILED, Launcher, run_all
+from sharpgpt.studies.launcher import FAILED, Launcher, run_all
+from sharpgpt.studies.local import LocalLauncher
 from sharpgpt.studies.plan import StudyPlan, make_plan
 from sharpgpt.studies.progress import Progress
 from sharpgpt.studies.runs import StudyRun, runs_of
@@ -61,6 +62,7 @@ def study(
     path: str | Path,
     *,
     output: str | Path | None = None,
+    launcher: str = "local",
     workers: int | None = None,
     allow_import: bool = False,
 ) -> StudyResult:
@@ -74,7 +76,9 @@ def study(
     Args:
         path: the study file (`study_file.py`).
         output: folder of the study; None takes outputs/<name of the file>.
-        workers: runs at a time; None takes one for each GPU, or as many as cores and memory allow.
+        launcher: local for processes on this machine, slurm for jobs of a cluster (slurm.py).
+        workers: runs at a time on this machine; None takes one for each GPU, or as many as cores
+            and memory allow.
         allow_import: import penalties (`module:name`) that the file names.
 
     Raises:
@@ -85,7 +89,9 @@ def study(
     declared = Study.read(path, allow_import=allow_import)
     folder = user_path(output) if output else default_output(path)
     try:
-        return run_study(declared, folder, workers=workers, allow_import=allow_import)
+        return run_study(
+            declared, folder, launcher=launcher, workers=workers, allow_import=allow_import
+        )
     except StudyStoppedError as stopped:
         deliver(stopped.signal_number)
         raise
@@ -96,14 +102,22 @@ def default_output(path: str | Path) -> Path:
     return Path("outputs") / user_path(path).stem
 
 
-def plan_study(study: Study, folder: Path, *, workers: int | None = None) -> StudyPlan:
+def plan_study(
+    study: Study, folder: Path, *, launcher: str = "local", workers: int | None = None
+) -> StudyPlan:
     """What the study will cost; nothing is started or written."""
     with console_logging():
-        return make_plan(runs_of(study, folder), workers=workers, is_dry=True)
+        runs = runs_of(study, folder)
+        return make_plan(runs, workers=workers, is_dry=True, is_here=launcher == "local")
 
 
 def run_study(
-    study: Study, folder: Path, *, workers: int | None = None, allow_import: bool = False
+    study: Study,
+    folder: Path,
+    *,
+    launcher: str = "local",
+    workers: int | None = None,
+    allow_import: bool = False,
 ) -> StudyResult:
     """`study` of what was read. Raises `StudyStoppedError` where it raises KeyboardInterrupt."""
     started = time.time()
@@ -115,19 +129,18 @@ def run_study(
     )
     with console_logging() as console, lock:
         runs = runs_of(study, folder)
-        plan = make_plan(runs, workers=workers, is_dry=False)
+        is_here = launcher == "local"
+        plan = make_plan(runs, workers=workers, is_dry=False, is_here=is_here)
         is_new = not (folder / DECLARATION).exists()
-        declaration = declare(study, folder, dtype=_dtype(study))
+        declaration = declare(study, folder, dtype=_dtype(study) if is_here else None)
         runs = [_with_dtype(run, declaration.get("dtype")) for run in runs]
         what = "Declared" if is_new else "Continuing"
         logger.info("%s %s (sha256 %s)", what, folder, declaration["sha256"][:16])
         logger.info("%s", plan.text())
         progress = Progress(console, {arm: one.num_steps for arm, one in plan.arms.items()})
-        launcher = Launcher(
-            plan.workers, plan.num_threads, gpus=_gpus(runs), allow_import=allow_import
-        )
+        start = _launcher(study, runs, plan, folder, is_here=is_here, allow_import=allow_import)
         with progress.live():
-            works, number = run_all(runs, launcher, progress.show, progress.changed)
+            works, number = run_all(runs, start, progress.show, progress.changed)
         if number is not None:
             raise StudyStoppedError(number)
         if failed := [work for work in works if work.state == FAILED]:
@@ -196,6 +209,24 @@ def study_of_runs(
             comparison.content, runs=facts, declaration=None, question=question, seconds=seconds
         )
         return _written(found, comparison.content, folder)
+
+
+def _launcher(
+    study: Study,
+    runs: Sequence[StudyRun],
+    plan: StudyPlan,
+    folder: Path,
+    *,
+    is_here: bool,
+    allow_import: bool,
+) -> Launcher:
+    if is_here:
+        return LocalLauncher(
+            plan.workers, num_threads=plan.num_threads, gpus=_gpus(runs), allow_import=allow_import
+        )
+    from sharpgpt.studies.slurm import SlurmLauncher
+
+    return SlurmLauncher(folder, study.slurm, allow_import=allow_import)
 
 
 def _compare(study: Study, runs: Sequence[StudyRun], folder: Path) -> ComparisonResult:

@@ -12,11 +12,12 @@ grid:                                         # further arms: every combination
 seeds: [1, 2, 3]
 baseline: baseline                            # the arm that all others are compared with
 rule: {margin: 0.001, max_blocks: 200}        # options of `sharpgpt compare`
+    slurm: {time: 240, gpus_per_node: 1}     # what a job asks for; not declared
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from pydantic import Field
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.options import Options, Text, nearest, shown
 from sharpgpt.config.rules import code_in_file
-from sharpgpt.config.values import File, Seed
+from sharpgpt.config.values import Count, File, Seed
 from sharpgpt.config.yaml_files import Part, read_mapping, read_settings
 from sharpgpt.core.files import user_path
 from sharpgpt.evaluation.options import EvaluationOptions
@@ -61,7 +62,41 @@ class RuleOptions(EvaluationOptions):
     """Nats within which nothing is called different."""
 
 
-SECTIONS = ("settings", "arms", "grid", "rule")
+class SlurmOptions(Options):
+    """What each job of Slurm asks for."""
+
+    time: Annotated[int, Field(ge=1, le=100_000)] = 240
+    """Minutes after which a job saves and is queued again."""
+
+    signal_delay_s: Annotated[int, Field(ge=1, le=3600)] = 120
+    """Seconds before the time limit at which a run is told to save."""
+
+    partition: Text | None = None
+    """Slurm partition."""
+
+    account: Text | None = None
+    """Slurm account."""
+
+    qos: Text | None = None
+    """Quality of service."""
+
+    constraint: Text | None = None
+    """Features that a node must have."""
+
+    cpus_per_task: Count | None = None
+    """Cores of a job."""
+
+    gpus_per_node: Annotated[int, Field(ge=0, le=64)] | None = None
+    """GPUs of a job; a run uses one."""
+
+    mem_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory of a job, in GB."""
+
+    setup: tuple[Text, ...] = ()
+    """Shell commands before a job, such as module load cuda."""
+
+
+SECTIONS = ("settings", "arms", "grid", "rule", "slurm")
 """The names under which a mapping stands."""
 
 
@@ -76,6 +111,8 @@ class Study:
     seeds: tuple[int, ...]
     rule: Mapping[str, Any]
     """The options that are given."""
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+    """What each job asks for, with the launcher slurm; no part of what is declared."""
 
     @classmethod
     def read(cls, path: str | Path, *, allow_import: bool = False) -> "Study":
@@ -116,6 +153,8 @@ def _study(part: Part, path: Path, *, allow_import: bool) -> Study:
     options = _checked(StudyOptions, _with_place(given, path), problems)
     rule = parts["rule"].settings(RuleOptions)
     _checked(RuleOptions, rule, problems, "rule: ")
+    slurm = parts["slurm"].settings(SlurmOptions)
+    _checked(SlurmOptions, slurm, problems, "slurm: ")
     common = _base(options.base if options else None, problems, allow_import=allow_import)
     common |= parts["settings"].settings(TrainingConfig)
     arms = _arms(parts["arms"], parts["grid"], problems)
@@ -129,7 +168,7 @@ def _study(part: Part, path: Path, *, allow_import: bool) -> Study:
         problems.append(f"seeds: given {list(options.seeds)}, allowed is each once")
     if problems or not options:
         raise ConfigError([f"{path}: {problem}" for problem in dict.fromkeys(problems)])
-    return Study(options.question, arms, baseline, options.seeds, rule)
+    return Study(options.question, arms, baseline, options.seeds, rule, slurm)
 
 
 def _section(part: Part, name: str, problems: list[str]) -> Part:

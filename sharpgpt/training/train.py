@@ -9,6 +9,7 @@ training, report. Errors of the user are found before the run folder is made, wh
 """
 
 import logging
+import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
@@ -88,12 +89,17 @@ def run_training(config: TrainingConfig, startup: Startup | None = None) -> RunR
         return _run_and_conclude(run)
 
 
+def _duplicate_s() -> float:
+    """torchrun forwards a signal that all its processes have had, and so does a job of Slurm."""
+    return DUPLICATE_S if is_torchrun() or "SLURM_JOB_ID" in os.environ else 0.0
+
+
 def _run_and_conclude(run: Training) -> RunResult:
     first_step = run.progress.step
     peers = run.processes.peers
     explain = peers.explain() if peers else nullcontext()
     try:
-        with explain, StopSignal(duplicate_s=DUPLICATE_S if is_torchrun() else 0.0) as stop:
+        with explain, StopSignal(duplicate_s=_duplicate_s()) as stop:
             run_steps(run, stop)
     except Exception as error:
         conclude(run, exit_code=1)

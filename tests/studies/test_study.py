@@ -12,7 +12,7 @@ import pytest
 from sharpgpt.commands.main import main
 from sharpgpt.core.errors import UserError
 from sharpgpt.studies import local
-from sharpgpt.studies.local import RUNNING, Work
+from sharpgpt.studies.launcher import RUNNING, Work
 from sharpgpt.studies.progress import Progress
 from sharpgpt.studies.study import study
 from tests.forked_python import ForkedPython
@@ -70,7 +70,7 @@ def _forked_runs(
         return ForkedPython(command[1:], env=command_environment | changed, **how)
 
     monkeypatch.setattr(local, "Popen", popen)
-    monkeypatch.setattr(local, "POLL_S", 0.05)
+    monkeypatch.setattr(local.LocalLauncher, "poll_s", 0.05)
 
 
 def without_times(path: Path) -> dict[str, Any]:
@@ -143,9 +143,9 @@ def test_a_study_whose_runs_are_killed_ends_with_the_same_answer(
     def kill_after_a_checkpoint(self: Progress, works: Sequence[Work]) -> None:
         for work in works:
             saved = any((work.run.folder / "checkpoints").glob("step_*"))
-            if work.state == RUNNING and work.process and saved and work.run.name not in killed:
+            if work.state == RUNNING and work.handle and saved and work.run.name not in killed:
                 killed.append(work.run.name)
-                os.kill(work.process.pid, signal.SIGKILL)
+                os.kill(work.handle.process.pid, signal.SIGKILL)
         show(self, works)
 
     monkeypatch.setattr(Progress, "show", kill_after_a_checkpoint)
