@@ -67,7 +67,7 @@ def facts_of_run(
 
 def _arm(model: Mapping[str, Any]) -> dict[str, Any]:
     names = ("name", "verdict", "sentence", "num_seeds", "controls", "best_temperatures",
-             "unchanged_by_temperature", "holm")  # fmt: skip
+             "unchanged_by_temperature", "p_value", "corrected")  # fmt: skip
     return {name: model[name] for name in names if name in model}
 
 
