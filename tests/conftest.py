@@ -16,6 +16,13 @@ pytest_plugins = ["tests.made_up_run"]
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def committed_configurations() -> list[Path]:
+    """The settings files of configs/, without the sweep, which is W&B's."""
+    return sorted(
+        set((REPOSITORY / "configs").glob("*.yaml")) - {REPOSITORY / "configs/sweep.yaml"}
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Two test processes share two cores; sums are also the same in every test."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config import TrainingConfig
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, committed_configurations
 
 EXPORTS = {
     "train": ["train"],
@@ -96,7 +96,7 @@ def test_every_import_in_readme_and_docs_works() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [REPOSITORY / "config.yaml", *sorted((REPOSITORY / "configs").glob("*.yaml"))],
+    [REPOSITORY / "config.yaml", *committed_configurations()],
     ids=lambda path: path.stem,
 )
 def test_a_committed_configuration_loads(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands as a person types them: real processes, exit codes, one clear message."""
 
+import itertools
 import json
 import os
 import pty
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sharpgpt.commands import main as cli
 from sharpgpt.commands.main import main, train_command
+from sharpgpt.config.training_flags import parse_training_flags
 from tests.forked_python import ForkedPython
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -244,6 +247,22 @@ def test_the_progress_bar_on_a_terminal(
     log = (tmp_path / "o" / "bar" / "log.txt").read_text(encoding="utf-8")
     assert "step 2/3  CE " in log
     assert "\x1b" not in log
+
+
+def test_the_committed_sweep_gives_flags_of_a_training() -> None:
+    """Each combination, as W&B's own agent writes it."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    sweep = yaml.safe_load((REPOSITORY / "configs" / "sweep.yaml").read_text(encoding="utf-8"))
+    choices = [one.get("values") or [one["value"]] for one in sweep["parameters"].values()]
+    found = set()
+    for values in itertools.product(*choices):
+        given = {n: {"value": v} for n, v in zip(sweep["parameters"], values, strict=True)}
+        flags = create_sweep_command_args({"args": given})["args"]
+        config, _ = parse_training_flags(flags, "train.py")
+        found.add((config.penalty_weight, config.seed, config.n_layer))
+    weights = (0.0, 0.005, 0.01, 0.02, 0.05)
+    assert found == {(weight, seed, 4) for weight in weights for seed in (1, 2, 3)}
 
 
 def test_a_sweep_can_drive_the_flags(

@@ -9,8 +9,7 @@ import pytest
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.options import descriptions
 from sharpgpt.config.yaml_files import commented_yaml
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.conftest import REPOSITORY, committed_configurations
 
 ESTABLISHED = {
     "model_name": "gpt2",
@@ -64,9 +63,7 @@ def test_config_yaml_is_the_defaults_written_out() -> None:
     assert text == commented_yaml(TrainingConfig()), "regenerate config.yaml: see CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", committed_configurations(), ids=lambda p: p.stem)
 def test_committed_configurations_load_and_open_with_a_recipe(path: Path) -> None:
     TrainingConfig.from_yaml(path)
     head = path.read_text(encoding="utf-8").splitlines()[:8]

@@ -10,8 +10,9 @@ from hypothesis.strategies import SearchStrategy
 from sharpgpt.commands.main import main, train_command
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.training_flags import parse_training_flags
+from tests.conftest import committed_configurations
 from tests.faults.fuzz import CASES, fuzz, message_of, require_clear, watched
-from tests.faults.harness import REPOSITORY, command_here, write_text_file
+from tests.faults.harness import command_here, write_text_file
 from tests.faults.hostile import (
     CANARY,
     HOSTILE_YAML,
@@ -48,9 +49,7 @@ _settings = st.dictionaries(names, plain_values, max_size=5).map(
 _sound_settings = st.sets(setting_names, max_size=8).flatmap(
     lambda chosen: st.fixed_dictionaries({name: sound_value(name) for name in sorted(chosen)})
 )
-_written = st.sampled_from(
-    [path.read_bytes() for path in sorted((REPOSITORY / "configs").glob("*.yaml"))]
-)
+_written = st.sampled_from([path.read_bytes() for path in committed_configurations()])
 yaml_files: SearchStrategy[bytes] = st.one_of(
     st.sampled_from(HOSTILE_YAML).map(lambda hostile: hostile.encode("utf-8", "surrogatepass")),
     st.binary(max_size=60),
