@@ -153,7 +153,8 @@ def test_a_job_passes_the_signal_on_and_waits_until_its_run_has_saved(tmp_path: 
         "trap 'sleep 0.3; echo saved; exit 138' USR1; echo ready; while true; do sleep 0.05; done"
     )
     job = TrainJob(["sh", "-c", code], log, save_s=10)
-    job._process = subprocess.Popen(job.command, stdout=log.open("wb"))
+    with log.open("wb") as output:
+        job._process = subprocess.Popen(job.command, stdout=output)
     wait_for(lambda: b"ready" in log.read_bytes(), 10)
     again = job.checkpoint()
     assert log.read_text() == "ready\nsaved\n"

@@ -14,7 +14,7 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.studies import local
 from sharpgpt.studies.launcher import RUNNING, Work
 from sharpgpt.studies.progress import Progress
-from sharpgpt.studies.study import study
+from sharpgpt.studies.study import study, study_of_runs
 from tests.forked_python import ForkedPython
 
 FILE = """
@@ -46,13 +46,25 @@ rule: {num_texts: 0, max_blocks: 20}
 """
 
 
-@pytest.fixture
-def study_file(tmp_path: Path) -> Path:
-    text = tmp_path / "text.txt"
+def write_study(folder: Path) -> Path:
+    text = folder / "text.txt"
     text.write_text("To be, or not to be, that is the question.\n" * 200, encoding="utf-8")
-    path = tmp_path / "small.yaml"
+    path = folder / "small.yaml"
     path.write_text(FILE.replace("TEXT", str(text)).replace("STEPS", "8"), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    return write_study(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `small.yaml` ran to its end, in `out`; the first test does that."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_study(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +91,16 @@ def without_times(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_a_study_ends_in_its_verdict_and_page_and_is_not_run_twice(
+def finish(folder: Path) -> dict[str, Any]:
+    """study.json of the finished study."""
+    path = folder / "out" / "study.json"
+    if not path.exists():
+        assert main(["study", str(folder / "small.yaml"), "--output", str(folder / "out")]) == 0
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_plan_starts_nothing(
     study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
@@ -89,11 +110,9 @@ def test_a_study_ends_in_its_verdict_and_page_and_is_not_run_twice(
     assert f"tokens   {4 * 8 * 4 * 16:,}" in shown
     assert not output.exists()
 
-    assert main(["study", str(study_file), "--output", str(output)]) == 0
-    shown = capsys.readouterr().out
-    assert "neg_entropy 0.5: " in shown
-    assert shown.rstrip().endswith("study.html")
-    found = json.loads((output / "study.json").read_text(encoding="utf-8"))
+
+def test_a_study_ends_in_its_verdict_and_page(finished: Path) -> None:
+    found = finish(finished)
     assert [(run["arm"], run["seed"], run["step"]) for run in found["runs"]] == [
         ("baseline", 1, 8), ("neg_entropy 0.5", 1, 8), ("baseline", 2, 8), ("neg_entropy 0.5", 2, 8)
     ]  # fmt: skip
@@ -102,28 +121,35 @@ def test_a_study_ends_in_its_verdict_and_page_and_is_not_run_twice(
     assert arm["num_seeds"] == 2
     assert "The learning rate was not tuned for each arm: all have the same." in found["not_done"]
     assert "No text was generated." in found["not_done"]
-    page = (output / "study.html").read_text(encoding="utf-8")
+    page = (finished / "out" / "study.html").read_text(encoding="utf-8")
     assert "Does it learn &lt;anything&gt;?" in page
     for part in ("What was declared", "What was not done", found["declaration"]["sha256"][:16]):
         assert part in page
 
+
+def test_a_finished_study_trains_nothing_again(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, output = finish(finished), finished / "out"
+    capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*.jsonl")}
-    assert main(["study", str(study_file), "--output", str(output)]) == 0
+    assert main(["study", str(finished / "small.yaml"), "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "neg_entropy 0.5: " in shown
+    assert shown.rstrip().endswith("study.html")
     assert {path: path.stat().st_mtime_ns for path in (output / "runs").rglob("*.jsonl")} == before
-    assert without_times(output / "study.json") == {
-        name: value for name, value in found.items() if name != "times"
-    }
+    del found["times"]
+    assert without_times(output / "study.json") == found
 
 
 def test_runs_of_anyone_get_the_page_without_a_declaration(
-    study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    declared = study(study_file, output=tmp_path / "out")
-    runs = [run["folder"] for run in declared.content["runs"]]
-    assert main(["study", "--output", str(tmp_path / "found"), "--from_runs", *runs]) == 0
-    found = json.loads((tmp_path / "found" / "study.json").read_text(encoding="utf-8"))
+    declared = finish(finished)
+    runs = [run["folder"] for run in declared["runs"]]
+    found = study_of_runs(runs, output=tmp_path / "found", num_texts=0, max_blocks=20).content
     assert found["declaration"] is None
-    assert [arm["verdict"] for arm in found["arms"]] == [*declared.verdicts.values()]
+    assert found["arms"][0]["verdict"] == declared["arms"][0]["verdict"]
     page = (tmp_path / "found" / "study.html").read_text(encoding="utf-8")
     assert "Nothing was declared before these runs" in page
     assert main(["study", "--from_runs", *(run for run in runs if "neg" in run)]) == 1
@@ -131,12 +157,10 @@ def test_runs_of_anyone_get_the_page_without_a_declaration(
 
 
 def test_a_study_whose_runs_are_killed_ends_with_the_same_answer(
-    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    whole = study(study_file, output="whole")
-    (tmp_path / "whole").rename("kept")
-
+    whole = finish(finished)
+    (finished / "out").rename(finished / "kept")
     killed: list[str] = []
     show = Progress.show
 
@@ -149,14 +173,14 @@ def test_a_study_whose_runs_are_killed_ends_with_the_same_answer(
         show(self, works)
 
     monkeypatch.setattr(Progress, "show", kill_after_a_checkpoint)
+    where = {"output": finished / "out"}
     with pytest.raises(UserError, match=r"run.* of 4 failed: .* \(signal SIGKILL\)") as caught:
-        study(study_file, output="whole")
+        study(finished / "small.yaml", **where)
     assert "start the study again" in str(caught.value)
-    assert study(study_file, output="whole").verdicts == whole.verdicts
+    study(finished / "small.yaml", **where)
     assert killed
-    assert without_times(tmp_path / "whole" / "study.json") == without_times(
-        tmp_path / "kept" / "study.json"
-    )
+    del whole["times"]
+    assert without_times(finished / "out" / "study.json") == whole
 
 
 def test_a_run_that_is_refused_refuses_the_study_before_it_is_declared(
