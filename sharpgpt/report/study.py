@@ -26,6 +26,7 @@ def write_study(study: Json, comparison: Json, folder: Path) -> Path:
         **content_of_comparison(comparison, page),
         question=text_of(study, "question") or "A study",
         declaration=_declaration(declaration) if declaration else None,
+        written=text_of(study, "times", "declared"),
         totals=_totals(study),
         not_done=[str(one) for one in study.get("not_done") or []],
     )
@@ -36,7 +37,6 @@ def _declaration(declaration: Json) -> dict[str, Any]:
     arms = {str(name): mapping(settings) for name, settings in mapping(declared, "arms").items()}
     common = _common(arms)
     return {
-        "written": text_of(declaration, "written"),
         "commit": text_of(declaration, "commit"),
         "sha256": text_of(declaration, "sha256"),
         "baseline": text_of(declared, "baseline"),
@@ -61,7 +61,10 @@ def _common(arms: Mapping[str, Json]) -> dict[str, Any]:
 
 
 def _words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return ", ".join(
+        f"{name} {str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in settings.items()
+    )
 
 
 def _totals(study: Json) -> str:
