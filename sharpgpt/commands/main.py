@@ -1,5 +1,5 @@
 """The command line: `sharpgpt train` (`python train.py`), prepare, inspect, sample, view,
-evaluate, compare, power, push, report.
+evaluate, compare, power, study, push, report.
 
 A command is one module of this package, imported when it is called. Its arguments are an `Options`
 class, so they are checked as settings are: `parse(argv, prog)` makes it and raises `ConfigError`
