@@ -25,6 +25,8 @@ CASES = {
         PLAIN: {},
         "z-loss": {"z_loss_weight": 1e-4},
         "label smoothing": {"label_smoothing": 0.05},
+        "soft cap": {"logit_softcap": 30.0},
+        "all three": {"z_loss_weight": 1e-4, "label_smoothing": 0.05, "logit_softcap": 30.0},
         "cross-entropy again": {},
     }.items()
 }

@@ -13,6 +13,8 @@ SEVERAL_MODULES = {
     "commands/test_paths.py": "~ and $NAME in every path of every command",
     "data/sources/test_user_defined_source.py": "the example source in docs/examples",
     "sharpness/test_distributed.py": "the loss under DDP and FSDP2",
+    "sharpness/test_logit_softcap.py": "the soft cap in every form of the loss",
+    "training/test_logit_softcap.py": "a soft cap from training to evaluation, samples and card",
     "sharpness/test_label_smoothing.py": "label smoothing in every form of the loss",
     "sharpness/test_z_loss.py": "the z-loss in the fused, the reference and the compiled loss",
     "training/test_arithmetic.py": "a continued run keeps the dtypes that it began with",

@@ -2,6 +2,7 @@
 and a model card, without the training state."""
 
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from sharpgpt.report.arms import Json, objects, value_at
 from sharpgpt.report.model_card import model_card
 from sharpgpt.report.model_facts import ModelFacts, arm_of, read_facts, run_of
 from sharpgpt.runs.resolve import MODEL_FILES, resolve_checkpoint
+
+logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 
@@ -92,6 +95,13 @@ def run(options: PushOptions) -> int:
         comparison=options.comparison,
     )
     show(publication.summary())
+    if publication.ignored_softcap is not None:
+        logger.warning(
+            "the logits are capped at %g, and transformers ignores that in models of this "
+            "architecture: whoever loads this one without SharpGPT gets other probabilities. The "
+            "card says so, and what to do",
+            publication.ignored_softcap,
+        )
     if options.dry_run is not None:
         folder = user_path(options.dry_run)
         publication.write(folder)
@@ -110,6 +120,8 @@ class Publication:
     """Name in the repository -> file here."""
     left_out: list[str]
     card: str
+    ignored_softcap: float | None = None
+    """The soft cap of the logits, where transformers ignores it."""
 
     def summary(self) -> str:
         """Sizes of the files, as text."""
@@ -159,6 +171,7 @@ def prepare_publication(
         files={name: folder / name for name in chosen},
         left_out=[name for name in names if name not in (*chosen, CARD)],
         card=model_card(facts, repo_id=repo_id, evaluation=run, data=data, arm=arm),
+        ignored_softcap=facts.ignored_softcap,
     )
 
 

@@ -15,6 +15,7 @@ from sharpgpt.config.values import (
     NewPath,
     NonNegative,
     PathText,
+    Positive,
 )
 from sharpgpt.sharpness.penalties import PENALTIES
 
@@ -119,3 +120,7 @@ class ModelSettings(Options):
     label_smoothing: Mathematics[BelowOne] = 0.0
     """Weight e of label smoothing, in [0, 1): training minimises the cross-entropy against
     (1 - e) one-hot + e / V (Szegedy et al. 2016, section 7). ce_loss stays the plain one."""
+
+    logit_softcap: Mathematics[Positive | None] = None
+    """Soft cap c: the logits are c tanh(z / c) before all else, in training and afterwards (30 in
+    Gemma 2, arXiv 2408.00118, section 2). null: the model's own, none for GPT-2 (docs/loss.md)."""

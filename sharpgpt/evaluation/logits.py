@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sharpgpt.model.head import evaluating
 from sharpgpt.model.lm import document_mask
+from sharpgpt.model.softcap import capped
 from sharpgpt.runtime.device import Device
 
 CHUNK_BYTES = 64 * 2**20
@@ -42,10 +43,13 @@ def model_hidden(
 def head_logits(
     causal_lm: nn.Module, hidden_ND: Tensor, *, chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[Tensor]:
-    """The float32 logits of rows of hidden states, [C, V] at a time; the head must be linear."""
+    """The float32 logits of rows of hidden states, [C, V] at a time; the head must be linear.
+
+    They are capped as the model's own.
+    """
     head = cast(Any, causal_lm).get_output_embeddings()
     weight_VD = head.weight.float()
     bias_V = None if head.bias is None else head.bias.float()
     rows = max(1, chunk_bytes // (4 * len(weight_VD)))
     for hidden_CD in torch.split(hidden_ND, rows):
-        yield F.linear(hidden_CD.float(), weight_VD, bias_V)
+        yield capped(causal_lm, F.linear(hidden_CD.float(), weight_VD, bias_V))

@@ -18,6 +18,7 @@ from sharpgpt.model.build import check_layers, plain_config
 from sharpgpt.model.folder import refuse_strange_files
 from sharpgpt.model.head import head_problem
 from sharpgpt.model.quiet import quiet_transformers
+from sharpgpt.model.softcap import apply_softcap
 from sharpgpt.runs.manifest import MANIFEST, verify_files
 from sharpgpt.runs.resolve import model_name, resolve_model
 from sharpgpt.runs.state import TrainingState, read_state
@@ -74,6 +75,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedMod
                 output_loading_info=True,
                 **how,
             )
+            apply_softcap(causal_lm)
             tokenizer = AutoTokenizer.from_pretrained(folder, **how)
     except Exception as error:  # transformers raises anything for a damaged folder
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -21,6 +21,7 @@ from sharpgpt.core.hub import is_hub_name, offline_variable
 from sharpgpt.model.folder import refuse_strange_files
 from sharpgpt.model.head import head_problem, is_meta
 from sharpgpt.model.quiet import quiet_transformers
+from sharpgpt.model.softcap import FIELD, apply_softcap
 
 
 def create_gpt2_model(
@@ -33,6 +34,7 @@ def create_gpt2_model(
     vocab_size: int = GPT2_VOCABULARY,
     max_seq_length: int = GPT2_POSITIONS,
     end_of_text_id: int | None = 50256,
+    logit_softcap: float | None = None,
     seed: int = 42,
 ) -> nn.Module:
     """A HuggingFace causal LM with random weights under `seed`, on the CPU in float32.
@@ -47,6 +49,7 @@ def create_gpt2_model(
         vocab_size: V, the size of the tokenizer's vocabulary.
         max_seq_length: T, at most the architecture's number of positions.
         end_of_text_id: token that ends a text, or None.
+        logit_softcap: c of the soft cap of the logits (softcap.py); None keeps the architecture's.
         seed: seed of the weights; the global random state does not change.
 
     Raises:
@@ -70,6 +73,8 @@ def create_gpt2_model(
     changes = {name: value for name, value in sizes.items() if value is not None}
     try:
         config = _changed(config, changes, dropout, end_of_text_id)
+        if logit_softcap is not None:
+            setattr(config, FIELD, logit_softcap)
         check_layers(config)
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would seed every other device too.
@@ -118,6 +123,7 @@ def create_model(config: TrainingConfig, vocab_size: int, end_of_text_id: int | 
         vocab_size=vocab_size,
         max_seq_length=config.max_seq_length,
         end_of_text_id=end_of_text_id,
+        logit_softcap=config.logit_softcap,
         seed=config.seed,
     )
 
@@ -195,11 +201,14 @@ def _from_config(config: Any) -> nn.Module:
     if config.model_type != "gpt2":
         from transformers import AutoModelForCausalLM
 
-        return cast(nn.Module, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+        model = cast(Any, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+        apply_softcap(model)
+        return cast(nn.Module, model)
     from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
     model = cast(Any, GPT2LMHeadModel)(config)
     use_one_operation_gelu(model)
+    apply_softcap(model)
     # HuggingFace picks the loss by class name, which torch.compile cannot trace.
     model.loss_type = "ForCausalLM"
     return cast(nn.Module, model)

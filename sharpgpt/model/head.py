@@ -1,18 +1,18 @@
 """Is a model's output layer one linear map? The loss inside the forward requires it.
 
-Some architectures scale or cap their logits after the output layer; a hook, an adapter or a layer
+Some architectures scale their logits after the output layer; a hook, an adapter or a layer
 of one's own may change them too, in training only, or by parameters that start where they do
 nothing. A loss computed from hidden states and weight would silently train another model. So
 `head_problem` compares the logits of the model's own forward on a few tokens with the linear map of
 its hidden states that the loss would use,
 
     hidden = causal_lm.base_model(input_ids=ids)[0]
-    causal_lm(input_ids=ids).logits == F.linear(hidden, head.weight, head.bias)
+    causal_lm(input_ids=ids).logits == soft_capped(F.linear(hidden, head.weight, head.bias))
 
-in evaluation and in training mode, while every parameter outside the body has another value: logits
-from small to hundreds, so that a bias shows at one end and a cap at the other. A parametrization of
-the weight passes, since `head.weight` is its result. The model is left as it was: parameters,
-buffers, modes, random state.
+with the soft cap of its config, if there is one (softcap.py), in evaluation and in training mode,
+while every parameter outside the body has another value: logits from small to hundreds, so that a
+bias shows at one end and a cap at the other. A parametrization of the weight passes, since
+`head.weight` is its result. The model is left as it was: parameters, buffers, modes, random state.
 
 Shapes: B batch, T tokens, D width, V vocabulary.
 """
@@ -25,13 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sharpgpt.model.softcap import capped
+
 LARGEST_LOGIT = 300.0
 """Order of the largest logits of the comparison; caps in use are 15 to 50."""
 
 NOT_LINEAR = (
-    "its logits are not a plain linear map of its last hidden state (they are scaled, capped or "
-    "changed by a hook or an adapter); allowed are causal LMs whose output layer is one nn.Linear, "
-    "such as GPT-2, Llama or Qwen"
+    "its logits are not a plain linear map of its last hidden state (they are scaled, or changed "
+    "by a hook or an adapter); allowed are causal LMs whose output layer is one nn.Linear, with or "
+    "without final_logit_softcapping, such as GPT-2, Llama, Qwen or Gemma 2"
 )
 
 
@@ -141,7 +143,7 @@ def _comparison(causal_lm: Any) -> str | None:
                     f"the weight of the output layer is a {type(weight).__name__}, "
                     "allowed is a plain tensor"
                 )
-            linear_BTV = F.linear(hidden_BTD, weight, head.bias)
+            linear_BTV = capped(causal_lm, F.linear(hidden_BTD, weight, head.bias))
         with _left_as_it_was(causal_lm):
             logits_BTV = causal_lm(**inputs).logits
         if not _equal(logits_BTV, linear_BTV):

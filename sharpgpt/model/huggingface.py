@@ -2,7 +2,8 @@
 
 `use_sharpness_loss(model)` gives one model another forward. Called with `labels`, it computes the
 loss from the hidden states and the weight of the output layer, in chunks, and returns
-`logits=None`; called without, it is the architecture's own, so generation does not change. The loss
+`logits=None`; called without, it is the architecture's own, so generation does not change (but for
+`logit_softcap`, where it is given). The loss
 takes the arguments of HuggingFace's own (`num_items_in_batch`, `shift_labels`), and with both
 weights 0 it equals that loss, so a trainer or a loop around such a model needs no other change.
 `SharpnessTrainer` (trainer.py) is HuggingFace's Trainer with the call made and statistics logged.
@@ -31,6 +32,14 @@ from torch import Tensor, nn
 
 from sharpgpt.model.head import head_hooks, head_problem, is_meta, loss_problem
 from sharpgpt.model.lm import EVERY_POSITION, check_positions, penalty_mask
+from sharpgpt.model.softcap import (
+    CappedLinear,
+    capped,
+    restore_softcap,
+    softcap_of,
+    softcap_state,
+    softcap_unless_refused,
+)
 from sharpgpt.sharpness.fused import linear_sharpness_loss
 from sharpgpt.sharpness.reference import IGNORE_INDEX, check_arguments
 
@@ -54,6 +63,10 @@ class SharpnessSettings:
 
     label_smoothing: float | Tensor = 0.0
     """e of label smoothing, in [0, 1), at every valid label; likewise."""
+
+    logit_softcap: float | None = None
+    """c of a soft cap c tanh(z / c) of the model's logits, with labels and without; None is that of
+    the model's config, `final_logit_softcapping`, if there is one."""
 
     top_k: int = 5
     """k of the top-k mass, penalty and statistic, in 1..V."""
@@ -89,9 +102,9 @@ def use_sharpness_loss(model: Model, **settings: Any) -> Model:
     Args:
         model: a causal LM of transformers, or a PEFT model of one; changed in place.
         settings: the fields of `SharpnessSettings` by name (penalty, penalty_weight,
-            z_loss_weight, label_smoothing, top_k, penalty_positions, chunk_size, eval_logits,
-            per_row). Those that are not given have their default values; in a model that has the
-            sharpness loss already, those it has.
+            z_loss_weight, label_smoothing, logit_softcap, top_k, penalty_positions, chunk_size,
+            eval_logits, per_row). Those that are not given have their default values; in a model
+            that has the sharpness loss already, those it has.
 
     Returns:
         The model itself. `restore(model)` undoes the change.
@@ -107,14 +120,19 @@ def use_sharpness_loss(model: Model, **settings: Any) -> Model:
     new = replace(present, **settings)
     head = causal_lm.get_output_embeddings()
     _check_settings(new, getattr(head, "out_features", new.top_k))
-    if patched:
-        _check_head(causal_lm)
-    else:
-        _check_model(causal_lm)
-        causal_lm._sharpness_checked = None if is_meta(causal_lm) else head_hooks(head)
-        causal_lm._sharpness_short_batch_said = False
-        original: Any = type(causal_lm)
-        causal_lm.__class__ = _patched_class(original)
+    own = causal_lm._sharpness_own_softcap if patched else softcap_state(causal_lm)
+    cap = own.get("field") if new.logit_softcap is None else new.logit_softcap
+    with softcap_unless_refused(causal_lm, cap):
+        if patched:
+            _check_head(causal_lm)
+        else:
+            _check_model(causal_lm)
+            causal_lm._sharpness_checked = None if is_meta(causal_lm) else head_hooks(head)
+            causal_lm._sharpness_short_batch_said = False
+            causal_lm._sharpness_own_softcap = own
+            original: Any = type(causal_lm)
+            causal_lm.__class__ = _patched_class(original)
+    causal_lm._sharpness_softcap = softcap_of(causal_lm)
     causal_lm.sharpness_settings = new
     causal_lm.sharpness_output = None
     return model
@@ -137,6 +155,8 @@ def restore(model: Model) -> Model:
     # Set only by what has wrapped the forward since, such as accelerate's autocast.
     vars(causal_lm).pop("forward", None)
     causal_lm.__class__ = type(causal_lm).__bases__[0]
+    restore_softcap(causal_lm, causal_lm._sharpness_own_softcap)
+    del causal_lm._sharpness_own_softcap, causal_lm._sharpness_softcap
     del causal_lm.sharpness_settings, causal_lm.sharpness_output
     del causal_lm._sharpness_checked, causal_lm._sharpness_short_batch_said
     return model
@@ -169,6 +189,7 @@ def _check_settings(settings: SharpnessSettings, vocab_size: int) -> None:
         reduction="mean",
         top_k=settings.top_k,
         label_smoothing=settings.label_smoothing,
+        logit_softcap=settings.logit_softcap,
     )
     if settings.chunk_size is not None and settings.chunk_size < 1:
         raise ValueError(f"chunk_size: given {settings.chunk_size}, allowed is None or at least 1")
@@ -288,6 +309,7 @@ def _forward_with_labels(
         penalty_weight=settings.penalty_weight,
         z_loss_weight=settings.z_loss_weight,
         label_smoothing=settings.label_smoothing,
+        logit_softcap=causal_lm._sharpness_softcap,
         top_k=settings.top_k,
         penalty_mask=_penalty_mask(causal_lm, target_BS, length),
         ignore_index=ignore_index,
@@ -303,9 +325,14 @@ def _forward_with_labels(
         loss = loss / (num_items_in_batch + (num_items_in_batch == 0))
     # A copy: Trainer scales the loss in place.
     causal_lm.sharpness_output = output._replace(loss=loss.detach().clone())
+    logits_BTV = None
+    if settings.eval_logits and not causal_lm.training:
+        logits_BTV = head(hidden_BTD)
+        if not isinstance(head, CappedLinear):  # the architecture caps after the output layer
+            logits_BTV = capped(causal_lm, logits_BTV)
     result = output_class(
         loss=loss,
-        logits=head(hidden_BTD) if settings.eval_logits and not causal_lm.training else None,
+        logits=logits_BTV,
         past_key_values=getattr(base, "past_key_values", None),
         hidden_states=getattr(base, "hidden_states", None),
         attentions=getattr(base, "attentions", None),

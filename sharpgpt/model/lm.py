@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpgpt.config import penalised_positions
+from sharpgpt.model.softcap import softcap_of
 from sharpgpt.sharpness import SharpnessOutput, linear_sharpness_loss, reference
 
 LINEAR_LOSSES: dict[str, Callable[..., SharpnessOutput]] = {
@@ -30,9 +31,9 @@ class SharpnessLM(nn.Module):
     """A causal LM whose forward returns the sharpness loss of a batch of blocks.
 
     `causal_lm` is the HuggingFace model itself, with `base_model` (tokens to hidden states) and an
-    output layer that is one `nn.Linear`. The fused loss multiplies in `output_dtype`; None takes
-    `products.default_product_dtype`. With `boundary_id`, the end-of-text token, positions attend
-    only to their own document.
+    output layer that is one `nn.Linear`, whose result the soft cap of its config bounds. The fused
+    loss multiplies in `output_dtype`; None takes `products.default_product_dtype`. With
+    `boundary_id`, the end-of-text token, positions attend only to their own document.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class SharpnessLM(nn.Module):
         if loss == "fused":
             self.linear_loss = functools.partial(self.linear_loss, product_dtype=output_dtype)
         self.boundary_id = boundary_id
+        self.logit_softcap = softcap_of(causal_lm)
 
     def forward(
         self,
@@ -87,6 +89,7 @@ class SharpnessLM(nn.Module):
             penalty_weight=penalty_weight,
             z_loss_weight=z_loss_weight,
             label_smoothing=label_smoothing,
+            logit_softcap=self.logit_softcap,
             top_k=self.top_k,
             penalty_mask=penalty_mask(self.penalty_positions, target_BS, input_ids_BT.shape[1]),
             normalizer=normalizer,

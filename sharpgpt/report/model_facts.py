@@ -9,6 +9,7 @@ from typing import Any
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.jsonio import read_object
 from sharpgpt.core.metrics import metrics_shown
+from sharpgpt.model.softcap import FIELD, transformers_caps
 from sharpgpt.report.arms import Json, mapping, number_of, objects, value_at
 from sharpgpt.report.model_words import loss_words, model_words, validated_on
 from sharpgpt.runs.places import run_folder_of
@@ -19,7 +20,7 @@ RECIPE = (
     "model_name", "n_layer", "n_head", "n_embd", "dropout", "tokenizer", "max_seq_length",
     "document_boundaries", "penalty_type", "penalty_weight", "top_k", "penalty_positions",
     "penalty_warmup_steps", "penalty_schedule", "penalty_final_ratio", "z_loss_weight",
-    "label_smoothing",
+    "label_smoothing", "logit_softcap",
     "batch_size", "gradient_accumulation_steps", "batch_warmup_steps", "batch_warmup_start",
     "num_epochs", "max_steps", "optimizer", "learning_rate", "warmup_steps", "lr_schedule",
     "min_lr_ratio", "lr_decay_fraction", "lr_decay_steps", "weight_decay", "betas", "eps",
@@ -58,6 +59,8 @@ class ModelFacts:
     validated_on: str
     """On how much of the validation split."""
     versions: Mapping[str, str]
+    softcap: float | None = None
+    """Of the logits, in config.json."""
 
     @property
     def penalty(self) -> str:
@@ -70,9 +73,14 @@ class ModelFacts:
         return number_of(self.settings, "penalty_weight") or 0.0
 
     @property
+    def ignored_softcap(self) -> float | None:
+        """The soft cap of the logits, where transformers' own class does not apply it."""
+        return None if self.softcap is None or transformers_caps(self.model_type) else self.softcap
+
+    @property
     def other_terms(self) -> str:
         """The whole loss in words, where it is more than the cross-entropy and the penalty."""
-        more = ("z_loss_weight", "label_smoothing")
+        more = ("z_loss_weight", "label_smoothing", "logit_softcap")
         return loss_words(self.settings) if any(self.settings.get(name) for name in more) else ""
 
 
@@ -112,6 +120,7 @@ def read_facts(checkpoint: Path) -> ModelFacts:
         settings=state.config,
         step=state.step,
         model_type=str(value_at(config, "model_type") or ""),
+        softcap=number_of(config, FIELD),
         num_parameters=None if num_parameters is None else int(num_parameters),
         num_positions=int(positions or 1024),
         newline_id=None if newline_id is None else int(newline_id),

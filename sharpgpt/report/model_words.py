@@ -45,6 +45,8 @@ def loss_words(settings: Settings) -> str:
     words = "loss = cross-entropy"
     if smoothing := number_of(settings, "label_smoothing"):
         words += f" (labels smoothed by {smoothing:g})"
+    if cap := number_of(settings, "logit_softcap"):
+        words += f" of logits capped at {cap:g}"
     terms = (("penalty_weight", settings.get("penalty_type")), ("z_loss_weight", "z-loss"))
     for name, term in terms:
         if weight := number_of(settings, name):

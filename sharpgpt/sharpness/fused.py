@@ -17,7 +17,8 @@ they compute the loss as the reference does, with all its logits.
 
 Not supported: logits of -inf.
 
-Shapes: N rows, C rows of a chunk, D width, V vocabulary, S statistics, W buffer columns (rows.py).
+Shapes: N rows, C rows of a chunk, D width, V vocabulary, S statistics, W buffer columns, B buffers
+(rows.py).
 """
 
 import math
@@ -80,6 +81,7 @@ def linear_sharpness_loss(
     penalty_weight: float | Tensor = 0.0,
     z_loss_weight: float | Tensor = 0.0,
     label_smoothing: float | Tensor = 0.0,
+    logit_softcap: float | None = None,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -97,8 +99,9 @@ def linear_sharpness_loss(
         bias: [V], or None.
         chunk_size: C; None takes `default_chunk_size`. It changes only the order of sums.
         product_dtype: of the matrix products; None takes `products.default_product_dtype`.
-        target_N, penalty, penalty_weight, z_loss_weight, label_smoothing, top_k, penalty_mask,
-            ignore_index, reduction, normalizer, per_row: as in `reference.sharpness_loss`.
+        target_N, penalty, penalty_weight, z_loss_weight, label_smoothing, logit_softcap, top_k,
+            penalty_mask, ignore_index, reduction, normalizer, per_row: as in
+            `reference.sharpness_loss`.
 
     Returns:
         `SharpnessOutput`; its statistics are means over the valid rows for every reduction.
@@ -119,6 +122,7 @@ def linear_sharpness_loss(
             penalty_weight=penalty_weight,
             z_loss_weight=z_loss_weight,
             label_smoothing=label_smoothing,
+            logit_softcap=logit_softcap,
             top_k=top_k,
             penalty_mask=penalty_mask,
             ignore_index=ignore_index,
@@ -135,6 +139,7 @@ def linear_sharpness_loss(
         reduction=reduction,
         top_k=top_k,
         label_smoothing=label_smoothing,
+        logit_softcap=logit_softcap,
     )
     target_N = checked_target(target_N, weight_VD.shape[0], ignore_index)
     valid_N = target_N != IGNORED
@@ -164,6 +169,7 @@ def linear_sharpness_loss(
         chunk_size=chunk_size or default_chunk_size(*shape, hidden_ND.device.type, dtype),
         needs=[torch.is_grad_enabled() and tensor.requires_grad for tensor in layer],
         loss_per_row=reduction == "none",
+        logit_softcap=logit_softcap,
     )
     with torch.no_grad():
         counted_SN = statistics_SN.detach()
@@ -188,6 +194,7 @@ def linear_sharpness(
     chunk_size: int,
     needs: Sequence[bool],
     loss_per_row: bool,
+    logit_softcap: float | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """(loss, statistics [S, N], gradients of `layer`: empty where `needs` is false).
 
@@ -221,8 +228,9 @@ def linear_sharpness(
     ]
     num_tile_rows = tile_rows(chunk_size, width, device.type, is_rounded=is_rounded)
     mathematics = row_mathematics(device.type, penalty)
-    scratch_2TW = (
-        torch.empty(2, num_tile_rows, width, dtype=sum_dtype, device=device)
+    num_buffers = 2 if logit_softcap is None else 3
+    scratch_BTW = (
+        torch.empty(num_buffers, num_tile_rows, width, dtype=sum_dtype, device=device)
         if mathematics is tile_statistics
         else None
     )
@@ -249,13 +257,14 @@ def linear_sharpness(
                 of_tile = RowFactors(*(factor_N[place] for factor_N in scaled))
                 statistics_SN[:, place] = mathematics(
                     tile_TW,
-                    None if scratch_2TW is None else scratch_2TW[:, : len(tile_TW)],
+                    None if scratch_BTW is None else scratch_BTW[:, : len(tile_TW)],
                     column_N[place],
                     penalty=penalty,
                     top_k=top_k,
                     vocab_size=vocab_size,
                     factors=of_tile if needs_gradient else None,
                     is_rounded=is_rounded,
+                    logit_softcap=logit_softcap,
                 )
                 if is_rounded and needs_gradient:
                     part_TW.copy_(tile_TW)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sharpgpt.sharpness.penalties import find_penalty
-from sharpgpt.sharpness.reference import above_mean, exact_near_one, log_sum_exp
+from sharpgpt.sharpness.reference import above_mean, exact_near_one, log_sum_exp, soft_capped
 from sharpgpt.sharpness.targets import IGNORED
 
 Gradients = list[Tensor | None]
@@ -131,6 +131,7 @@ def dense_gradients(
         hidden_ND, weight_VD, *biases = (tensor.to(product_dtype) for tensor in layer)
         hidden_ND = hidden_ND.masked_fill(ignored_N[:, None], 0)
         logits_NV = F.linear(hidden_ND, weight_VD, *biases).to(factors[0].dtype)
+        logits_NV = soft_capped(logits_NV, settings.get("logit_softcap"))
         log_p_NV = exact_near_one(logits_NV.log_softmax(-1))
         ce_N = F.nll_loss(log_p_NV, target_N, ignore_index=IGNORED, reduction="none")
         penalty = find_penalty(settings["penalty"])

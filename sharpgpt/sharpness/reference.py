@@ -2,6 +2,7 @@
 
 Every faster implementation is tested against this file. In plain torch, for valid rows:
 
+    logits = logit_softcap * (logits / logit_softcap).tanh()    # unless it is None
     log_p = logits.log_softmax(-1)
     ce    = -log_p[target]
     loss  = (ce + penalty_weight * mask * penalty(log_p.exp())
@@ -11,6 +12,7 @@ Every faster implementation is tested against this file. In plain torch, for val
 Shapes: N rows, D width, V vocabulary.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -32,6 +34,7 @@ def sharpness_loss(
     penalty_weight: float | Tensor = 0.0,
     z_loss_weight: float | Tensor = 0.0,
     label_smoothing: float | Tensor = 0.0,
+    logit_softcap: float | None = None,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -55,6 +58,8 @@ def sharpness_loss(
         label_smoothing: number in [0, 1), or 0-d tensor: e of label smoothing (Szegedy et al. 2016,
             section 7), the cross-entropy against (1 - e) one-hot + e / V. It applies to every valid
             row, as the term e (z_y - mean z). The number 0.0 leaves it out of the graph.
+        logit_softcap: c above 0, or None. The logits are c tanh(z / c) before all else (Gemma Team
+            2024, section 2; 30 there): losses, penalty and statistics are of the capped logits.
         top_k: k of the top-k mass, penalty and statistic, in 1..V.
         penalty_mask: boolean [N]; the penalty applies where it is true. None is everywhere.
         ignore_index: the target that marks a row as ignored.
@@ -69,13 +74,14 @@ def sharpness_loss(
 
     Raises:
         ValueError: unknown penalty or reduction, shapes that do not match, top_k outside 1..V,
-            label_smoothing outside [0, 1).
+            label_smoothing outside [0, 1), logit_softcap not above 0.
         IndexError: a target that is neither in 0..V-1 nor `ignore_index`; on a CUDA device an
             assert of the device.
     """
     settings: Any = {
         "penalty": penalty,
         "label_smoothing": label_smoothing,
+        "logit_softcap": logit_softcap,
         "top_k": top_k,
         "reduction": reduction,
     }
@@ -103,6 +109,7 @@ def linear_sharpness_loss(
     penalty_weight: float | Tensor = 0.0,
     z_loss_weight: float | Tensor = 0.0,
     label_smoothing: float | Tensor = 0.0,
+    logit_softcap: float | None = None,
     top_k: int = 5,
     penalty_mask: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
@@ -118,6 +125,7 @@ def linear_sharpness_loss(
     settings: Any = {
         "penalty": penalty,
         "label_smoothing": label_smoothing,
+        "logit_softcap": logit_softcap,
         "top_k": top_k,
         "reduction": reduction,
     }
@@ -145,6 +153,7 @@ def _loss_of_logits(
     penalty_weight: float | Tensor,
     z_loss_weight: float | Tensor,
     label_smoothing: float | Tensor,
+    logit_softcap: float | None,
     top_k: int,
     penalty_mask: Tensor | None,
     reduction: str,
@@ -154,6 +163,7 @@ def _loss_of_logits(
     """The loss of finite logits and checked targets."""
     if logits_NV.dtype in (torch.float16, torch.bfloat16):
         logits_NV = logits_NV.float()
+    logits_NV = soft_capped(logits_NV, logit_softcap)
     valid_N = target_N != IGNORED
     num_rows = valid_N.sum()
     penalised_N = valid_N if penalty_mask is None else valid_N & penalty_mask
@@ -208,6 +218,11 @@ def _loss_of_logits(
     )
 
 
+def soft_capped(logits: Tensor, logit_softcap: float | None) -> Tensor:
+    """c tanh(z / c), of any shape; the logits themselves for None."""
+    return logits if logit_softcap is None else logit_softcap * (logits / logit_softcap).tanh()
+
+
 def exact_near_one(log_probs_NV: Tensor) -> Tensor:
     """The result of log_softmax, with the digits of the largest ln p that it loses near p = 1.
 
@@ -254,6 +269,7 @@ def check_arguments(
     reduction: str,
     top_k: int,
     label_smoothing: float | Tensor = 0.0,
+    logit_softcap: float | None = None,
 ) -> None:
     """Raise ValueError for a caller's mistake; `shape` is that of the logits, [N, V]."""
     penalties.find_penalty(penalty)
@@ -274,3 +290,7 @@ def check_arguments(
         raise ValueError(f"top_k: given {top_k}, allowed is 1 to the vocabulary size, {shape[1]}")
     if not isinstance(label_smoothing, Tensor) and not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: given {label_smoothing}, allowed is 0 or more, below 1")
+    if logit_softcap is not None and not 0 < logit_softcap < math.inf:
+        raise ValueError(
+            f"logit_softcap: given {logit_softcap}, allowed is None or a number above 0"
+        )

@@ -25,6 +25,13 @@ M. Its gradient is 2 L p. So with the weight v it adds 2 r v L to a, whatever th
 Label smoothing adds z_y - mean z, with the weight e, and so r e (e_y - 1 / V) to the gradient: one
 more pass over the tile, of a constant per row.
 
+A soft cap c turns the logits u into z = c tanh(u / c) before all this, and multiplies the gradient
+by 1 - (z / c)^2 after it. tanh alone is 4% of the whole loss on a CPU, so a cap of at most
+SIGMOID_CAP is computed from s = sigmoid(2 u / c), which is six times as fast: z = c (2 s - 1), and
+4 s (1 - s) for the gradient. Where s is near 1/2 it loses the digits of a small tanh: z errs by up
+to c 2^-23, which is 4e-6 for c = 30, about what the products err for logits of that size. So e is
+taken as a power of 2 there, which errs by less.
+
 The largest entry of dz is written last, from the sum of the other probabilities: p - 1 and its like
 have no digits left where p rounds to 1.
 
@@ -34,11 +41,11 @@ of the row anyway, and the k largest entries are in the k blocks with the larges
 ones the first), so only those k blocks are searched.
 
 Shapes: T rows of a tile, V vocabulary, W columns of the buffer: V rounded up to whole blocks, the
-columns from V on filled with PADDING.
+columns from V on filled with PADDING; B buffers, B blocks of columns.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +55,8 @@ from sharpgpt.sharpness.penalties import FastPenalty, Penalty, RowFacts, find_pe
 BLOCK = 64
 PADDING = -1e30
 """A logit of probability 0; finite, since 0 * -inf would spoil the entropy."""
+SIGMOID_CAP = 32.0
+"""The largest soft cap that a sigmoid computes; 64 times it where the logits were rounded."""
 
 STATISTICS = (
     "ce",
@@ -80,7 +89,7 @@ def padded_width(vocab_size: int) -> int:
 
 def tile_statistics(
     logits_TW: Tensor,
-    scratch_2TW: Tensor | None,
+    scratch_BTW: Tensor | None,
     target_T: Tensor,
     *,
     penalty: str,
@@ -88,13 +97,15 @@ def tile_statistics(
     vocab_size: int,
     factors: RowFactors | None,
     is_rounded: bool = False,
+    logit_softcap: float | None = None,
 ) -> Tensor:
     """Statistics of a tile, [S, T] in the order of STATISTICS; the gradient replaces the logits.
 
     Args:
         logits_TW: float32 or float64, contiguous; overwritten, with d loss / d logits if `factors`.
-        scratch_2TW: buffer for two tiles, of the same dtype; overwritten. None allocates it, which
-            is right for a compiler: fused operations need no buffer.
+        scratch_BTW: buffer for two tiles, with a soft cap for three, of the same dtype;
+            overwritten. None allocates it, which is right for a compiler: fused operations need no
+            buffer.
         target_T: int64 in 0..V-1; ignored rows have factor 0 and any target.
         penalty: as `find_penalty` takes it.
         top_k: k, in 1..V.
@@ -102,12 +113,26 @@ def tile_statistics(
         factors: weights of the rows, or None for no gradient.
         is_rounded: the logits were rounded to half precision, so faster operations of a CPU may
             take the place of the most exact ones; they err by 1e-5, the rounding by 4e-3.
+        logit_softcap: c, or None for logits as they are.
     """
-    block_max_TB = in_blocks(logits_TW).amax(-1)
-    top_index_Tk = top_k_indices(logits_TW, block_max_TB, top_k)
+    buffers: Any = (None, None, None) if scratch_BTW is None else scratch_BTW
+    use_sigmoid = logit_softcap is not None and _is_by_sigmoid(logit_softcap, is_rounded)
+    capped_TW, gain = logits_TW, 1.0  # z = gain * capped_TW, less c with a sigmoid
+    if logit_softcap is not None:
+        gain = 2 * logit_softcap if use_sigmoid else logit_softcap
+        scale = 2 / logit_softcap if use_sigmoid else 1 / logit_softcap
+        capped_TW = torch.mul(logits_TW, scale, out=buffers[2])
+        capped_TW = capped_TW.sigmoid_() if use_sigmoid else capped_TW.tanh_()
+    block_max_TB = in_blocks(capped_TW).amax(-1)
+    top_index_Tk = top_k_indices(capped_TW, block_max_TB, top_k)
     max_T1 = block_max_TB.amax(-1, keepdim=True)
-    z_TW = logits_TW.sub_(max_T1)
-    e_TW = _exp(z_TW, None if scratch_2TW is None else scratch_2TW[0], is_rounded=is_rounded)
+    if logit_softcap is None:
+        z_TW = logits_TW.sub_(max_T1)
+    else:
+        z_TW = torch.sub(capped_TW, max_T1, out=logits_TW).mul_(gain)
+        z_TW[:, vocab_size:] = PADDING
+        max_T1 = max_T1 * gain - (logit_softcap if use_sigmoid else 0.0)
+    e_TW = _exp(z_TW, buffers[0], as_power_of_2=is_rounded or use_sigmoid)
     top_e_Tk = e_TW.gather(1, top_index_Tk)
     # The largest entry is among the k largest; of equal ones the first is, and it is listed first.
     max_place_T1 = top_e_Tk.argmax(-1, keepdim=True)
@@ -119,7 +144,7 @@ def tile_statistics(
     sum_T = 1 + outside_max_T
     log_sum_T = outside_max_T.log1p()
     log_sum_exp_T = max_T1.flatten() + log_sum_T  # of the logits as they were
-    ez_TW = torch.mul(e_TW, z_TW, out=None if scratch_2TW is None else scratch_2TW[1])
+    ez_TW = torch.mul(e_TW, z_TW, out=buffers[1])
     mean_z_T = ez_TW.sum(-1) / sum_T
     entropy_T = log_sum_T - mean_z_T
     max_prob_T = 1 / sum_T
@@ -171,6 +196,8 @@ def tile_statistics(
         if factors.smoothing is not None:
             exact_T += factors.smoothing * (hit_T1.flatten().to(ce_T.dtype) - 1 / vocab_size)
         z_TW.scatter_(1, max_index_T1, exact_T[:, None])
+        if logit_softcap is not None:
+            _through_softcap(z_TW, capped_TW, use_sigmoid)
     return torch.stack(
         [
             ce_T,
@@ -185,9 +212,22 @@ def tile_statistics(
     )
 
 
-def _exp(z_TW: Tensor, out_TW: Tensor | None, *, is_rounded: bool) -> Tensor:
+def _is_by_sigmoid(logit_softcap: float, is_rounded: bool) -> bool:
+    """Whether a sigmoid has the digits that this soft cap needs."""
+    return logit_softcap <= (64 * SIGMOID_CAP if is_rounded else SIGMOID_CAP)
+
+
+def _through_softcap(gradient_TW: Tensor, capped_TW: Tensor, use_sigmoid: bool) -> None:
+    """Make the gradient of the capped logits that of the logits before the cap."""
+    backward = torch.ops.aten.sigmoid_backward if use_sigmoid else torch.ops.aten.tanh_backward
+    backward.grad_input(gradient_TW, capped_TW, grad_input=gradient_TW)
+    if use_sigmoid:
+        gradient_TW.mul_(4)
+
+
+def _exp(z_TW: Tensor, out_TW: Tensor | None, *, as_power_of_2: bool) -> Tensor:
     """exp(z). As 2^(z log2 e) it takes a third of the time on a CPU."""
-    if not is_rounded:
+    if not as_power_of_2:
         return torch.exp(z_TW, out=out_TW)
     return torch.mul(z_TW, math.log2(math.e), out=out_TW).exp2_()
 

@@ -23,6 +23,7 @@ from sharpgpt.model.attention import use_short_attention
 from sharpgpt.model.build import create_model
 from sharpgpt.model.flops import flops_per_token
 from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.model.softcap import caps_itself, softcap_of
 from sharpgpt.runs.checkpoint import Checkpoint
 from sharpgpt.runs.checkpoint_files import load_tensors
 from sharpgpt.runs.folder import RunFolder
@@ -279,6 +280,14 @@ def _start_log(
 def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
     config, data = setup.config, setup.data
     model, hardware = environment["model"], environment["hardware"]
+    cap = softcap_of(setup.causal_lm)
+    if cap is not None and not caps_itself(type(cast(Any, setup.causal_lm).config)):
+        logger.warning(
+            "logit_softcap: SharpGPT caps the logits of this model wherever it loads it. "
+            "transformers' own %s ignores final_logit_softcapping in config.json, so elsewhere its "
+            "probabilities are others (docs/loss.md)",
+            model["class"],
+        )
     logger.info(
         f"{model['class']} with {counted(model['num_parameters'], 'parameter')} on "
         f"{hardware['device']} ({hardware['dtype']}); {data.name}: "
@@ -288,4 +297,5 @@ def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
         f"penalty {config.penalty_weight:g} * {config.penalty_type}"
         + (f"; z-loss weight {config.z_loss_weight:g}" if config.z_loss_weight else "")
         + (f"; label smoothing {config.label_smoothing:g}" if config.label_smoothing else "")
+        + (f"; logits capped at {cap:g}" if cap else "")
     )

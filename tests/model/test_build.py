@@ -10,6 +10,7 @@ import torch
 from sharpgpt.core.errors import UserError
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.model.lm import SharpnessLM
+from sharpgpt.model.softcap import softcap_of
 
 
 def small(**changes: Any) -> Any:
@@ -109,14 +110,20 @@ def test_an_architecture_that_changes_its_logits_is_refused(tmp_path: Path) -> N
         create_gpt2_model(str(folder), vocab_size=127, max_seq_length=16, end_of_text_id=None)
 
 
-def test_an_architecture_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
-    """At the small logits of random weights a cap of 30 is the identity to 1e-5."""
+@pytest.mark.parametrize(("given", "cap"), [(None, 30.0), (15.0, 15.0)])
+def test_an_architecture_with_a_soft_cap_keeps_it_or_takes_another(
+    tmp_path: Path, given: float | None, cap: float
+) -> None:
     folder = llama_folder(
         tmp_path, model_type="gemma2", architectures=["Gemma2ForCausalLM"], head_dim=8,
         final_logit_softcapping=30.0,
     )  # fmt: skip
-    with pytest.raises(UserError, match="not a plain linear map"):
-        create_gpt2_model(str(folder), vocab_size=127, max_seq_length=16, end_of_text_id=None)
+    how: dict[str, Any] = {"vocab_size": 127, "max_seq_length": 16, "end_of_text_id": None}
+    model: Any = create_gpt2_model(str(folder), logit_softcap=given, **how)
+    assert softcap_of(model) == cap
+    assert type(model.lm_head) is torch.nn.Linear  # it caps itself, and not twice
+    with torch.device("meta"):
+        create_gpt2_model(str(folder), logit_softcap=given, **how)
 
 
 def test_sizes_of_another_architecture_are_applied_throughout(tmp_path: Path) -> None:

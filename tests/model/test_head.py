@@ -156,6 +156,8 @@ def test_a_head_that_is_linear_is_accepted(
         ("cohere", {"logit_scale": 0.0625}, False),
         ("cohere", {"logit_scale": 1.0}, True),
         ("gemma2", {"head_dim": 8, "final_logit_softcapping": None}, True),
+        ("gemma2", {"head_dim": 8, "final_logit_softcapping": 30.0}, True),
+        ("llama", {"final_logit_softcapping": 30.0}, False),  # in the config, and not applied
         ("gptj", {"rotary_dim": 4}, True),  # a bias
         ("bloom", {}, True),
         ("mamba", {}, True),

@@ -240,10 +240,6 @@ def test_a_wrapper_with_a_base_model_is_looked_into() -> None:
     [
         ({"model_type": "granite", "logits_scaling": 8.0}, "not a plain linear map"),
         (
-            {"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 30.0},
-            "not a plain linear map",
-        ),
-        (
             {"model_type": "mixtral", "num_local_experts": 2, "output_router_logits": True},
             "not the cross-entropy of its logits",
         ),

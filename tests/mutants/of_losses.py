@@ -21,6 +21,7 @@ GRADIENTS = [
 PRODUCTS = ["tests/sharpness/test_products.py"]
 Z_LOSS = ["tests/sharpness/test_z_loss.py"]
 SMOOTHING = ["tests/sharpness/test_label_smoothing.py"]
+SOFTCAP = ["tests/sharpness/test_logit_softcap.py"]
 REFERENCE = [
     "tests/sharpness/test_reference.py",
     "tests/sharpness/test_targets.py",
@@ -306,8 +307,8 @@ LOSSES = [
         ),
         (
             "any number is allowed",
-            "        label_smoothing=label_smoothing,\n    )\n    target_N",
-            "    )\n    target_N",
+            "        label_smoothing=label_smoothing,\n        logit_softcap=logit_softcap,\n    )",
+            "        logit_softcap=logit_softcap,\n    )",
         ),
     ),
     *mutants(
@@ -329,6 +330,38 @@ LOSSES = [
         "sharpgpt/sharpness/gradients.py",
         SMOOTHING,
         ("no smoothing in second order", "if len(factors) > 3:", "if len(factors) > 4:"),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/gradients.py",
+        SOFTCAP,
+        (
+            "no soft cap in second order",
+            'soft_capped(logits_NV, settings.get("logit_softcap"))',
+            "soft_capped(logits_NV, None)",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/fused.py",
+        SOFTCAP,
+        (
+            "no soft cap under a transform",
+            "            logit_softcap=logit_softcap,\n            top_k=top_k,\n",
+            "            top_k=top_k,\n",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/reference.py",
+        SOFTCAP,
+        (
+            "the cap is not of the unit of the logits",
+            "else logit_softcap * (logits / logit_softcap).tanh()",
+            "else logit_softcap * logits.tanh()",
+        ),
+        (
+            "a cap of 0",
+            "not 0 < logit_softcap < math.inf",
+            "not 0 <= logit_softcap < math.inf",
+        ),
     ),
     *mutants(
         "sharpgpt/sharpness/reference.py",

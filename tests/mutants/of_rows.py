@@ -1,7 +1,7 @@
 """Mistakes in the penalties and in the row mathematics of the fused loss."""
 
 from tests.mutants.mutant import mutants
-from tests.mutants.of_losses import FUSED, SMOOTHING, Z_LOSS
+from tests.mutants.of_losses import FUSED, SMOOTHING, SOFTCAP, Z_LOSS
 
 PENALTY = ["tests/sharpness/test_penalties.py", *FUSED]
 
@@ -167,8 +167,8 @@ ROWS = [
         ),
         (
             "both products are in one buffer",
-            "None if scratch_2TW is None else scratch_2TW[1]",
-            "None if scratch_2TW is None else scratch_2TW[0]",
+            "torch.mul(e_TW, z_TW, out=buffers[1])",
+            "torch.mul(e_TW, z_TW, out=buffers[0])",
         ),
         (
             "the k are not put back",
@@ -262,6 +262,41 @@ ROWS = [
             "the largest entry is smoothed as the target",
             "(hit_T1.flatten().to(ce_T.dtype) - 1 / vocab_size)",
             "(1 - 1 / vocab_size)",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/sharpness/rows.py",
+        SOFTCAP,
+        (
+            "the padding is capped",
+            "        z_TW[:, vocab_size:] = PADDING\n",
+            "",
+        ),
+        (
+            "the sigmoid is not shifted",
+            "- (logit_softcap if use_sigmoid else 0.0)",
+            "- 0.0",
+        ),
+        (
+            "the gradient of the capped logits",
+            "            _through_softcap(z_TW, capped_TW, use_sigmoid)\n",
+            "            pass\n",
+        ),
+        ("a quarter of the gradient", "        gradient_TW.mul_(4)\n", "        pass\n"),
+        (
+            "the tanh of the sigmoid's argument",
+            "scale = 2 / logit_softcap if use_sigmoid else 1 / logit_softcap",
+            "scale = 2 / logit_softcap",
+        ),
+        (
+            "the sigmoid of the tanh's argument",
+            "scale = 2 / logit_softcap if use_sigmoid else 1 / logit_softcap",
+            "scale = 1 / logit_softcap",
+        ),
+        (
+            "half of what the sigmoid spans",
+            "gain = 2 * logit_softcap if use_sigmoid else logit_softcap",
+            "gain = logit_softcap",
         ),
     ),
 ]

@@ -30,14 +30,15 @@ def test_the_compiled_rows_give_the_same_loss(
     """The path of a GPU on a CPU: compiled rows, no scratch, chunks of two sizes (5, 5 and 4).
 
     Weight 1 and logits of standard deviation 4, so that penalty and peaks weigh as much as the
-    cross-entropy; and without gradients, which is another compilation. With a z-loss and label
-    smoothing, and without.
+    cross-entropy; and without gradients, which is another compilation. With a z-loss, label
+    smoothing and both forms of the soft cap, and without.
     """
     how = {
         "penalty": penalty,
         "penalty_weight": 1.0,
         "z_loss_weight": 0.0 if penalty == "non_max_sum" else 0.1,
         "label_smoothing": 0.2 if penalty == "neg_entropy" else 0.0,
+        "logit_softcap": {"neg_max_prob": 4.0, "top_k_mass": 40.0}.get(penalty),
     }
     generator = torch.Generator().manual_seed(0)
     hidden_ND = torch.randn(14, 16, generator=generator)
