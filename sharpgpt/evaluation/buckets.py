@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from sharpgpt.evaluation.passes import RowBatch
-from sharpgpt.evaluation.validation_text import EvaluationText
+from sharpgpt.evaluation.validation_text import FREQUENCY_BOUNDS, EvaluationText
 
 ENTROPY_BOUNDS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 """In nats."""
-
-FREQUENCY_BOUNDS = (0.2, 0.4, 0.6, 0.8)
-"""Of `frequency_ranks`: five buckets of about equal mass in the training text."""
 
 STATISTICS = ("ce", "entropy", "max_prob", "accuracy")
 """What is averaged."""

@@ -153,7 +153,13 @@ def _evaluate_pairs(
         for arm, run in mine:
             judge_model = None if any(other.facts for other in arm.runs) else saved
             penalised.append(_evaluate_run(evaluator, run, passes, judge_model))
-        against = Baseline(passes, own.statistics, own.best, evaluator.show)
+        against = Baseline(
+            passes,
+            own.statistics,
+            own.best,
+            evaluator.show,
+            recalibration=own.recalibration,
+        )
         for (_, run), pair in zip(mine, against.against(penalised), strict=True):
             run.pair = pair
 
@@ -174,6 +180,7 @@ def _evaluate_run(
         _trained_with(run, evaluator.text.blocks.shape[1]),
         has_full_weight=run.has_full_weight,
         row_ce=evaluation.row_ce,
+        recalibration=evaluation.recalibration,
     )
 
 

@@ -16,6 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from sharpgpt.evaluation.class_differences import (
+    ClassDifference,
+    ClassName,
+    classes_to_dict,
+)
 from sharpgpt.evaluation.controls import PenaltyMap
 from sharpgpt.evaluation.differences import (
     Difference,
@@ -25,9 +30,11 @@ from sharpgpt.evaluation.differences import (
 )
 from sharpgpt.evaluation.groups import GroupStatistics
 from sharpgpt.evaluation.map_weight import fit_map_weight
+from sharpgpt.evaluation.order_and_shape import OrderAndShape, order_and_shape, orders_to_dict
 from sharpgpt.evaluation.paired_rows import PairedRows, RowValues, pair_rows, truncations_to_dict
 from sharpgpt.evaluation.passes import ModelPasses
-from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening
+from sharpgpt.evaluation.recalibration import Recalibration
+from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening, Temperature
 from sharpgpt.evaluation.temperature import Fit, fit_temperatures
 from sharpgpt.evaluation.truncation import TruncationKind
 from sharpgpt.evaluation.truncation_fit import TruncationFit, fit_truncations
@@ -63,7 +70,9 @@ class PenalisedRun:
     has_full_weight: bool = True
     """Whether the penalty had that weight when the training ended."""
     row_ce: RowValues | None = None
-    """The cross-entropy of each row; None leaves out what needs it, `Pair.rows`."""
+    """The cross-entropy of each row; None leaves out what needs it."""
+    recalibration: Recalibration | None = None
+    """Its best monotone map; None leaves out what needs it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,10 @@ class Pair:
     training did not end with that weight."""
     rows: PairedRows | None
     """None where the rows of the run are not known."""
+    classes: dict[ClassName, ClassDifference] | None
+    """The same; None also where no temperature was found."""
+    order: OrderAndShape | str
+    """A string is the reason why there is none; empty where it was not asked for."""
 
 
 class Baseline:
@@ -93,6 +106,7 @@ class Baseline:
         statistics: of a pass with GRID.
         best: its best temperature.
         on_control: called with the name of each control before it is fitted.
+        recalibration: its best monotone map, with which it was evaluated too.
     """
 
     def __init__(
@@ -101,11 +115,14 @@ class Baseline:
         statistics: GroupStatistics,
         best: Fit,
         on_control: Callable[[str], None] = lambda _: None,
+        *,
+        recalibration: Recalibration | None = None,
     ) -> None:
         self.statistics = statistics
         self.best = best
         self._evaluate = evaluate
         self._on_control = on_control
+        self._recalibration = recalibration
 
     def against(self, runs: Sequence[PenalisedRun]) -> list[Pair]:
         """Compare each run with this model.
@@ -153,10 +170,21 @@ class Baseline:
         if trained is not None and run.has_full_weight:
             self._on_control("the penalty's own map")
             own_map = _point(self._evaluate([trained]), trained)
-        rows = None
+        rows = classes = None
         if run.row_ce is not None:
             self._on_control("row by row")
-            rows = pair_rows(self._evaluate, run.row_ce, truncations)
+            at = temperature.sharpening
+            assert isinstance(at, Temperature)
+            rows = pair_rows(self._evaluate, run.row_ce, at, truncations)
+            if temperature.converged:
+                classes = rows.classes.differences(run.statistics, self.statistics, temperature)
+        order: OrderAndShape | str = ""
+        if run.recalibration is not None and self._recalibration is not None:
+            order = order_and_shape(
+                (run.statistics, run.recalibration),
+                (self.statistics, self._recalibration),
+                controls[TEMPERATURE],
+            )
         return Pair(
             controls=controls,
             parameters=parameters,
@@ -170,6 +198,8 @@ class Baseline:
             point=_point(run.statistics, UNCHANGED),
             own_map=own_map,
             rows=rows,
+            classes=classes,
+            order=order,
         )
 
 
@@ -201,6 +231,13 @@ class Judgement:
         rows = [pair.rows for pair in self.pairs if pair.rows is not None]
         if len(rows) == len(self.pairs):
             found["truncation"] = truncations_to_dict(rows, self._compared)
+        classes = [pair.classes for pair in self.pairs if pair.classes is not None]
+        if len(classes) == len(self.pairs):
+            found["token_classes"] = classes_to_dict(classes, self._compared)
+        if any(pair.order for pair in self.pairs):
+            found["order_and_shape"] = orders_to_dict(
+                [pair.order for pair in self.pairs], self._compared
+            )
         return found
 
     def _compared(self, differences: Sequence[Difference]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def difference_at_equal_entropy(
             f"the fit is for entropy {fit.target_entropy}, the penalised model's is {target}"
         )
     at = fit.sharpening
-    ce_slope, entropy_slope = _slopes(baseline, fit)
+    ce_slope, entropy_slope = slopes(baseline, fit)
     # 0 where the parameter changes nothing, so that nothing could be tuned.
     slope = ce_slope / entropy_slope if entropy_slope != 0 else 0.0
     ce_G = penalised.sums("ce") - baseline.sums("ce", at)
@@ -123,7 +123,7 @@ def difference_at_best_temperatures(
     return replace(found, note="; ".join(dict.fromkeys(fit.note for fit in fits if fit.note)))
 
 
-def _slopes(statistics: GroupStatistics, fit: Fit) -> tuple[float, float]:
+def slopes(statistics: GroupStatistics, fit: Fit) -> tuple[float, float]:
     """d CE on the report half and d entropy on the tuning half, by the fitted parameter."""
     if fit.neighbours is None:
         beta = getattr(fit.sharpening, "beta", math.nan)

@@ -30,6 +30,7 @@ from sharpgpt.evaluation.calibration import (
 from sharpgpt.evaluation.groups import GroupStatistics
 from sharpgpt.evaluation.intervals import Interval, mean_intervals
 from sharpgpt.evaluation.passes import ModelPasses, RowBatch, collect
+from sharpgpt.evaluation.recalibration import Recalibration, fit_recalibration
 from sharpgpt.evaluation.row_statistics import UNCHANGED, Sharpening, Temperature
 from sharpgpt.evaluation.temperature import (
     GRID,
@@ -56,6 +57,8 @@ class ModelEvaluation:
     num_bytes: npt.NDArray[np.float64] | None
     """Bytes of the text that was predicted, by group [G]; None where they are not known."""
     final_layer: dict[str, float | None]
+    recalibration: Recalibration
+    """The best monotone map, fitted on the tuning half."""
     row_ce: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     """The cross-entropy of each row; None for a model that is compared with no baseline."""
 
@@ -69,6 +72,7 @@ class ModelEvaluation:
         return {
             "figures": self._intervals(),
             "temperature": self._temperature(),
+            "recalibration": self._recalibration(),
             "calibration": {
                 "unchanged": self._calibration(UNCHANGED),
                 "best_temperature": (
@@ -103,6 +107,12 @@ class ModelEvaluation:
             "entropy_unchanged": self.statistics.mean("entropy", UNCHANGED, "report"),
             "curve": fine_curve(points),
         }
+
+    def _recalibration(self) -> dict[str, Any]:
+        found, at = self.recalibration.to_dict(), self.recalibration.map
+        for name in ("ce", "entropy"):
+            found[name] = None if at is None else self.statistics.mean(name, at, "report")
+        return found
 
     def _calibration(self, at: Sharpening) -> dict[str, Any]:
         histogram = self.statistics.histograms[at]
@@ -141,8 +151,11 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
 
     statistics = collect(checked_batches(), passes.groups, [UNCHANGED])
     [best], statistics = fit_temperatures(passes, statistics, [None])
-    if best.sharpening != UNCHANGED:
-        statistics = statistics.joined(passes([best.sharpening], [best.sharpening]))
+    recalibration = fit_recalibration(passes)
+    fitted = [one for one in (best.sharpening, recalibration.map) if one not in (UNCHANGED, None)]
+    if fitted:
+        histograms = [one for one in fitted if one == best.sharpening]
+        statistics = statistics.joined(passes(fitted, histograms))
     return ModelEvaluation(
         statistics=statistics,
         best=best,
@@ -153,6 +166,7 @@ def evaluate_model(passes: ModelPasses, baseline: ModelPasses | None = None) -> 
             else bytes_of_groups(text.blocks, text.token_bytes, passes.groups)
         ),
         final_layer=final_layer(passes.causal_lm),
+        recalibration=recalibration,
         row_ce=np.concatenate(row_ce) if row_ce else None,
     )
 

@@ -15,11 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sharpgpt.evaluation.class_differences import ClassSums
 from sharpgpt.evaluation.differences import Difference, difference_of_means
 from sharpgpt.evaluation.groups import Floats, Groups, Half
 from sharpgpt.evaluation.intervals import t_quantile
 from sharpgpt.evaluation.passes import ModelPasses, RowBatch
-from sharpgpt.evaluation.row_statistics import UNCHANGED
+from sharpgpt.evaluation.row_statistics import UNCHANGED, Temperature
+from sharpgpt.evaluation.token_classes import TokenClasses
 from sharpgpt.evaluation.truncation import Truncation, TruncationKind
 from sharpgpt.evaluation.truncation_fit import TruncationFit
 
@@ -57,11 +59,13 @@ class PairedRows:
 
     truncations: dict[TruncationKind, TruncatedPair | str]
     """A string is the reason why there is none."""
+    classes: ClassSums
 
 
 def pair_rows(
     baseline: ModelPasses,
     penalised_ce_R: RowValues,
+    temperature: Temperature,
     truncations: Mapping[TruncationKind, TruncationFit],
 ) -> PairedRows:
     """Go through the rows of a baseline beside those of a penalised model.
@@ -69,6 +73,7 @@ def pair_rows(
     Args:
         baseline: its passes.
         penalised_ce_R: the cross-entropy of each row under the penalised model as trained.
+        temperature: of the baseline, fitted to the penalised model's entropy.
         truncations: of the baseline, fitted to the penalised model's entropy.
     """
     groups = baseline.groups
@@ -77,17 +82,24 @@ def pair_rows(
         for kind, fit in truncations.items()
         if fit.truncation is not None
     }
-    if sums:
-        start = 0
-        for batch in baseline.batches([one.truncation for one in sums.values()]):
-            shape = batch.statistics.shape[2:]
-            end = start + shape.numel()
-            penalised_BT = torch.from_numpy(penalised_ce_R[start:end]).view(shape)
-            start = end
-            for one in sums.values():
-                one.add(batch, penalised_BT)
+    classes = ClassSums(TokenClasses(baseline.text), temperature, groups.num_groups)
+    start = 0
+    for batch in baseline.batches([temperature, *(one.truncation for one in sums.values())]):
+        shape = batch.statistics.shape[2:]
+        end = start + shape.numel()
+        penalised_BT = torch.from_numpy(penalised_ce_R[start:end]).view(shape)
+        start = end
+        blocks = np.arange(batch.first_block, batch.first_block + len(batch.input_ids))
+        group_B = groups.of_blocks(blocks)
+        classes.add(batch, penalised_BT, group_B)
+        for one in sums.values():
+            one.add(batch, penalised_BT, group_B)
     return PairedRows(
-        {kind: sums[kind].pair() if kind in sums else fit.note for kind, fit in truncations.items()}
+        {
+            kind: sums[kind].pair() if kind in sums else fit.note
+            for kind, fit in truncations.items()
+        },
+        classes,
     )
 
 
@@ -102,10 +114,8 @@ class _TruncatedSums:
             for name in ("rows", "entropy", "outside", "inside", "baseline_ce", "penalised_ce")
         }
 
-    def add(self, batch: RowBatch, penalised_BT: Tensor) -> None:
-        """Add a batch, with the cross-entropies of the penalised model."""
-        blocks = np.arange(batch.first_block, batch.first_block + len(batch.input_ids))
-        group_B = self._groups.of_blocks(blocks)
+    def add(self, batch: RowBatch, penalised_BT: Tensor, group_B: npt.NDArray[np.int64]) -> None:
+        """Add a batch, the cross-entropies of the penalised model, and the groups of its blocks."""
         ce_BT = batch.rows("ce", self.truncation).double()
         is_inside_BT = ce_BT.isfinite()
         for name, values_BT in {
@@ -145,8 +155,9 @@ def truncation_table(passes: ModelPasses) -> list[dict[str, Any]]:
     """
     sums = [_TruncatedSums(way, passes.groups) for way in USUAL]
     for batch in passes.batches([UNCHANGED, *USUAL]):
+        blocks = np.arange(batch.first_block, batch.first_block + len(batch.input_ids))
         for one in sums:
-            one.add(batch, batch.rows("ce"))
+            one.add(batch, batch.rows("ce"), passes.groups.of_blocks(blocks))
     found = []
     for way, pair in zip(USUAL, (one.pair() for one in sums), strict=True):
         loss = pair.support_loss

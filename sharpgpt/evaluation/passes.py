@@ -98,8 +98,18 @@ class ModelPasses:
         """One pass; confidences of the report half are kept for `histograms`."""
         return collect(self.batches(sharpenings), self.groups, histograms)
 
-    def _row_logits(self) -> RowLogits:
-        first_row = 0
+    def some_logits(self, blocks: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The logits [C, V] of the rows of some blocks, and their targets [C], in chunks."""
+        in_block = self.text.blocks.shape[1] - 1
+        for number in blocks:
+            input_ids_1T = self.text.blocks[number : number + 1]
+            target_N, start = input_ids_1T[0, 1:], 0
+            for logits_CV in self._row_logits(number * in_block)(input_ids_1T):
+                rows = slice(start, start + len(logits_CV))
+                start = rows.stop
+                yield logits_CV, target_N[rows].to(logits_CV.device)
+
+    def _row_logits(self, first_row: int = 0) -> RowLogits:
 
         def row_logits(input_ids_BT: Tensor) -> Iterator[Tensor]:
             nonlocal first_row

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sharpgpt.evaluation.controls import PenaltyMap
+from sharpgpt.evaluation.monotone_map import MonotoneMap
 from sharpgpt.evaluation.truncation import SortedRows, Truncation
 
 MEANS = ("ce", "entropy", "max_prob", "top_k_mass", "brier")
@@ -51,7 +52,7 @@ class Temperature:
             raise ValueError(f"beta: given {self.beta}, allowed is a positive number")
 
 
-Sharpening = Temperature | PenaltyMap | Truncation
+Sharpening = Temperature | PenaltyMap | Truncation | MonotoneMap
 """A way to change the predictions of a trained model."""
 
 UNCHANGED = Temperature(1.0)
@@ -122,7 +123,10 @@ def row_statistics(
             if log_p_TV is None:
                 log_p_TV = z_TV.double().log_softmax(-1)
             position_T = None if position_N is None else position_N[rows]
-            log_q_TV = sharpening.log_probs(log_p_TV, position_T, block_length)
+            if isinstance(sharpening, MonotoneMap):
+                log_q_TV = sharpening.log_probs(log_p_TV)
+            else:
+                log_q_TV = sharpening.log_probs(log_p_TV, position_T, block_length)
             found_QSN[number, :-num_ranks, rows] = _of_log_probs(log_q_TV, target_T1, top_k).to(
                 found_QSN.dtype
             )

@@ -8,6 +8,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+BEGINS, ENDS, BLANK = 1, 2, 4
+"""Bits of `token_spaces`: begins with white space, ends with it, is nothing else."""
+
 
 def bytes_of_tokens(tokenizer: Any, ids: Iterable[int]) -> dict[int, bytes]:
     """Each id -> its bytes. Special tokens stand for their name, such as <|endoftext|>.
@@ -35,6 +41,18 @@ def bytes_of_tokens(tokenizer: Any, ids: Iterable[int]) -> dict[int, bytes]:
             found[id_] = bytes.fromhex(byte[1])
         else:
             found[id_] = (token.replace("▁", " ") if is_marked else token).encode()
+    return found
+
+
+def token_spaces(
+    tokenizer: Any, vocab_size: int, end_of_text_id: int | None
+) -> npt.NDArray[np.uint8]:
+    """Where each token has white space, [V]; the end of a text is white space."""
+    found = np.zeros(vocab_size, dtype=np.uint8)
+    for id_, text in bytes_of_tokens(tokenizer, range(vocab_size)).items():
+        blank = not text.strip() or id_ == end_of_text_id
+        begins, ends = blank or text[:1].isspace(), blank or text[-1:].isspace()
+        found[id_] = BEGINS * begins | ENDS * ends | BLANK * blank
     return found
 
 

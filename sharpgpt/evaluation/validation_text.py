@@ -23,11 +23,15 @@ from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from sharpgpt.evaluation.bits_per_byte import token_byte_lengths
 from sharpgpt.evaluation.groups import Blocks
 from sharpgpt.evaluation.saved_model import SavedModel
+from sharpgpt.evaluation.token_bytes import token_spaces
 
 logger = logging.getLogger(__name__)
 
 FREQUENCY_TOKENS = 10_000_000
 """Training tokens, from the first on, that are counted for the buckets by frequency."""
+
+FREQUENCY_BOUNDS = (0.2, 0.4, 0.6, 0.8)
+"""Of `frequency_ranks`: five classes of about equal mass in the training text."""
 
 PIECE_TOKENS = 1 << 16
 
@@ -43,6 +47,8 @@ class EvaluationText:
     """Bytes of text that each token stands for, [V]; None leaves out bits per byte."""
     token_ranks: npt.NDArray[np.float64]
     """`frequency_ranks` of the training text, [V]."""
+    token_spaces: npt.NDArray[np.uint8] | None = None
+    """As in `token_spaces`, [V]; None leaves out the place in the word."""
     end_of_text_id: int | None = None
     """The token that ends a document."""
     boundary_id: int | None = None
@@ -140,6 +146,7 @@ def open_validation_text(
         num_blocks_in_split=num_validation_blocks(len(text.val_tokens), length),
         token_bytes=token_byte_lengths(saved.tokenizer, tokenizer),
         token_ranks=frequency_ranks(_counts(text.train_tokens, tokenizer.vocab_size)),
+        token_spaces=token_spaces(saved.tokenizer, tokenizer.vocab_size, tokenizer.end_of_text_id),
         end_of_text_id=tokenizer.end_of_text_id,
         sha256=text.source["sha256"],
         vocabulary=tokenizer.fingerprint,

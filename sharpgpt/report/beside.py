@@ -44,6 +44,36 @@ def truncations(arms: Sequence[Arm]) -> list[Row]:
     return rows
 
 
+def orders(arms: Sequence[Arm]) -> list[Row]:
+    """The differences of a comparison divided into order and shape."""
+    rows: list[Row] = []
+    for arm in arms:
+        found = mapping(arm.content, "order_and_shape")
+        if note := text_of(found, "note"):
+            rows.append((arm, [typeset(note), *[""] * 4]))
+        elif found:
+            parts = ("order", "as_trained", "shape", "shape_at_equal_entropy")
+            ce = mapping(found, "recalibrated_ce")
+            both = [fixed(number_of(ce, name), 4) for name in ("penalised", "baseline")]
+            words = [interval_words(mapping(found, part)) for part in parts]
+            rows.append((arm, [" and ".join(both), *words]))
+    return rows
+
+
+def token_classes(arms: Sequence[Arm]) -> dict[str, list[Row]]:
+    """Division -> its classes with the difference of each arm."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for place, arm in enumerate(arms):
+        for one in objects(arm.content.get("token_classes")):
+            share = number_of(one, "share")
+            head = f"{text_of(one, 'class')} ({'–' if share is None else percent(share)} of tokens)"
+            cells = found.setdefault(text_of(one, "division"), {}).setdefault(
+                head, [""] * len(arms)
+            )
+            cells[place] = interval_words(mapping(one, "difference"))
+    return {division: list(rows.items()) for division, rows in found.items()}
+
+
 def usual_truncations(arms: Sequence[Arm]) -> list[Row]:
     """Evaluated models under the usual thresholds."""
     return [

@@ -97,6 +97,8 @@ def content_of_comparison(comparison: Json, page: Path) -> dict[str, Any]:
         shapes=shapes(arms),
         controls=_controls(arms, margin),
         truncations=beside.truncations(arms),
+        orders=beside.orders(arms),
+        token_classes=beside.token_classes(arms),
         unchanged=_unchanged(arms),
         best=_at_best_temperatures(arms),
         samples=_samples(everyone),

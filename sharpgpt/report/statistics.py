@@ -67,6 +67,8 @@ BEST = "at the best temperature"
 
 DERIVED = {
     "Best temperature": ("temperature", "best"),
+    "Cross-entropy at the best temperature": ("temperature", "ce"),
+    "Cross-entropy, best monotone recalibration": ("recalibration", "ce"),
     **{
         f"{name.capitalize()}{when}": ("calibration", at, key)
         for key, name in CALIBRATION.items()

@@ -14,6 +14,7 @@ from sharpgpt.evaluation.paired_rows import (
     truncation_table,
     truncations_to_dict,
 )
+from sharpgpt.evaluation.row_statistics import UNCHANGED
 from sharpgpt.evaluation.truncation import Truncation
 from sharpgpt.evaluation.truncation_fit import TruncationFit
 from sharpgpt.runtime.device import Device
@@ -45,6 +46,7 @@ def test_the_losses_of_a_truncation_are_those_of_the_counted_rows(passes: ModelP
     rows = pair_rows(
         passes,
         penalised_V[targets.flatten().numpy()],
+        UNCHANGED,
         {"top_p": fit, "min_p": TruncationFit(None, 9.0, "none has so much")},
     )
     pair = rows.truncations["top_p"]

@@ -224,6 +224,27 @@ def test_a_truncation_tells_what_it_cuts_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_picture_files")
+def test_order_shape_and_classes_are_tables(tmp_path: Path) -> None:
+    content = comparison()
+    first, second, _ = content["models"]
+    first["order_and_shape"] = {
+        "as_trained": interval(0.3), "order": interval(-0.1), "shape": interval(0.4),
+        "shape_at_equal_entropy": interval(0.2), "note": "",
+        "recalibrated_ce": {"penalised": 1.4, "baseline": 1.5},
+    }  # fmt: skip
+    second["order_and_shape"] = {"note": "too few predictions are wrong"}
+    row = {"division": "earlier in the block", "class": "yes", "share": 0.25}
+    first["token_classes"] = [row | {"difference": interval(0.02)}]
+    second["token_classes"] = [row | {"class": "no", "difference": None}]
+    _, page = written(tmp_path, content)
+    assert "1.4000 and 1.5000 −0.1000 (−0.1100 to −0.0900) +0.3000" in page.words
+    assert "too few predictions are wrong" in page.words
+    assert "Earlier in the block" in page.words
+    assert "yes (25.0% of tokens)+0.0200 (+0.0100 to +0.0300)" in page.words
+    assert "no (25.0% of tokens)–" in page.words
+
+
+@pytest.mark.usefixtures("no_picture_files")
 def test_what_could_not_be_compared_has_a_reason_and_no_bar(tmp_path: Path) -> None:
     content = comparison()
     model = content["models"][0]
