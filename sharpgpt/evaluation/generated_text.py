@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from sharpgpt.evaluation.diversity import diversity
 from sharpgpt.evaluation.generation import generate_ids
+from sharpgpt.evaluation.intervals import t_quantile
 from sharpgpt.evaluation.logits import head_logits, model_hidden
 from sharpgpt.evaluation.saved_model import SavedModel
 from sharpgpt.model.row_means import perplexity
@@ -101,12 +102,20 @@ def generation_metrics(
         shown = value if math.isfinite(value) else None
         return {"perplexity": shown} | diversity(ids_SL.tolist())
 
-    ways, samples, along = [], [], []
+    ways, samples, along, calibration = [], [], [], None
+    size = plan.num_texts * plan.num_tokens
+    text_SL = (
+        validation_ids[:size].view(-1, plan.num_tokens) if len(validation_ids) >= size else None
+    )
     is_finite = all(bool(one.isfinite().all()) for one in saved.causal_lm.parameters())
     for decoding in dict.fromkeys([*plan.decodings, ancestral]) if is_finite else ():
         ids_SL = writer.written(decoding)
         if decoding == ancestral:
-            along = writer.entropy_by_position(ids_SL)
+            own_SL, entropy_SL = writer.nll_and_entropy(ids_SL)
+            along = writer.by_position(entropy_SL)
+            if text_SL is not None:
+                real_SL, _ = writer.nll_and_entropy(text_SL)
+                calibration = generation_calibration(entropy_SL, own_SL, real_SL)
         if decoding in plan.decodings:
             facts = {
                 "decoding": decoding.name,
@@ -118,18 +127,48 @@ def generation_metrics(
                 {"decoding": decoding.name, "text": decode(ids)}
                 for ids in ids_SL[:NUM_SAMPLES].tolist()
             ]
-    text, size = None, plan.num_texts * plan.num_tokens
-    if len(validation_ids) >= size:
-        text = metrics(validation_ids[:size].view(plan.num_texts, plan.num_tokens))
     return {
         "prompt": decode(list(plan.prompt_ids)),
         "num_texts": plan.num_texts,
         "num_tokens": plan.num_tokens,
         "judge": judge.name,
         "ways": ways,
-        "text": text,
+        "text": None if text_SL is None else metrics(text_SL),
         "entropy_by_position": along,
+        "calibration": calibration,
         "samples": samples,
+    }
+
+
+def generation_calibration(
+    entropy_SL: Tensor, own_nll_SL: Tensor, real_nll_SL: Tensor
+) -> dict[str, Any]:
+    """Is the text that a model writes as uncertain as real text is to it? In nats a token, with 95%
+    intervals over texts (Braverman et al. 2020, arXiv 1906.05664).
+
+    The entropy rate of its text, the mean entropy of its predictions along it, against its log loss
+    on real text. The model whose distribution is that of the text has no difference.
+
+    Args:
+        entropy_SL: of its predictions along its own texts at temperature 1.
+        own_nll_SL: -ln p of the tokens of its own texts, of the same expectation.
+        real_nll_SL: of as many pieces of real text, of the same length, after the same prompt.
+    """
+    rate_S, loss_S = entropy_SL.mean(-1).numpy(), real_nll_SL.mean(-1).numpy()
+    squares = [values_S.var(ddof=1) / len(values_S) for values_S in (rate_S, loss_S)]
+
+    def interval(estimate: float, *parts: float) -> dict[str, float]:
+        total = sum(parts)
+        degrees = total**2 / sum(part**2 for part in parts) * (len(rate_S) - 1) if total else 1e4
+        half_width = t_quantile(0.95, degrees) * math.sqrt(total)
+        return {"estimate": estimate, "low": estimate - half_width, "high": estimate + half_width}
+
+    rate, loss = float(rate_S.mean()), float(loss_S.mean())
+    return {
+        "entropy_rate": interval(rate, squares[0]),
+        "log_loss": interval(loss, squares[1]),
+        "difference": interval(rate - loss, *squares),
+        "log_loss_of_own_text": float(own_nll_SL.mean()),
     }
 
 
@@ -173,19 +212,26 @@ class Texts:
         """Mean negative log-likelihood of the texts after the prompt, in nats a token."""
         total = sum(
             float(F.cross_entropy(logits_CV, target_C, reduction="none").double().sum())
-            for _, logits_CV, target_C in self._predictions(judge, ids_SL)
+            for _, _, logits_CV, target_C in self._predictions(judge, ids_SL)
         )
         return total / ids_SL.numel()
 
-    def entropy_by_position(self, ids_SL: Tensor) -> list[dict[str, float | int]]:
-        """Mean entropy of the model's predictions along its texts, in parts of equal length."""
-        num_tokens = ids_SL.shape[1]
-        sums_L = torch.zeros(num_tokens, dtype=torch.float64)
-        for place, logits_CV, _ in self._predictions(self._model, ids_SL):
+    def nll_and_entropy(self, ids_SL: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the model's prediction of each token of some texts, float64 [S, L]."""
+        nll_SL = torch.empty(ids_SL.shape, dtype=torch.float64)
+        entropy_SL = torch.empty_like(nll_SL)
+        for text, place, logits_CV, target_C in self._predictions(self._model, ids_SL):
             log_p_CV = logits_CV.log_softmax(-1)
-            entropy_C = -(log_p_CV.exp() * log_p_CV).sum(-1)
-            sums_L[place : place + len(entropy_C)] += entropy_C.double().cpu()
-        means_L = sums_L / len(ids_SL)
+            columns = slice(place, place + len(target_C))
+            nll_SL[text, columns] = -log_p_CV.gather(1, target_C[:, None]).flatten().double().cpu()
+            entropy_SL[text, columns] = -(log_p_CV.exp() * log_p_CV).sum(-1).double().cpu()
+        return nll_SL, entropy_SL
+
+    @staticmethod
+    def by_position(entropy_SL: Tensor) -> list[dict[str, float | int]]:
+        """Mean entropy along texts, in parts of equal length."""
+        num_tokens = entropy_SL.shape[1]
+        means_L = entropy_SL.mean(0)
         num_parts = min(ENTROPY_BUCKETS, num_tokens)
         bounds = [num_tokens * k // num_parts for k in range(num_parts + 1)]
         return [
@@ -195,19 +241,22 @@ class Texts:
 
     def _predictions(
         self, causal_lm: nn.Module, ids_SL: Tensor
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """The predictions of the texts' tokens: the place in its text of the first, logits [C, V],
-        targets [C]; chunks of rows of one text."""
+    ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """The predictions of the texts' tokens: the text, the place in it of the first, logits
+        [C, V], targets [C]; chunks of rows of one text."""
         place = 0
         for piece_ST, num_new in self._pieces(ids_SL):
+            text = 0
             for some_ST in torch.split(piece_ST, TEXTS_AT_ONCE):
                 hidden_STD = model_hidden(causal_lm, self._device, some_ST)
                 for ids_T, hidden_TD in zip(some_ST, hidden_STD, strict=True):
                     target_N = ids_T[-num_new:].to(hidden_TD.device)
                     start = 0
                     for logits_CV in head_logits(causal_lm, hidden_TD[-num_new - 1 : -1]):
-                        yield place + start, logits_CV, target_N[start : start + len(logits_CV)]
-                        start += len(logits_CV)
+                        end = start + len(logits_CV)
+                        yield text, place + start, logits_CV, target_N[start:end]
+                        start = end
+                    text += 1
             place += num_new
 
     def _pieces(self, ids_SL: Tensor) -> Iterator[tuple[Tensor, int]]:

@@ -94,6 +94,26 @@ def usual_truncations(arms: Sequence[Arm]) -> list[Row]:
     ]
 
 
+def generation_calibrations(arms: Sequence[Arm]) -> list[Row]:
+    """Each model's own text against real text: one run of each arm."""
+    rows: list[Row] = []
+    for arm, found in _generated(arms, "calibration"):
+        cells = [
+            fixed(number_of(found, name, "estimate"), 4) for name in ("entropy_rate", "log_loss")
+        ]
+        rows.append((arm, [*cells, interval_words(mapping(found, "difference"))]))
+    return rows
+
+
+def _generated(arms: Sequence[Arm], part: str) -> list[tuple[Arm, Json]]:
+    """The first run of each arm that has this part of its generation."""
+    found = []
+    for arm in arms:
+        parts = [mapping(run, "generation", part) for run in arm.runs]
+        found += [(arm, one) for one in parts if one][:1]
+    return found
+
+
 def _share(value: float | None) -> str:
     if value is None:
         return "–"

@@ -55,6 +55,7 @@ def write_evaluation(evaluation: Json, folder: Path) -> Path:
         arms=arms,
         intervals=_intervals(arms),
         sections=sections,
+        calibrations=beside.generation_calibrations(arms),
         truncations=beside.usual_truncations(arms),
         statistics=statistics_table(arms),
         samples=[(arm, samples_of(arm)) for arm in arms if samples_of(arm)],

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from sharpgpt.data.tokenizer import CharTokenizer
 from sharpgpt.evaluation import generated_text as module
-from sharpgpt.evaluation.generated_text import Decoding, TextPlan, Texts, generation_metrics
+from sharpgpt.evaluation.generated_text import (
+    Decoding,
+    TextPlan,
+    Texts,
+    generation_calibration,
+    generation_metrics,
+)
 from sharpgpt.evaluation.saved_model import SavedModel
 from sharpgpt.model.build import create_gpt2_model
 from sharpgpt.runtime.device import Device
@@ -106,6 +112,33 @@ def test_the_perplexity_is_that_of_the_table(num_tokens: int) -> None:
         assert row["perplexity"] == pytest.approx(expected(ids_SL), rel=1e-5), way
     text_SL = validation.view(3, num_tokens)
     assert found["text"]["perplexity"] == pytest.approx(expected(text_SL), rel=1e-5)
+
+
+def test_a_model_that_is_the_truth_writes_text_as_uncertain_as_real_text() -> None:
+    """The entropy rate of its chain is known; a sharper model's text is surer than real text."""
+    model, log_p_VV = bigram_model(0)
+    sharper, _ = bigram_model(0, scale=3.0)
+    p_VV, num_texts, num_tokens = log_p_VV.exp(), 30, 60
+    state_V, rate = torch.eye(16, dtype=torch.float64)[0], 0.0
+    for _ in range(num_tokens):
+        rate += float(state_V @ -(p_VV * log_p_VV).sum(-1)) / num_tokens
+        state_V = state_V @ p_VV
+    generator = torch.Generator().manual_seed(1)
+    real = [torch.zeros(num_texts, dtype=torch.int64)]
+    for _ in range(num_tokens):
+        real.append(torch.multinomial(p_VV[real[-1]], 1, generator=generator).flatten())
+    real_SL = torch.stack(real[1:], dim=1)
+
+    def calibration(of: nn.Module) -> dict[str, Any]:
+        writer = texts(of, num_texts=num_texts, num_tokens=num_tokens)
+        own_SL, entropy_SL = writer.nll_and_entropy(writer.written(Decoding(1.0)))
+        return generation_calibration(entropy_SL, own_SL, writer.nll_and_entropy(real_SL)[0])
+
+    found = calibration(model)
+    assert found["entropy_rate"]["low"] < rate < found["entropy_rate"]["high"]
+    assert found["difference"]["low"] < 0 < found["difference"]["high"]
+    assert found["log_loss_of_own_text"] == pytest.approx(rate, abs=0.1)
+    assert calibration(sharper)["difference"]["high"] < 0
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.4])

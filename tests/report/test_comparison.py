@@ -245,6 +245,17 @@ def test_order_shape_and_classes_are_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_picture_files")
+def test_generated_text_has_its_calibration(tmp_path: Path) -> None:
+    content = comparison()
+    generation = content["models"][0]["runs"][0]["generation"]
+    generation["calibration"] = {
+        "entropy_rate": interval(1.5), "log_loss": interval(1.75), "difference": interval(-0.25),
+    }  # fmt: skip
+    _, page = written(tmp_path, content)
+    assert "neg_entropy 0.1 1.5000 1.7500 −0.2500 (−0.2600 to −0.2400)" in page.words
+
+
+@pytest.mark.usefixtures("no_picture_files")
 def test_what_could_not_be_compared_has_a_reason_and_no_bar(tmp_path: Path) -> None:
     content = comparison()
     model = content["models"][0]
