@@ -224,7 +224,8 @@ def _about(saved: SavedModel) -> str:
     settings = saved.settings or {}
     weight, penalty = settings.get("penalty_weight"), settings.get("penalty_type")
     if isinstance(weight, int | float) and math.isfinite(weight) and penalty:
-        loss = f"cross-entropy + {weight:g} × {penalty}" if weight else "cross-entropy alone"
+        shown = "w" if settings.get("entropy_target") else f"{weight:g}"
+        loss = f"cross-entropy + {shown} × {penalty}" if weight else "cross-entropy alone"
         words.append(f"trained with {loss}")
     return ", ".join(words)
 

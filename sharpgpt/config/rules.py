@@ -37,6 +37,7 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
         penalised_positions(config.penalty_positions, config.max_seq_length)
     except ValueError as error:
         yield ("penalty_positions", "max_seq_length"), f"penalty_positions: {error}"
+    yield from _broken_rules_of_entropy(config)
     if config.run_name is not None and not is_folder_name(config.run_name):
         yield (
             ("run_name",),
@@ -62,6 +63,37 @@ def broken_rules(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
             ("document_boundaries", "tokenizer"),
             "document_boundaries: given respect with tokenizer char, which has no end-of-text "
             "token; allowed with it is ignore",
+        )
+
+
+def _broken_rules_of_entropy(config: Any) -> Iterable[tuple[tuple[str, ...], str]]:
+    low, high = config.penalty_weight_bounds
+    if not low < high:
+        yield (
+            ("penalty_weight_bounds",),
+            f"penalty_weight_bounds: given {low:g} and {high:g}, allowed is a smaller one first",
+        )
+    target, weight = config.entropy_target, config.penalty_weight
+    if target is None:
+        return
+    if config.penalty_schedule != "constant":
+        yield (
+            ("entropy_target", "penalty_schedule"),
+            f"entropy_target: given with penalty_schedule {config.penalty_schedule}, allowed is "
+            "constant: the weight follows the entropy and no schedule",
+        )
+    if not weight or not low <= weight <= high:
+        yield (
+            ("entropy_target", "penalty_weight", "penalty_weight_bounds"),
+            f"penalty_weight: given {weight:g} with entropy_target, allowed is a weight from "
+            f"{low:g} to {high:g} (penalty_weight_bounds) other than 0, from which it starts, such "
+            "as 0.01",
+        )
+    if config.tokenizer == "gpt2" and target >= math.log(GPT2_VOCABULARY):
+        yield (
+            ("entropy_target", "tokenizer"),
+            f"entropy_target: given {target:g}, allowed is less than the largest entropy over "
+            f"{GPT2_VOCABULARY} tokens, {math.log(GPT2_VOCABULARY):.2f} nats",
         )
 
 
@@ -92,6 +124,9 @@ def settings_without_effect(config: Any) -> list[str]:
         and not config.batch_warmup_steps
         else []
     )
+    bounds = config.penalty_weight_bounds
+    if bounds != defaults["penalty_weight_bounds"] and config.entropy_target is None:
+        without.append("penalty_weight_bounds has no effect without entropy_target")
     return without + [
         f"{name} {shown(getattr(config, name))} has no effect without {other} {value}"
         for name, (other, value) in EFFECT_ONLY_WITH.items()

@@ -113,6 +113,14 @@ class ModelSettings(Options):
     penalty_final_ratio: Schedule[NonNegative] = 0.0
     """Weight at the last step over penalty_weight, for the linear and cosine schedules."""
 
+    entropy_target: Mathematics[Positive | None] = None
+    """Nats a token: after penalty_warmup_steps a controller moves the penalty weight, starting with
+    penalty_weight, so that the entropy in training follows this (docs/recipe.md); null is off."""
+
+    penalty_weight_bounds: Mathematics[tuple[float, float]] = (-1.0, 0.9)
+    """Smallest and largest penalty weight with entropy_target. Below 0 it flattens. Near 1 the
+    entropy penalty collapses rows; the other penalties need more for the same entropy."""
+
     z_loss_weight: Mathematics[NonNegative] = 0.0
     """Weight of the z-loss, (ln sum e^logits)^2 of every row, in the loss. It keeps logits from
     drifting; 1e-4 in PaLM (Chowdhery et al. 2022, section 5), 0 for none."""

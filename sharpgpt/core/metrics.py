@@ -151,7 +151,8 @@ METRICS = (
         decimals=None,
     ),
     Metric(
-        "penalty_weight", "Penalty weight", "", "of the step that was logged, after its schedule",
+        "penalty_weight", "Penalty weight", "",
+        "of the step that was logged, after its schedule or from `entropy_target`",
         "Optimisation", "step", ("train",), decimals=None,
     ),
     Metric(

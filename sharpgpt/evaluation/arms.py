@@ -20,6 +20,8 @@ PENALTY_SETTINGS = (
     "penalty_warmup_steps",
     "penalty_schedule",
     "penalty_final_ratio",
+    "entropy_target",
+    "penalty_weight_bounds",
     "top_k",
 )
 """In these an arm may differ from its baseline."""
@@ -81,8 +83,14 @@ class ComparedRun:
 
     @property
     def weight(self) -> float | None:
-        """The penalty weight of the training; None where it is not known."""
+        """The penalty weight of the training, or the first one with entropy_target; None where it
+        is not known."""
         return None if self.settings is None else float(self.settings.get("penalty_weight", 0.0))
+
+    @property
+    def entropy_target(self) -> float | None:
+        """What the entropy in training followed, by a weight that varied; None for a fixed one."""
+        return (self.settings or {}).get("entropy_target")
 
     @property
     def has_full_weight(self) -> bool:
@@ -91,7 +99,8 @@ class ComparedRun:
             return False
         settings = self.record.settings
         is_warm = self.record.step >= int(settings.get("penalty_warmup_steps", 0))
-        return is_warm and settings.get("penalty_schedule") == "constant"
+        is_fixed = settings.get("penalty_schedule") == "constant" and self.entropy_target is None
+        return is_warm and is_fixed
 
     @property
     def run_folder(self) -> Path | None:
@@ -192,13 +201,16 @@ def _arm_name(run: ComparedRun, all_arms: Sequence[ComparedRun]) -> str:
         if other.recipe is not None
         and other.recipe["penalty_type"] == recipe["penalty_type"]
         and other.weight == run.weight
+        and other.entropy_target == run.entropy_target
     ]
     apart = [
         f"{name} {value}"
         for name, value in recipe.items()
         if any(other[name] != value for other in same)
     ]
-    return ", ".join([f"{recipe['penalty_type']} {run.weight:g}", *apart])
+    target = run.entropy_target
+    strength = f"{run.weight:g}" if target is None else f"to entropy {target:g}"
+    return ", ".join([f"{recipe['penalty_type']} {strength}", *apart])
 
 
 def pair_seeds(
@@ -239,6 +251,12 @@ def pair_up(baselines: Sequence[ComparedRun], arms: Sequence[ComparedArm]) -> No
         recipe = arm.runs[0].recipe
         arm.runs = [run for run in arm.runs if run.baseline is not None]
         partners = [run.baseline.recipe for run in arm.runs if run.baseline is not None]
+        if (target := arm.runs[0].entropy_target) is not None:
+            arm.notes.append(
+                f"{arm.name}: its penalty weight varied in training, so that the entropy of the "
+                f"training rows followed {target:g} nats; that on the validation text, at which it "
+                "is compared, is another"
+            )
         if recipe is None or None in partners:
             arm.notes.append(f"{arm.name}: it is not known how the models were trained")
         differing = [

@@ -210,7 +210,7 @@ def _judged(arm: ComparedArm, judgement: Judgement) -> dict[str, Any]:
     return {
         "name": arm.name,
         "penalty": settings.get("penalty_type"),
-        "penalty_weight": arm.runs[0].weight,
+        "penalty_weight": None if arm.runs[0].entropy_target else arm.runs[0].weight,
         **judgement.to_dict(),
         "notes": arm.notes,
         "runs": [run.facts for run in arm.runs],

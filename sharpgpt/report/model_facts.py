@@ -19,8 +19,8 @@ from sharpgpt.runs.state import read_state
 RECIPE = (
     "model_name", "n_layer", "n_head", "n_embd", "dropout", "tokenizer", "max_seq_length",
     "document_boundaries", "penalty_type", "penalty_weight", "top_k", "penalty_positions",
-    "penalty_warmup_steps", "penalty_schedule", "penalty_final_ratio", "z_loss_weight",
-    "label_smoothing", "logit_softcap",
+    "penalty_warmup_steps", "penalty_schedule", "penalty_final_ratio", "entropy_target",
+    "penalty_weight_bounds", "z_loss_weight", "label_smoothing", "logit_softcap",
     "batch_size", "gradient_accumulation_steps", "batch_warmup_steps", "batch_warmup_start",
     "num_epochs", "max_steps", "optimizer", "learning_rate", "warmup_steps", "lr_schedule",
     "min_lr_ratio", "lr_decay_fraction", "lr_decay_steps", "weight_decay", "betas", "eps",

@@ -47,8 +47,11 @@ def loss_words(settings: Settings) -> str:
         words += f" (labels smoothed by {smoothing:g})"
     if cap := number_of(settings, "logit_softcap"):
         words += f" of logits capped at {cap:g}"
-    terms = (("penalty_weight", settings.get("penalty_type")), ("z_loss_weight", "z-loss"))
-    for name, term in terms:
+    penalty, target = settings.get("penalty_type"), number_of(settings, "entropy_target")
+    if target is not None:
+        words += f" + w × {penalty}, with w so that the entropy is {target:g}"
+    terms = (("penalty_weight", penalty), ("z_loss_weight", "z-loss"))
+    for name, term in terms[target is not None :]:
         if weight := number_of(settings, name):
             words += f" {'+' if weight > 0 else '−'} {abs(weight):g} × {term}"
     return typeset(words)

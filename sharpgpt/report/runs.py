@@ -125,7 +125,9 @@ def _arms(groups: Sequence[Group]) -> list[Arm]:
         if penalty is None:
             name = group.names[0]
         else:
-            name = f"{penalty} {weight:g}" if weight else "no penalty"
+            target = group.settings.get("entropy_target")
+            strength = f"to entropy {target:g}" if target else f"{weight:g}"
+            name = f"{penalty} {strength}" if weight else "no penalty"
         shown = penalty if weight else "none"
         models.append({"name": name, "penalty": shown, "penalty_weight": weight})
     names = [str(model["name"]) for model in models]

@@ -146,6 +146,16 @@ class WatchState(Strict):
     num_rollbacks: Count
 
 
+class EntropyControlState(Strict):
+    """What `entropy_control.EntropyController` remembers."""
+
+    integral: float
+    next: float
+    """The penalty weight of the next step."""
+    weight: float
+    """That of the last one."""
+
+
 class TrainingState(Strict):
     """The state of a run after `step` steps."""
 
@@ -164,6 +174,8 @@ class TrainingState(Strict):
     blocks_per_step: Count
     window: WindowState
     watch: WatchState
+    entropy_control: EntropyControlState | None = None
+    """Null without entropy_target, and in older checkpoints."""
 
 
 def read_state(checkpoint: Path) -> TrainingState:

@@ -128,7 +128,11 @@ def log_training(run: Training, values: StepValues, grad_norm: Tensor) -> None:
 def validate(run: Training, stop: StopSignal) -> None:
     """Log `val/*` over the validation blocks, with the penalty weight of this step."""
     step, plan, blocks = run.progress.step, run.plan, run.val_blocks
-    weight = penalty_weight_at(max(0, step - 1), plan.total_steps, run.config)
+    control = run.progress.entropy_control
+    if control is not None:
+        weight = control.weight
+    else:
+        weight = penalty_weight_at(max(0, step - 1), plan.total_steps, run.config)
     # A forward pass is a third of a training step's FLOPs.
     if len(blocks) * blocks.block_length * plan.flops_per_token / 3 > LONG_VALIDATION_FLOPS:
         logger.info("step %d: validating on %s", step, counted(len(blocks), "block"))

@@ -35,6 +35,7 @@ from sharpgpt.runtime.environment import describe_environment
 from sharpgpt.sharpness import find_penalty
 from sharpgpt.training.agreement import checkpoint_fact, require_same
 from sharpgpt.training.anomalies import AnomalyDetector
+from sharpgpt.training.entropy_control import EntropyController
 from sharpgpt.training.optimizer import create_optimizers, layer_matrices
 from sharpgpt.training.profiler import Profiler
 from sharpgpt.training.prompt import training_prompt
@@ -199,7 +200,11 @@ def build_training(
         records=(log.records.metrics.path, log.records.samples.path),
         last_saved=source.path if source and folder.is_continued else None,
     )
-    progress = Progress(Window(device.torch_device), AnomalyDetector(config))
+    progress = Progress(
+        Window(device.torch_device),
+        AnomalyDetector(config),
+        EntropyController(config) if config.entropy_target is not None else None,
+    )
     if source:
         progress.restore(source)
         if not processes.is_main:
@@ -295,6 +300,7 @@ def _log_summary(setup: Setup, plan: Plan, environment: dict[str, Any]) -> None:
         f"{counted(plan.total_steps, 'step')} of "
         f"{'up to ' if config.batch_warmup_steps else ''}{counted(plan.tokens_per_step, 'token')}; "
         f"penalty {config.penalty_weight:g} * {config.penalty_type}"
+        + (f", then to an entropy of {config.entropy_target:g}" if config.entropy_target else "")
         + (f"; z-loss weight {config.z_loss_weight:g}" if config.z_loss_weight else "")
         + (f"; label smoothing {config.label_smoothing:g}" if config.label_smoothing else "")
         + (f"; logits capped at {cap:g}" if cap else "")

@@ -5,6 +5,7 @@ codes. A dry run prepares no dataset, gives the model no weights, and writes not
 """
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -178,6 +179,12 @@ def note_what_is_unusual(run: Prospect) -> None:
         logger.warning(
             f"batch_warmup_steps {config.batch_warmup_steps} is more than the run's "
             f"{counted(run.num_steps, 'step')}, so no step has the whole batch"
+        )
+    largest = math.log(run.data.tokenizer.vocab_size)
+    if config.entropy_target is not None and config.entropy_target >= largest:
+        logger.warning(
+            f"entropy_target {config.entropy_target:g} is out of reach: the largest entropy over "
+            f"{run.data.tokenizer.vocab_size} tokens is {largest:.2f} nats"
         )
     for note in settings_without_effect(config):
         logger.warning("%s", note)

@@ -90,7 +90,9 @@ def train_until(run: Training, stop: StopSignal) -> None:
         if run.must_stop(stop, problem):
             return
         random_before = random_states(device)
-        values = step_values(progress.step, total_steps, config)
+        values, control = step_values(progress.step, total_steps, config), progress.entropy_control
+        if control is not None:
+            values = control.values(values)
         loss = accumulate_gradients(run, batches_of_step, values.penalty_weight)
         with profiler.phase("clip"):
             grad_norm = clip_gradients(run.setup.causal_lm, config.max_grad_norm)
@@ -104,6 +106,8 @@ def train_until(run: Training, stop: StopSignal) -> None:
             continue
         if verdict is Verdict.TAKE:
             optimizer_step(run, values)
+            if control is not None:
+                control.take(values, progress.step + 1)
         run.model.zero_gradients()
         run.end_step(started, is_taken=verdict is Verdict.TAKE)
         if run.is_due(config.log_interval) or progress.step == 1:

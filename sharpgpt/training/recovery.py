@@ -27,7 +27,12 @@ def check_step(run: Training, loss: Tensor, grad_norm: Tensor) -> Verdict:
         CannotContinueError: a value is not finite, and the policy is to stop; or the weights are
             not.
     """
-    loss_value, norm_value = torch.stack([loss.float(), grad_norm.float()]).tolist()
+    numbers, control = [loss.float(), grad_norm.float()], run.progress.entropy_control
+    if control is not None and control.measured is not None:
+        numbers.append(control.measured.float())
+    loss_value, norm_value, *entropies = torch.stack(numbers).tolist()
+    if control is not None:
+        control.entropy = entropies[0]
     anomalies, step = run.progress.anomalies, run.progress.step + 1
     values = f"the loss is {loss_value} and the gradient norm {norm_value}"
     num_spikes = anomalies.num_loss_spikes

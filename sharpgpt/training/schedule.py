@@ -17,6 +17,8 @@ class StepValues(NamedTuple):
 
     learning_rate: float
     penalty_weight: float
+    is_controlled: bool
+    """Whether the controller of entropy_target gives the penalty weight in place of this."""
     muon_learning_rate: float
     muon_momentum: float
     num_blocks: int
@@ -28,6 +30,7 @@ def step_values(step: int, total_steps: int, config: TrainingConfig) -> StepValu
     return StepValues(
         learning_rate=learning_rate_at(step, total_steps, config),
         penalty_weight=penalty_weight_at(step, total_steps, config),
+        is_controlled=config.entropy_target is not None and step >= config.penalty_warmup_steps,
         muon_learning_rate=learning_rate_at(
             step, total_steps, config, peak=config.muon_learning_rate
         ),

@@ -21,6 +21,7 @@ from sharpgpt.runtime.distributed import Processes
 from sharpgpt.runtime.signals import StopSignal
 from sharpgpt.sharpness import SharpnessOutput
 from sharpgpt.training.anomalies import AnomalyDetector
+from sharpgpt.training.entropy_control import EntropyController
 from sharpgpt.training.profiler import Profiler
 from sharpgpt.training.schedule import blocks_between, num_micro_batches_at
 from sharpgpt.training.setup import Setup
@@ -146,6 +147,8 @@ class Progress:
 
     window: Window
     anomalies: AnomalyDetector
+    entropy_control: EntropyController | None = None
+    """None without entropy_target."""
     step: int = 0
     """Finished steps, including skipped ones."""
     next_block: int = 0
@@ -186,6 +189,8 @@ class Progress:
         self.due = [] if after_rollback else list(after.due)
         self.window.restore(state.window)
         self.anomalies.restore(state.watch, after_rollback=after_rollback)
+        if self.entropy_control is not None:
+            self.entropy_control.restore(state.entropy_control)
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ class Training:
 
     def state(self) -> TrainingState:
         """What a checkpoint keeps beside the tensors; every rank calls it."""
-        progress = self.progress
+        progress, control = self.progress, self.progress.entropy_control
         return TrainingState(
             **self.setup.facts(),
             step=progress.step,
@@ -234,6 +239,7 @@ class Training:
             config=self.config.to_dict(),
             window=progress.window.state(self.processes),
             watch=progress.anomalies.state(),
+            entropy_control=None if control is None else control.state(),
         )
 
     def end_step(self, started: float, *, is_taken: bool) -> None:

@@ -80,7 +80,8 @@ def accumulate_gradients(
     if config.compile and config.batch_warmup_steps:
         normalizer = torch.tensor(normalizer, device=device)
     weight = torch.tensor(penalty_weight, device=device) if config.penalty_weight else 0.0
-    model, profiler, losses = run.model.data_parallel, run.outputs.profiler, []
+    model, profiler = run.model.data_parallel, run.outputs.profiler
+    losses, entropies, control = [], [], run.progress.entropy_control
     for number, batch_BT in enumerate(batches_of_step, start=1):
         with profiler.phase("data"):
             input_ids_BT = batch_BT.to(device, non_blocking=True)
@@ -103,7 +104,14 @@ def accumulate_gradients(
             label_smoothing=config.label_smoothing,
         )
         losses.append(output.loss.detach())
-    return run.processes.all_reduce_sum(torch.stack(losses).sum()) / world_size
+        if control is not None:
+            entropies.append(torch.stack([output.entropy * output.num_rows, output.num_rows]))
+    loss = torch.stack(losses).sum()
+    if control is None:
+        return run.processes.all_reduce_sum(loss) / world_size
+    sums = run.processes.all_reduce_sum(torch.stack([loss, *torch.stack(entropies).sum(0)]))
+    control.measured = sums[1] / sums[2]
+    return sums[0] / world_size
 
 
 def _gradient_sync(model: Any, *, is_last: bool) -> AbstractContextManager[object]:

@@ -126,6 +126,7 @@ def test_notes_are_those_of_the_arm() -> None:
         ({"penalty_schedule": "linear"}, 100, False),
         ({"penalty_warmup_steps": 200}, 100, False),
         ({"penalty_warmup_steps": 100}, 100, True),
+        ({"entropy_target": 1.5}, 100, False),
     ],
 )
 def test_whether_the_training_ended_with_its_weight(
@@ -133,6 +134,17 @@ def test_whether_the_training_ended_with_its_weight(
 ) -> None:
     assert run("p", 1, 0.1, step=step, **settings).has_full_weight is expected
     assert not ComparedRun(Path("foreign"), None).has_full_weight
+
+
+def test_a_weight_that_followed_an_entropy_has_the_name_of_its_target_and_a_note() -> None:
+    """It is no baseline, and its first weight is not called its weight."""
+    fixed, followed = paired([run("b")], run("p", 1, 0.1), run("q", 1, 0.1, entropy_target=1.5))
+    assert (fixed.name, fixed.notes) == ("non_max_sum 0.1", [])
+    assert followed.name == "non_max_sum to entropy 1.5"
+    [note] = followed.notes
+    assert "its penalty weight varied in training" in note
+    with pytest.raises(UserError, match="was trained with penalty_weight"):
+        check_baselines([run("q", 1, 0.1, entropy_target=1.5)])
 
 
 def test_settings_that_differ_stand_side_by_side() -> None:

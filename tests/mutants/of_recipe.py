@@ -120,4 +120,31 @@ RECIPE = [
             "",
         ),
     ),
+    *mutants(
+        "sharpgpt/training/entropy_control.py",
+        ["tests/training/test_entropy_control.py"],
+        ("the wrong way", "+ INTEGRAL_GAIN * limited", "- INTEGRAL_GAIN * limited"),
+        ("nothing damps it", "self._integral + PROPORTIONAL_GAIN * limited", "self._integral"),
+        (
+            "the integral runs away",
+            "self._integral = self._within(self._integral + INTEGRAL_GAIN * limited)",
+            "self._integral += INTEGRAL_GAIN * limited",
+        ),
+        ("a skipped measurement counts", "or not math.isfinite(entropy)", "or False"),
+        (
+            "the next weight is forgotten",
+            "self._within(state.next)",
+            "self._within(state.integral)",
+        ),
+        (
+            "it acts in the warm-up of the penalty",
+            "if not values.is_controlled or",
+            "if",
+        ),
+    ),
+    *mutants(
+        "sharpgpt/training/step.py",
+        ["tests/training/test_entropy_control.py"],
+        ("the entropy of the last micro-batch", "torch.stack(entropies).sum(0)", "entropies[-1]"),
+    ),
 ]

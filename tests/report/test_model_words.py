@@ -48,6 +48,10 @@ def test_the_loss() -> None:
     assert loss_words({"penalty_weight": 0.1, "penalty_type": "a", "label_smoothing": 0.05}) == (
         "loss = cross-entropy (labels smoothed by 0.05) + 0.1 × a"
     )
+    followed = {"penalty_weight": 0.1, "penalty_type": "a", "entropy_target": 1.5}
+    assert loss_words(followed | {"z_loss_weight": 1e-4}) == (
+        "loss = cross-entropy + w × a, with w so that the entropy is 1.5 + 0.0001 × z-loss"
+    )
 
 
 @pytest.mark.parametrize(

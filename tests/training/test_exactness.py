@@ -12,7 +12,7 @@ import torch
 from sharpgpt.config import TrainingConfig
 from sharpgpt.training import after_step, loop
 from sharpgpt.training.train import run_training, train
-from tests.run_reading import assert_same_run, checkpoint_state, checkpoint_tensors
+from tests.run_reading import assert_same_run, checkpoint_state, checkpoint_tensors, records
 
 MakeConfig = Callable[..., TrainingConfig]
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -94,6 +94,23 @@ def test_all_of_the_recipe_stopped_and_continued(
     assert "optimizer/transformer.h.0.attn.c_attn.weight/second_moment" in names
     # 2 blocks a micro-batch; 1, 1, 2, 2, 3 of them in the warm-up, then 4.
     assert checkpoint_state(whole.checkpoint)["next_block"] == 2 * (9 + 4 * 4)
+
+
+def test_the_controller_of_the_entropy_is_continued(
+    tiny_config: MakeConfig, stop_in: Callable[..., None]
+) -> None:
+    """Stopped in the warm-up of the penalty, as it ends, and after: the same weights follow."""
+    settings = SETTINGS | {"penalty_schedule": "constant", "entropy_target": 2.0, "log_interval": 1}
+    whole = train(tiny_config(run_name="whole", **settings))
+    stop_in(loop, "clip_gradients", lambda call: call in (2, 3, 6))
+    for step in (2, 3, 6):
+        parts = run_training(tiny_config(run_name="parts", resume="auto", **settings))
+        assert parts.step == step
+    assert_same_run(whole, train(tiny_config(run_name="parts", resume="auto", **settings)))
+    lines = [line for line in records(whole.run_folder) if "train/penalty_weight" in line]
+    weights = [line["train/penalty_weight"] for line in lines]
+    assert weights[:4] == pytest.approx([0, 0.2 / 3, 0.4 / 3, 0.2])
+    assert weights[3:] == sorted(set(weights[3:])), "the entropy is above its target"
 
 
 @pytest.mark.parametrize(
