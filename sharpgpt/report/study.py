@@ -47,6 +47,7 @@ def _declaration(declaration: Json) -> dict[str, Any]:
         ],
         "common": _words(common),
         "rule": _words(mapping(declared, "rule")),
+        "power": mapping(declaration, "power"),
     }
 
 

@@ -96,5 +96,7 @@ def _not_done(
             yield f"Not the whole validation text was used, but {blocks} of it."
         if rule.get("num_texts") == 0:
             yield "No text was generated."
+    if declared and "detect" not in declared:
+        yield "The power was not computed before the runs (the part power of a study file)."
     if len(commits) > 1:
         yield f"The runs are of {len(commits)} commits: {', '.join(c[:12] for c in commits)}."

@@ -1,6 +1,7 @@
 """What a study was declared to be, written before its first run and never changed.
 
-    declaration.json   {"version", "sha256", "declared", "dtype", "commit", "sharpgpt", "written"}
+    declaration.json   {"version", "sha256", "declared", "dtype", "power", "commit", "sharpgpt",
+                        "written"}
 
 `sha256` is that of `declared` as JSON with sorted names, without spaces: whoever has the study file
 can compute it again.
@@ -15,7 +16,10 @@ from typing import Any
 
 import sharpgpt
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.files import user_path
 from sharpgpt.core.jsonio import finite, read_object, write_json
+from sharpgpt.evaluation.pilot import Pilot, Question
+from sharpgpt.evaluation.verdict import ERROR_RATE, MARGIN
 from sharpgpt.runtime.environment import commit_of_code
 from sharpgpt.studies.study_file import Study
 
@@ -53,6 +57,7 @@ def declare(study: Study, folder: Path, *, dtype: str | None) -> dict[str, Any]:
         "sha256": sha256_of(declared),
         "declared": declared,
         "dtype": dtype,
+        "power": power_of(study),
         "commit": commit_of_code(),
         "sharpgpt": sharpgpt.__version__,
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -78,6 +83,39 @@ def read_declaration(folder: Path) -> dict[str, Any]:
             "another output, or restore the file"
         ) from None
     return found
+
+
+def power_of(study: Study) -> dict[str, Any] | None:
+    """With what probability the study finds the difference that it declares, by its pilot.
+
+    Raises `UserError`: the pilot cannot be read, or has one seed.
+    """
+    if study.power is None:
+        return None
+    pilot = Pilot.read(user_path(study.power.pilot))
+    question = Question(
+        detect=study.power.detect,
+        margin=study.rule.get("margin", MARGIN),
+        error_rate=ERROR_RATE,
+        num_arms=len(study.others),
+        target=0.8,
+    )
+    num_blocks = min(pilot.num_blocks, study.rule.get("max_blocks") or pilot.num_blocks)
+    ends = [pilot.at_end(pilot.variances, upper=upper) for upper in (True, False)]
+    found = [
+        round(pilot.power(question, one, num_seeds=len(study.seeds), num_blocks=num_blocks), 3)
+        for one in (pilot.variances, *ends)
+    ]
+    return {
+        "detect": question.detect,
+        "margin": question.margin,
+        "num_arms": question.num_arms,
+        "num_blocks": num_blocks,
+        "pilot_sha256": hashlib.sha256(user_path(study.power.pilot).read_bytes()).hexdigest(),
+        "power": found[0],
+        "low": found[1],
+        "high": found[2],
+    }
 
 
 def _difference(found: Mapping[str, Any], declared: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ grid:                                         # further arms: every combination
 seeds: [1, 2, 3]
 baseline: baseline                            # the arm that all others are compared with
 rule: {margin: 0.001, max_blocks: 200}        # options of `sharpgpt compare`
+    power: {pilot: pilot/comparison.json, detect: 0.002}   # with what power; see `sharpgpt power`
     slurm: {time: 240, gpus_per_node: 1}     # what a job asks for; not declared
 """
 
@@ -26,7 +27,7 @@ from pydantic import Field
 from sharpgpt.config import ConfigError, TrainingConfig
 from sharpgpt.config.options import Options, Text, nearest, shown
 from sharpgpt.config.rules import code_in_file
-from sharpgpt.config.values import Count, File, Seed
+from sharpgpt.config.values import Count, File, Positive, Seed
 from sharpgpt.config.yaml_files import Part, read_mapping, read_settings
 from sharpgpt.core.files import user_path
 from sharpgpt.evaluation.options import EvaluationOptions
@@ -60,6 +61,17 @@ class RuleOptions(EvaluationOptions):
 
     margin: Annotated[float, Field(ge=MIN_MARGIN)] = MARGIN
     """Nats within which nothing is called different."""
+
+
+class PilotOptions(Options):
+    """From what the power of the study is known."""
+
+    pilot: File
+    """comparison.json of a pilot of 2 or more seeds, seen from the study file or from the working
+    folder."""
+
+    detect: Positive
+    """Nats to find: by how much a true difference is beyond the margin."""
 
 
 class SlurmOptions(Options):
@@ -96,7 +108,7 @@ class SlurmOptions(Options):
     """Shell commands before a job, such as module load cuda."""
 
 
-SECTIONS = ("settings", "arms", "grid", "rule", "slurm")
+SECTIONS = ("settings", "arms", "grid", "rule", "power", "slurm")
 """The names under which a mapping stands."""
 
 
@@ -111,6 +123,8 @@ class Study:
     seeds: tuple[int, ...]
     rule: Mapping[str, Any]
     """The options that are given."""
+    power: PilotOptions | None = None
+    """None where the file does not ask for it; `detect` is declared."""
     slurm: Mapping[str, Any] = field(default_factory=dict)
     """What each job asks for, with the launcher slurm; no part of what is declared."""
 
@@ -128,6 +142,7 @@ class Study:
             "baseline": self.baseline,
             "seeds": list(self.seeds),
             "rule": dict(self.rule),
+            **({"detect": self.power.detect} if self.power else {}),
         }
 
     def config(self, arm: str, seed: int, **placed: Any) -> TrainingConfig:
@@ -150,11 +165,17 @@ def _study(part: Part, path: Path, *, allow_import: bool) -> Study:
     given = {
         n: v for n, v in part.settings(StudyOptions).items() if n in StudyOptions.__annotations__
     }
-    options = _checked(StudyOptions, _with_place(given, path), problems)
+    options = _checked(StudyOptions, _beside(given, "base", path), problems)
     rule = parts["rule"].settings(RuleOptions)
     _checked(RuleOptions, rule, problems, "rule: ")
     slurm = parts["slurm"].settings(SlurmOptions)
     _checked(SlurmOptions, slurm, problems, "slurm: ")
+    pilot = parts["power"].settings(PilotOptions)
+    power = (
+        _checked(PilotOptions, _beside(pilot, "pilot", path), problems, "power: ")
+        if pilot
+        else None
+    )
     common = _base(options.base if options else None, problems, allow_import=allow_import)
     common |= parts["settings"].settings(TrainingConfig)
     arms = _arms(parts["arms"], parts["grid"], problems)
@@ -168,7 +189,7 @@ def _study(part: Part, path: Path, *, allow_import: bool) -> Study:
         problems.append(f"seeds: given {list(options.seeds)}, allowed is each once")
     if problems or not options:
         raise ConfigError([f"{path}: {problem}" for problem in dict.fromkeys(problems)])
-    return Study(options.question, arms, baseline, options.seeds, rule, slurm)
+    return Study(options.question, arms, baseline, options.seeds, rule, power, slurm)
 
 
 def _section(part: Part, name: str, problems: list[str]) -> Part:
@@ -190,11 +211,11 @@ def _checked(
         return None
 
 
-def _with_place(given: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`base` beside the study file, where it is there."""
-    base = given.get("base")
-    if isinstance(base, str) and (beside := path.parent / user_path(base)).is_file():
-        return given | {"base": str(beside)}
+def _beside(given: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """The file of this name beside the study file, where it is there."""
+    file = given.get(name)
+    if isinstance(file, str) and (beside := path.parent / user_path(file)).is_file():
+        return given | {name: str(beside)}
     return given
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sharpgpt.core.errors import UserError
 from sharpgpt.studies.declaration import DECLARATION, declare, read_declaration, sha256_of
-from sharpgpt.studies.study_file import Study
+from sharpgpt.studies.study_file import PilotOptions, Study
 
 STUDY = Study(
     question="Is it?",
@@ -47,6 +47,30 @@ def test_another_study_is_refused(tmp_path: Path, changed: Study, message: str) 
 def test_the_order_of_names_does_not_matter_to_the_hash() -> None:
     arms = {name: STUDY.arms[name] for name in reversed(STUDY.arms)}
     assert sha256_of(replace(STUDY, arms=arms).declared()) == sha256_of(STUDY.declared())
+
+
+def test_the_declaration_says_the_power_that_a_pilot_gives(tmp_path: Path) -> None:
+    control = {
+        "note": "", "differences": [0.001, 0.003, 0.002],
+        "seed_error": 0.0006, "text_error": 0.0004, "rest_error": 0.0001,
+    }  # fmt: skip
+    pilot = {
+        "models": [{"name": "a", "controls": {"temperature": control}}],
+        "data": {"num_blocks": 200, "block_length_tokens": 64},
+        "margin": 0.001, "error_rate": 0.05,
+    }  # fmt: skip
+    file = tmp_path / "pilot.json"
+    file.write_text(json.dumps(pilot))
+
+    def found(num_seeds: int, detect: float) -> dict[str, float]:
+        asked = PilotOptions(pilot=str(file), detect=detect)
+        study = replace(STUDY, seeds=tuple(range(num_seeds)), power=asked)
+        power = declare(study, tmp_path / f"{num_seeds} {detect}", dtype=None)["power"]
+        assert 0 <= power["low"] < power["power"] < power["high"] <= 1
+        return power
+
+    assert found(5, 0.002)["power"] > found(3, 0.002)["power"] > found(3, 0.001)["power"]
+    assert declare(STUDY, tmp_path, dtype=None)["power"] is None
 
 
 def test_a_changed_file_is_no_declaration(tmp_path: Path) -> None:

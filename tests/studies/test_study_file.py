@@ -78,6 +78,8 @@ def test_the_only_arm_without_a_penalty_is_the_baseline(tmp_path: Path) -> None:
         ("{penalty_weight: 0}", "{penalty_weight: 0}\n  b: {penalty_weight: 0.0}", "the same set"),
         ("type: neg_entropy", "type: 'my:penalty'", "would be imported and run"),
         ("settings: {", "settings: [1]\nsetting: {", "settings: allowed are lines"),
+        ("rule:", "power: {pilot: x.json, detect: 1}\nrule:", "power: pilot: given 'x.json'"),
+        ("rule:", "slurm: {time: 0}\nrule:", "slurm: time: given 0"),
         ("rule:", "base: nowhere.yaml\nrule:", "base: given 'nowhere.yaml'"),
     ],
 )  # fmt: skip
