@@ -29,6 +29,8 @@ MAX_LINES = 2_000_000
 MAX_DEPTH = 64
 MAX_INT = 2**63 - 1
 """Larger whole numbers are refused: a float may not hold them."""
+NO_LIMIT = int(1e30)
+"""What transformers writes for a tokenizer without a longest text, in files of anyone."""
 _SURROGATE = re.compile(r"\\u[dD]")
 
 
@@ -182,7 +184,8 @@ def _check_values(content: Any, *, allow_nan: bool) -> None:
             elif isinstance(value, list):
                 inner += value
             elif isinstance(value, int):
-                if not -MAX_INT <= value <= MAX_INT:
+                is_no_limit = allow_nan and value == NO_LIMIT
+                if not (-MAX_INT <= value <= MAX_INT or is_no_limit):
                     raise ValueError("a whole number of more than 64 bits")
             elif isinstance(value, float) and not (allow_nan or math.isfinite(value)):
                 raise ValueError("a number too large for a float")

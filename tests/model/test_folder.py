@@ -71,3 +71,13 @@ def test_links_of_a_cache_are_followed(tmp_path: Path) -> None:
     (tmp_path / "snapshot/config.json").symlink_to("../blob")
     (tmp_path / "snapshot/vocab.json").symlink_to("../missing")
     refuse_strange_files(tmp_path / "snapshot")
+
+
+def test_a_tokenizer_without_a_longest_text_is_read(tmp_path: Path) -> None:
+    """transformers writes 10 ** 30 for it, as a float of that size is as a whole number."""
+    content = {"model_max_length": int(1e30)}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
+    refuse_strange_files(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1' + "0" * 30 + "}")
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        refuse_strange_files(tmp_path)
