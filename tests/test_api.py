@@ -17,6 +17,8 @@ API = {
     "evaluate": "sharpgpt.evaluation.evaluate",
     "linear_sharpness_loss": "sharpgpt.sharpness.fused",
     "load_model": "sharpgpt.evaluation.saved_model",
+    "power": "sharpgpt.evaluation.power",
+    "study": "sharpgpt.studies.study",
     "train": "sharpgpt.training.train",
     "use_sharpness_loss": "sharpgpt.model.huggingface",
 }

@@ -125,8 +125,10 @@ def _known(pilot: Pilot, question: Question) -> list[str]:
     return lines
 
 
-def _seeds(number: int | None) -> str:
-    return f"over {MAX_SEEDS}" if number is None else str(number)
+def _seeds(number: int | None, noun: str = "") -> str:
+    """A number of seeds, with its noun where one is given."""
+    found = MAX_SEEDS if number is None else number
+    return ("over " if number is None else "") + (counted(found, noun) if noun else str(found))
 
 
 def _needed(pilot: Pilot, question: Question) -> list[str]:
@@ -142,15 +144,15 @@ def _needed(pilot: Pilot, question: Question) -> list[str]:
         f"({question.detect:g} beyond the margin of {question.margin:g}) with a probability of "
         f"{100 * question.target:g}%, at an error rate of {100 * question.error_rate:g}% over "
         f"{counted(question.num_arms, 'arm')}:",
-        f"{_seeds(needed)} seeds on a text as long as the pilot's. The variance between seeds is "
-        f"known from {variances.num_seeds} seeds alone; at the ends of its 95% interval "
-        f"{_seeds(fewest)} to {_seeds(most)} seeds.",
+        f"{_seeds(needed, 'seed')} on a text as long as the pilot's. The variance between seeds is "
+        f"known from {counted(variances.num_seeds, 'seed')} alone; at the ends of its 95% interval "
+        f"{_seeds(fewest)} to {_seeds(most, 'seed')}.",
     ]
     if needed is None:
         found = ((seeds, _tokens(pilot, question, seeds)) for seeds in SEEDS)
         enough = next(((seeds, tokens) for seeds, tokens in found if tokens), None)
         lines.append(
-            f"A longer text: {enough[0]} seeds on {short(enough[1])} tokens."
+            f"A longer text: {counted(enough[0], 'seed')}, and tokens: {short(enough[1])}."
             if enough
             else f"Nor do {SEEDS[-1]} seeds suffice on any text: look for a larger difference."
         )

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from sharpgpt.config.flags import flag_parser, parse_options
-from sharpgpt.config.options import Options
+from sharpgpt.config.flags import parse_options
 from sharpgpt.config.values import File, Folder
 from sharpgpt.core.files import user_path
 from sharpgpt.core.terminal import show, show_line
+from sharpgpt.evaluation.options import EvaluationOptions, evaluation_parser
 from sharpgpt.studies.study_file import Study
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ docs/studies.md explains each line. Stop it at any time; the same command contin
 """
 
 
-class StudyCommand(Options):
-    """Which study, and how it is run."""
+class StudyCommand(EvaluationOptions):
+    """Which study, and how it is run; with from_runs, how the runs are evaluated."""
 
     file: File | None = None
     """The study file."""
@@ -69,11 +69,16 @@ class StudyCommand(Options):
             yield ("file", "from_runs"), "allowed is a study file, or --from_runs RUNS; not both"
         if values.get("baseline") and not values.get("from_runs"):
             yield ("baseline",), "baseline: a study file names its own; allowed with from_runs"
+        defaults = EvaluationOptions().of_evaluation()
+        given = [name for name, value in defaults.items() if values.get(name, value) != value]
+        if given and not values.get("from_runs"):
+            names = ", ".join(given)
+            yield given, f"{names}: allowed with from_runs; a study file has them in its rule"
 
 
 def parse(argv: Sequence[str], prog: str) -> StudyCommand:
     """The options that the command line asks for. Raises `ConfigError` with all problems."""
-    parser = flag_parser(
+    parser = evaluation_parser(
         prog=prog,
         description="Train the arms of a study with every seed, and give the verdict.",
         epilog=EPILOG,
@@ -87,7 +92,12 @@ def run(options: StudyCommand) -> int:
 
     if options.from_runs:
         output = options.output or "outputs/study"
-        found = studies.study_of_runs(options.from_runs, output=output, baseline=options.baseline)
+        found = studies.study_of_runs(
+            options.from_runs,
+            output=output,
+            baseline=options.baseline,
+            **options.of_evaluation(),
+        )
         return _shown(found, user_path(output))
     assert options.file is not None, "or broken_rules refuses"
     study = Study.read(options.file, allow_import=options.allow_import)

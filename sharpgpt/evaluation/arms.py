@@ -8,6 +8,7 @@ from typing import Any
 
 from sharpgpt.config.resume_rules import KINDS, Kind
 from sharpgpt.core.errors import UserError
+from sharpgpt.core.numbers import counted
 from sharpgpt.evaluation.comparison import Pair
 from sharpgpt.evaluation.saved_model import TrainingRecord, training_record
 from sharpgpt.runs.places import run_folder_of
@@ -162,8 +163,8 @@ def named_arms(groups: Mapping[str, Sequence[ComparedRun]]) -> list[ComparedArm]
     for name, runs in groups.items():
         if name == BASELINE or not runs:
             raise UserError(
-                f"runs: given an arm {name!r} with {len(runs)} runs; allowed is any name but "
-                f"{BASELINE}, with at least one run"
+                f"runs: given an arm {name!r} with {counted(len(runs), 'run')}; allowed is any "
+                f"name but {BASELINE}, with at least one run"
             )
         found = arms_of_runs(runs)
         if len(found) > 1:

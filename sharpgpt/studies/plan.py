@@ -98,7 +98,7 @@ class StudyPlan:
             [
                 f"runs     {counted(len(self.arms), 'arm')} x {counted(self.num_seeds, 'seed')}, "
                 f"{self.num_left} to train, {side_by_side}",
-                f"model    {_range(sizes)} parameters, {_range(steps)} steps",
+                f"model    {_range(sizes, 'parameter')}, {_range(steps, 'step')}",
                 f"tokens   {total:,}",
                 f"time     {hours}",
                 f"memory   about {memory / GIB:.2f} GiB",
@@ -223,6 +223,6 @@ def micro_batch_seconds(config: TrainingConfig, num_threads: int) -> float:
     return statistics.median(seconds[1:])
 
 
-def _range(values: Sequence[int]) -> str:
-    ends = dict.fromkeys((values[0], values[-1]))
-    return " to ".join(f"{value:,}" for value in ends)
+def _range(values: Sequence[int], noun: str) -> str:
+    last = counted(values[-1], noun)
+    return last if values[0] == values[-1] else f"{values[0]:,} to {last}"

@@ -180,12 +180,13 @@ def note_what_is_unusual(run: Prospect) -> None:
             f"batch_warmup_steps {config.batch_warmup_steps} is more than the run's "
             f"{counted(run.num_steps, 'step')}, so no step has the whole batch"
         )
-    largest = math.log(run.data.tokenizer.vocab_size)
-    if config.entropy_target is not None and config.entropy_target >= largest:
-        logger.warning(
-            f"entropy_target {config.entropy_target:g} is out of reach: the largest entropy over "
-            f"{run.data.tokenizer.vocab_size} tokens is {largest:.2f} nats"
-        )
+    if config.entropy_target is not None:
+        vocab_size = run.data.tokenizer.vocab_size
+        if config.entropy_target >= (largest := math.log(vocab_size)):
+            logger.warning(
+                f"entropy_target {config.entropy_target:g} is out of reach: the largest entropy "
+                f"over {counted(vocab_size, 'token')} is {largest:.2f} nats"
+            )
     for note in settings_without_effect(config):
         logger.warning("%s", note)
     splits = config.optimizer == "muon" and config.muon_split_qkv

@@ -14,6 +14,7 @@ import pytest
 from sharpgpt.commands.main import COMMANDS, main
 from sharpgpt.config import TrainingConfig
 from tests.conftest import blank_picture
+from tests.evaluation.test_pilot import pilot_content
 from tests.faults.harness import REPOSITORY, SETTINGS, command_here, flags
 from tests.runs.broken_checkpoints import reseal
 
@@ -95,10 +96,16 @@ def test_every_command_shows_a_foreign_folder_visibly(
         "view": [("link", "--runs", run, baseline, "--output", tmp_path / "view.html")],
         "evaluate": [(run, *quick)],
         "compare": [("--baseline", baseline, run, *quick)],
+        "power": [("--pilot", tmp_path / "pilot.json", "--detect=0.01")],
+        "study": [("--from_runs", run, "--baseline", baseline, *quick)],
         "report": [(run,), (run, baseline, "--output", tmp_path / "runs.html")],
         "push": [(run, "a/b", "--dry_run", tmp_path / "push")],
     }
     assert commands.keys() == COMMANDS.keys()
+    pilot = pilot_content()
+    for number, arm in enumerate(pilot["models"]):
+        arm["name"] = f"{HOSTILE}{number}"
+    (tmp_path / "pilot.json").write_text(json.dumps(pilot), encoding="utf-8")
     for command, calls in commands.items():
         if command == "inspect":
             (tmp_path / "data").rename(tmp_path / f"{HOSTILE}data")
@@ -115,6 +122,7 @@ def test_names_in_the_errors_of_every_command_are_visible(command: str, hostile:
         "compare": ("--baseline", missing, missing),
         "view": ("link", "--runs", missing),
         "push": (missing, "a/b", "--dry_run", hostile / "push"),
+        "power": ("--pilot", missing / "comparison.json", "--detect=1"),
     }.get(command, (missing,))
     for more in ((), (f"--{HOSTILE}", HOSTILE)):
         code, printed = command_here(main, [command, *map(str, (*call, *more))])

@@ -19,6 +19,7 @@ from sharpgpt.commands.power import PowerOptions
 from sharpgpt.commands.push import PushOptions
 from sharpgpt.commands.report import ReportOptions
 from sharpgpt.commands.sample import SampleOptions
+from sharpgpt.commands.study import StudyCommand
 from sharpgpt.commands.view import ViewOptions
 from sharpgpt.config import TrainingConfig
 from sharpgpt.config.options import Options, annotations, choices, validated
@@ -34,6 +35,14 @@ TINY = [
     "--tokenizer=char", "--n_layer=1", "--n_head=2", "--n_embd=16", "--max_seq_length=16",
     "--device=cpu", "--no_wandb", "--dataset=text.txt", "--output_dir=out",
 ]  # fmt: skip
+STUDY = """
+question: Any?
+settings:
+  {dataset: text.txt, tokenizer: char, n_layer: 1, n_head: 2, n_embd: 16, max_seq_length: 16,
+   max_steps: 2, device: cpu, dtype: float32}
+arms: {a: {penalty_weight: 0}, b: {penalty_weight: 0.1}}
+seeds: [1]
+"""
 FEW = ["--num_texts=0", "--num_tokens=8", "--max_blocks=4", "--output=out"]
 SOUND: dict[str, tuple[type[Options], list[str]]] = {
     "train": (TrainingConfig, [*TINY, "--dry_run"]),
@@ -47,6 +56,7 @@ SOUND: dict[str, tuple[type[Options], list[str]]] = {
     "evaluate": (EvaluateOptions, ["run", *FEW]),
     "compare": (CompareOptions, ["run", "--baseline=other", *FEW]),
     "power": (PowerOptions, ["--pilot=pilot.json", "--detect=0.01"]),
+    "study": (StudyCommand, ["study.yaml", "--plan", "--output=out"]),
     "push": (PushOptions, ["run", "me/tiny", "--dry_run=out"]),
     "report": (ReportOptions, ["run"]),
 }
@@ -88,6 +98,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepared = ["--dataset", str(folder / "text.txt"), "--output", str(folder / "prepared")]
     assert main(["prepare", *prepared, "--tokenizer=char", "--num_workers=0"]) == 0
     (folder / "pilot.json").write_text(json.dumps(pilot_content()), "utf-8")
+    (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
     (folder / "empty").mkdir()
     return folder
 

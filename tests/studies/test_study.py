@@ -14,7 +14,8 @@ from sharpgpt.core.errors import UserError
 from sharpgpt.studies import local
 from sharpgpt.studies.launcher import RUNNING, Work
 from sharpgpt.studies.progress import Progress
-from sharpgpt.studies.study import study, study_of_runs
+from sharpgpt.studies.study import study
+from tests.conftest import REPOSITORY
 from tests.forked_python import ForkedPython
 
 FILE = """
@@ -147,7 +148,9 @@ def test_runs_of_anyone_get_the_page_without_a_declaration(
 ) -> None:
     declared = finish(finished)
     runs = [run["folder"] for run in declared["runs"]]
-    found = study_of_runs(runs, output=tmp_path / "found", num_texts=0, max_blocks=20).content
+    few = ["--num_texts=0", "--max_blocks=20", "--output", str(tmp_path / "found")]
+    assert main(["study", *few, "--from_runs", *runs]) == 0
+    found = json.loads((tmp_path / "found" / "study.json").read_text(encoding="utf-8"))
     assert found["declaration"] is None
     assert found["arms"][0]["verdict"] == declared["arms"][0]["verdict"]
     page = (tmp_path / "found" / "study.html").read_text(encoding="utf-8")
@@ -195,9 +198,14 @@ def test_a_run_that_is_refused_refuses_the_study_before_it_is_declared(
     assert not (tmp_path / "out" / "declaration.json").exists()
 
 
-def test_the_command_takes_a_file_or_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_a_file_or_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
     assert main(["study"]) == 2
     assert "allowed is a study file, or --from_runs RUNS; not both" in capsys.readouterr().err
+    assert main(["study", "pyproject.toml", "--max_blocks=9"]) == 2
+    assert "max_blocks: allowed with from_runs; a study file has" in capsys.readouterr().err
 
 
 def test_a_signal_stops_the_runs_which_save_and_a_restart_continues_them(
