@@ -66,8 +66,8 @@ def token_classes(arms: Sequence[Arm]) -> dict[str, list[Row]]:
     for place, arm in enumerate(arms):
         for one in objects(arm.content.get("token_classes")):
             share = number_of(one, "share")
-            shown = "–" if share is None else percent(share)
-            head = f"{text_of(one, 'class')} (share of tokens: {shown})"
+            shown = " ".join(["–" if share is None else percent(share), "of tokens"])
+            head = f"{text_of(one, 'class')} ({shown})"
             cells = found.setdefault(text_of(one, "division"), {}).setdefault(
                 head, [""] * len(arms)
             )
