@@ -19,6 +19,7 @@ from sharpgpt.evaluation.arms import (
     pair_up,
     settings_that_differ,
 )
+from sharpgpt.evaluation.compare_bytes import compare_bytes, have_several_tokenizers
 from sharpgpt.evaluation.comparison import (
     Baseline,
     Judgement,
@@ -74,6 +75,8 @@ def compare(
                          baseline=["outputs/plain_1", "outputs/plain_2"])
         result.verdicts
 
+    Models with different tokenizers are compared in bits a byte, without a verdict.
+
     Runs that differ only in their seed are one arm. A baseline and one other model are in memory at
     a time.
 
@@ -111,6 +114,9 @@ def compare(
     pair_up(baselines, arms)
     compared = [run for arm in arms for run in arm.runs]
     used = [one for one in baselines if any(run.baseline is one for run in compared)]
+    if have_several_tokenizers([*used, *compared]):
+        content = compare_bytes(used, arms, checked)
+        return ComparisonResult.written(content, output, "comparison.json")
     with console_logging() as console, torch_settings_kept():
         evaluator = Evaluator(checked, len(used) + len(compared), console)
         for one in used:

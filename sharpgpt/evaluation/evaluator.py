@@ -25,7 +25,7 @@ from sharpgpt.evaluation.validation_text import (
     another_text_note,
     for_model,
     open_validation_text,
-    tokenizer_of,
+    text_tokenizer_of,
 )
 from sharpgpt.model.build import use_one_operation_gelu
 from sharpgpt.runtime.console import Console
@@ -200,7 +200,7 @@ def check_different(folders: Sequence[Path], given: Sequence[str | Path]) -> Non
 
 def _check_fits(saved: SavedModel, text: EvaluationText) -> None:
     """Raise `UserError` unless the model can read the blocks of `text`."""
-    if tokenizer_of(saved).fingerprint != text.vocabulary:
+    if text_tokenizer_of(saved).fingerprint != text.vocabulary:
         raise UserError(
             f"{saved.folder}: its tokenizer is another than that of the models before it, and "
             "statistics of different tokens do not compare; evaluate it by itself"
@@ -216,7 +216,7 @@ def _check_fits(saved: SavedModel, text: EvaluationText) -> None:
 def _top_k(saved: SavedModel, given: int | None) -> int:
     """The k that was given, else that of the training. Raises `UserError` above the vocabulary."""
     top_k = int(given or (saved.settings or {}).get("top_k", 5))
-    vocab_size = tokenizer_of(saved).vocab_size
+    vocab_size = text_tokenizer_of(saved).vocab_size
     if not 1 <= top_k <= vocab_size:
         raise UserError(f"top_k: given {top_k}, allowed is 1 to the vocabulary size, {vocab_size}")
     return top_k
@@ -228,7 +228,7 @@ def _prompt_ids(saved: SavedModel, prompt: str | None, text: EvaluationText) -> 
 
     Raises `UserError` for what the tokenizer cannot encode.
     """
-    tokenizer = tokenizer_of(saved)
+    tokenizer = text_tokenizer_of(saved)
     how: dict[str, Any] = {
         "name": "prompt",
         "window": saved.max_length,

@@ -101,6 +101,21 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SavedMod
     )
 
 
+def load_saved_tokenizer(folder: Path) -> Any:
+    """HuggingFace's tokenizer of a model folder. Raises `UserError` where it cannot be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        refuse_strange_files(folder)
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # transformers raises anything for a damaged folder
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{folder}: its tokenizer cannot be read ({reason})") from error
+
+
 def require_linear_head(saved: SavedModel) -> None:
     """Raise `UserError` unless the logits are one linear map of the last hidden state."""
     if problem := head_problem(saved.causal_lm):

@@ -6,6 +6,7 @@ character model keeps the characters of its training text, whatever text it is g
 
 import logging
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,14 +16,15 @@ from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.numbers import counted
 from sharpgpt.data.blocks import validation_blocks as cut_blocks
+from sharpgpt.data.huggingface_tokenizer import HuggingFaceTokenizer
 from sharpgpt.data.load import load_data
-from sharpgpt.data.prepare.automatic import ready_dataset
+from sharpgpt.data.prepare.automatic import is_one_text, ready_dataset
 from sharpgpt.data.shards import Tokens, num_validation_blocks
 from sharpgpt.data.sources.documents import SourceOptions
 from sharpgpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from sharpgpt.evaluation.bits_per_byte import token_byte_lengths
 from sharpgpt.evaluation.groups import Blocks
-from sharpgpt.evaluation.saved_model import SavedModel
+from sharpgpt.evaluation.saved_model import SavedModel, load_saved_tokenizer
 from sharpgpt.evaluation.token_bytes import token_spaces
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def open_validation_text(
             f"dataset: {saved.folder} does not say what it was trained on; give the text or the "
             "prepared data to evaluate on"
         )
-    tokenizer = tokenizer_of(saved)
+    tokenizer = text_tokenizer_of(saved)
     length = block_length or min(int(settings.get("max_seq_length", saved.max_length)), 1024)
     if length > saved.max_length:
         raise UserError(
@@ -128,6 +130,11 @@ def open_validation_text(
     is_own = dataset == settings.get("dataset")
     names = [field.name for field in fields(SourceOptions)] if is_own else ["cache_dir"]
     how = {name: settings[name] for name in names if name in settings}
+    if isinstance(tokenizer, HuggingFaceTokenizer) and not is_one_text(dataset):
+        raise UserError(
+            f"dataset: given {dataset}, allowed for {saved.folder}, which has a tokenizer of its "
+            "own, is a named text or one text file of at most 64 MiB"
+        )
     config = TrainingConfig(
         dataset=dataset, tokenizer="char" if tokenizer.name == "char" else "gpt2", **how
     )
@@ -177,26 +184,58 @@ def tokenizer_of(saved: SavedModel) -> Tokenizer:
     Raises:
         UserError: it is neither GPT-2's nor one of single characters.
     """
-    vocabulary: dict[str, int] = saved.tokenizer.get_vocab()
+    tokenizer = _our_tokenizer(saved.tokenizer)
+    if tokenizer is None:
+        raise UserError(
+            f"{saved.folder}: its tokenizer has "
+            f"{counted(len(saved.tokenizer.get_vocab()), 'token')}; allowed is "
+            "that of GPT-2 or one of single characters, as train.py saves them"
+        )
+    _require_known_ids(saved, tokenizer)
+    return tokenizer
+
+
+def text_tokenizer_of(saved: SavedModel) -> Tokenizer:
+    """The tokenizer of any model folder, for text: ours where it is one of ours.
+
+    Raises:
+        UserError: it is not a fast tokenizer, or has tokens that the model does not know.
+    """
+    tokenizer = _our_tokenizer(saved.tokenizer) or HuggingFaceTokenizer(saved.tokenizer)
+    _require_known_ids(saved, tokenizer)
+    return tokenizer
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """Of the tokenizer of a model folder, without its model; as `EvaluationText.vocabulary`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    tokenizer = load_saved_tokenizer(folder)
+    return (_our_tokenizer(tokenizer) or HuggingFaceTokenizer(tokenizer)).fingerprint
+
+
+def _our_tokenizer(tokenizer: Any) -> Tokenizer | None:
+    """A HuggingFace tokenizer as the one of ours that it is; None for another."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
     in_order = sorted(vocabulary, key=vocabulary.__getitem__)
     if all(len(token) == 1 for token in in_order) and sorted(vocabulary.values()) == list(
         range(len(vocabulary))
     ):
-        tokenizer: Tokenizer = CharTokenizer(in_order)
-    elif len(vocabulary) == 50257 and vocabulary.get("<|endoftext|>") == 50256:
-        tokenizer = load_tokenizer("gpt2", "")
-    else:
-        raise UserError(
-            f"{saved.folder}: its tokenizer has {counted(len(vocabulary), 'token')}; allowed is "
-            "that of GPT-2 or one of single characters, as train.py saves them"
-        )
+        return CharTokenizer(in_order)
+    if len(vocabulary) == 50257 and vocabulary.get("<|endoftext|>") == 50256:
+        return load_tokenizer("gpt2", "")
+    return None
+
+
+def _require_known_ids(saved: SavedModel, tokenizer: Tokenizer) -> None:
     rows = len(cast(Any, saved.causal_lm).get_output_embeddings().weight)
     if rows < tokenizer.vocab_size:
         raise UserError(
             f"{saved.folder}: the tokenizer has {counted(tokenizer.vocab_size, 'token')}, the "
             f"model knows {rows:,}; give a folder whose tokenizer belongs to its model"
         )
-    return tokenizer
 
 
 def frequency_ranks(token_counts_V: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -106,6 +106,20 @@ def generation_calibrations(arms: Sequence[Arm]) -> list[Row]:
     return rows
 
 
+def bytes_compared(baseline: Arm, arms: Sequence[Arm]) -> list[Row]:
+    """Models with other tokenizers than the baseline, in bits a byte."""
+    return [
+        (arm, [*(_bits(one) for one in (arm, baseline)), interval_words(found)])
+        for arm in arms
+        if (found := mapping(arm.content, "bits_per_byte"))
+    ]
+
+
+def _bits(arm: Arm) -> str:
+    found = (number_of(run, "figures", "bits_per_byte", "estimate") for run in arm.runs)
+    return fixed(mean(found), 4)
+
+
 def _generated(arms: Sequence[Arm], part: str) -> list[tuple[Arm, Json]]:
     """The first run of each arm that has this part of its generation."""
     found = []

@@ -96,6 +96,7 @@ def content_of_comparison(comparison: Json, page: Path) -> dict[str, Any]:
         verdicts=_verdicts(arms, margin),
         shapes=shapes(arms),
         controls=_controls(arms, margin),
+        bytes_compared=beside.bytes_compared(baseline, arms),
         calibrations=beside.generation_calibrations(everyone),
         truncations=beside.truncations(arms),
         orders=beside.orders(arms),

@@ -47,7 +47,7 @@ def ready_dataset(config: TrainingConfig, *, may_prepare: bool = True) -> str:
         wait_for_another(user_path(dataset))
     how = source_options(config)
     given = {name: value for name, value in how.items() if value and name != "cache_dir"}
-    if dataset in TEXTS or _is_one_text(dataset):
+    if is_one_text(dataset):
         only = ("text_column", "config_name", "revision", "streaming")
         refuse_options(dataset, SourceOptions(**how), *only)
         return dataset
@@ -123,7 +123,10 @@ def _earlier(folder: Path) -> list[Path]:
     return sorted((p for p in found if (p / MANIFEST).is_file()), key=lambda p: p.stat().st_mtime)
 
 
-def _is_one_text(dataset: str) -> bool:
+def is_one_text(dataset: str) -> bool:
+    """Whether it is a named text, or a text file that is tokenized in memory."""
+    if dataset in TEXTS:
+        return True
     try:
         path = user_path(dataset)
         is_small_file = path.is_file() and path.stat().st_size <= IN_MEMORY_BYTES
