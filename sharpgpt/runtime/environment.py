@@ -83,13 +83,6 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def num_cores() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def memory_bytes() -> int | None:
     """Main memory of this machine; None if unknown."""
     try:

@@ -18,9 +18,9 @@ import torch
 from sharpgpt.config import TrainingConfig
 from sharpgpt.core.errors import UserError
 from sharpgpt.core.numbers import counted
+from sharpgpt.core.processors import num_processors
 from sharpgpt.runtime.console import clock
 from sharpgpt.runtime.device import torch_settings_kept
-from sharpgpt.runtime.environment import num_cores
 from sharpgpt.runtime.memory import available_memory
 from sharpgpt.studies.runs import StudyRun
 from sharpgpt.training.build import build_model, load_training_data, loss_model
@@ -121,7 +121,7 @@ def make_plan(
         arms = {arm: _plan_of(config, arm, is_dry=is_dry) for arm, config in by_arm.items()}
         left = [run for run in runs if not run.is_finished()]
         number = workers or _workers(list(arms.values()), len(left))
-        cores = num_cores()
+        cores = num_processors()
         num_threads = max(1, cores // number)
         seconds = _seconds(left, arms, num_threads) if is_here else None
     return StudyPlan(
@@ -168,7 +168,7 @@ def _workers(arms: Sequence[ArmPlan], num_left: int) -> int:
         return max(1, min(torch.cuda.device_count(), num_left))
     if device != "cpu":
         return 1
-    cores = num_cores()
+    cores = num_processors()
     available = available_memory(torch.device("cpu"))
     fitting = cores
     if available:

@@ -6,7 +6,6 @@ end-of-text token, so documents are joined by a blank line.
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from sharpgpt.core.processors import num_processors
 from sharpgpt.data.manifest import TokenizerEntry
 from sharpgpt.data.pieces import GPT2_PATTERN
 from sharpgpt.data.prepare.encoding import Encode, Encoded, Gpt2Encoder, encode_texts, gpt2_coding
@@ -82,7 +82,7 @@ def open_coder(
     end_of_document = np.array([] if end_of_text_id is None else [end_of_text_id], np.uint16)
     num_workers = options.num_workers
     if num_workers is None:
-        num_workers = _default_num_workers()
+        num_workers = min(num_processors(), MAX_WORKERS)
     if num_workers == 0:
         encoder = Gpt2Encoder(coding)
         submit = _submit_here(encoder.encode, end_of_document, encoder.audit)
@@ -90,13 +90,6 @@ def open_coder(
         return
     with contextlib.closing(WorkerPool(coding, end_of_document, num_workers)) as pool:
         yield Coder(tokenizer, pool.submit, end_of_text_id, 2 * num_workers)
-
-
-def _default_num_workers() -> int:
-    """One process for each processor, at most `MAX_WORKERS`."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-    return min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 def _submit_here(
