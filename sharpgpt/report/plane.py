@@ -225,9 +225,12 @@ def _name_temperatures(chart: Chart, curve: Curve) -> None:
     for temperature, entropy, ce in shown or visible(LABEL_STEPS[-1]):
         axes.plot([entropy], [ce], color=STRONG, marker="|", markersize=8, zorder=3)
         side = -1 if math.log(temperature) < lowest else 1  # below the line on either branch
+        rise = -15
+        if ce - bottom < 0.08 * (top - bottom):  # above it, since below are the axis's numbers
+            side, rise = -side, 7
         axes.annotate(
             f"T = {temperature:g}", (entropy, ce), textcoords="offset points",
-            xytext=(4 * side, -15), fontsize=FONT_SIZE, color=INK,
+            xytext=(4 * side, rise), fontsize=FONT_SIZE, color=INK,
             ha="right" if side < 0 else "left",
         )  # fmt: skip
         chart.spot((entropy, ce), f"T = {temperature:g}\n{_values((entropy, ce))}")
