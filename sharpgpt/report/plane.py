@@ -227,11 +227,11 @@ def _name_temperatures(chart: Chart, curve: Curve) -> None:
         side = -1 if math.log(temperature) < lowest else 1  # below the line on either branch
         rise = -15
         if ce - bottom < 0.08 * (top - bottom):  # above it, since below are the axis's numbers
-            side, rise = -side, 7
+            side, rise = 0, 9
         axes.annotate(
             f"T = {temperature:g}", (entropy, ce), textcoords="offset points",
             xytext=(4 * side, rise), fontsize=FONT_SIZE, color=INK,
-            ha="right" if side < 0 else "left",
+            ha={-1: "right", 0: "center", 1: "left"}[side],
         )  # fmt: skip
         chart.spot((entropy, ce), f"T = {temperature:g}\n{_values((entropy, ce))}")
 
